@@ -1,16 +1,16 @@
-//! How good the share is that pilots propose (`mixture.share = "auto"`), against a sweep of all shares.
+//! Compares the shares that pilots propose (`mixture.share = "auto"`) with a sweep of all shares.
 //!
 //! ```text
 //! cargo run --example auto_share -- docs/auto-share.toml
 //! ```
 //!
-//! The file is a study's: its cells are the sweep. For each student and seed pilots then propose a share
-//! for the run of that seed. The regret is the score of the share that is best in the mean over the seeds,
-//! less that of the proposed shares, each with its own seed; its interval is that of the paired bootstrap
-//! over seeds and problems. `OUT/auto.md` says so, with what it has cost. A call that was stopped goes on.
+//! The file is a study whose cells are the sweep. For each student and seed, pilots propose a share for the
+//! run with that seed. The regret is the score of the share that is best on average over the seeds, minus the
+//! score of the proposed shares, each with its own seed. Its interval is a paired bootstrap over seeds and
+//! problems. `OUT/auto.md` reports the regret and the cost. The same command resumes an interrupted run.
 //!
-//! Settings of the study may follow as `KEY=VALUE`, those of the pilots as `pilots.KEY=VALUE`; with
-//! `name=NAME` the proposals are kept apart from others, in `OUT/NAME` and `OUT/NAME.md`.
+//! `KEY=VALUE` arguments override settings of the study, and `pilots.KEY=VALUE` arguments those of the pilots.
+//! `name=NAME` keeps the proposals separate from others, in `OUT/NAME` and `OUT/NAME.md`.
 
 use mixdistill::context::{Context, StopFlag};
 use mixdistill::data::Share;
@@ -24,10 +24,10 @@ use mixdistill::{Error, Result};
 use std::fmt::Write;
 use std::path::Path;
 
-/// What the program is called with.
+/// The arguments of the program.
 struct Call {
     config: StudyConfig,
-    /// Settings of the pilots alone: the sweep knows nothing of them.
+    /// Settings of the pilots, which the sweep does not use.
     pilots: Vec<String>,
     name: String,
 }
@@ -51,24 +51,24 @@ fn call() -> Result<Call> {
 }
 
 impl Call {
-    /// What would end in an error after hours of study.
+    /// Rejects arguments that would fail only after hours of study.
     ///
     /// # Errors
-    /// [`Error::Config`]: a name that is not that of a folder of its own; a share that pilots may propose and
-    /// the sweep lacks; settings of pilots that cannot be.
+    /// [`Error::Config`]: the name is not a folder name, or the study uses it; the sweep lacks a share that
+    /// pilots may propose; the settings of the pilots are invalid.
     fn check(&self) -> Result<()> {
-        /// What a study writes.
+        /// Names that a study uses in its output folder.
         const TAKEN: [&str; 8] =
             ["cells", "scores", "pretrained", "untuned", "results", "figures", "report", "study"];
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         let name = &self.name;
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
             let what = format!("\"{name}\" is not the name of a folder");
-            return Err(Error::config("name", what, "Use letters, digits, -, _ and ."));
+            return Err(Error::config("name", what, "Use letters, digits, -, _, and ."));
         }
         if TAKEN.contains(&name.to_lowercase().as_str()) {
             let what = format!("the study itself writes \"{name}\"");
-            return Err(Error::config("name", what, "Take another, such as auto"));
+            return Err(Error::config("name", what, "Use another name, such as auto"));
         }
         let swept = self.config.comparisons[0].shares();
         for student in 0..self.config.students.len() {
@@ -79,8 +79,8 @@ impl Call {
                 if let Some(share) = shares.find(|share| !swept.contains(share)) {
                     return Err(Error::config(
                         "pilots.shares",
-                        format!("pilots may propose {share}, and the sweep has {swept:?} only"),
-                        "Add it to the alphas of the first comparison, or leave it out",
+                        format!("pilots may propose {share}, but the sweep has only {swept:?}"),
+                        "Add it to `alphas` of the first comparison",
                     ));
                 }
             }
@@ -88,7 +88,7 @@ impl Call {
         Ok(())
     }
 
-    /// The run of a student and seed whose share pilots find.
+    /// The run of a student and seed, whose share the pilots find.
     fn run_config(&self, student: usize, seed: u64) -> Result<RunConfig> {
         let cell = Cell { student, comparison: 0, arm: ArmKind::Share(FALLBACK_SHARE), seed };
         let mut layers = Layers::new()?;
@@ -103,12 +103,12 @@ impl Call {
     }
 }
 
-/// A cell of the sweep: right answers, and what it has cost.
+/// A cell of the sweep: its correct answers and its cost.
 struct Swept {
     cell: Cell,
     hits: Hits,
     trained_tokens: u64,
-    /// Of training, and of all.
+    /// Seconds of training, and in total.
     seconds: [f64; 2],
 }
 
@@ -133,7 +133,7 @@ fn swept(config: &StudyConfig, cell: Cell) -> Result<Swept> {
 struct Judged<'a> {
     student: &'a str,
     alphas: Vec<f64>,
-    /// By share, a cell for each seed.
+    /// For each share, one cell per seed.
     sweep: Vec<Vec<&'a Swept>>,
     proposals: Vec<ShareProposal>,
     bootstrap: Bootstrap,
@@ -158,7 +158,7 @@ impl<'a> Judged<'a> {
         self.alphas
             .iter()
             .position(|alpha| *alpha == share)
-            .expect("Call::check has looked at every share")
+            .expect("Call::check has checked every share")
     }
 
     fn best(&self) -> usize {
@@ -166,7 +166,7 @@ impl<'a> Judged<'a> {
         shares.max_by(|a, b| self.mean(*a).total_cmp(&self.mean(*b))).unwrap_or_default()
     }
 
-    /// Score of the best share less that of these shares, one for each seed.
+    /// The score of the best share minus the score of `shares`, one per seed.
     fn regret(&self, shares: &[f64]) -> Estimate {
         let of = |(seed, share): (usize, &f64)| &self.sweep[self.index(*share)][seed].hits;
         let taken: Arm = shares.iter().enumerate().map(of).collect();
@@ -185,7 +185,7 @@ impl<'a> Judged<'a> {
         scores.for_each(|row| table.row(row));
         writeln!(out, "{}", table.to_markdown())?;
         let mut table =
-            Table::new(["seed", "proposed", "best pilot", "its gain over 0.2", "sure, %"]);
+            Table::new(["seed", "proposed", "best pilot", "its gain over 0.2", "confidence, %"]);
         for (swept, proposal) in self.sweep[0].iter().zip(&self.proposals) {
             table.row([
                 swept.cell.seed.to_string(),
@@ -199,7 +199,7 @@ impl<'a> Judged<'a> {
         let shares: Vec<f64> = self.proposals.iter().map(|proposal| proposal.share).collect();
         let always = vec![FALLBACK_SHARE; shares.len()];
         let best: Vec<f64> = self.proposals.iter().map(|proposal| proposal.best).collect();
-        let mut table = Table::new(["shares of", "regret, points"]);
+        let mut table = Table::new(["shares", "regret, points"]);
         for (name, shares) in [
             ("the proposals", &shares),
             ("always 0.2", &always),
@@ -210,9 +210,9 @@ impl<'a> Judged<'a> {
         let best = self.alphas[self.best()];
         writeln!(
             out,
-            "Regret against the best share in the mean, {best}. That share is picked on the same answers \
-             that judge the regret: its score, and with it every regret, is too high in the mean, and the \
-             interval does not know of the picking.\n\n{}",
+            "Regret against the share with the best mean score, {best}. That share is selected with the same \
+             answers that measure the regret. The selection biases its score, and with it every regret, \
+             upward, and the interval does not account for it.\n\n{}",
             table.to_markdown()
         )?;
         self.write_cost(out)
@@ -233,14 +233,14 @@ impl<'a> Judged<'a> {
             cells().map(|swept| swept.seconds[1]).sum::<f64>(),
             pilots().map(|pilot| pilot.seconds + pilot.evaluation_seconds).sum::<f64>(),
         ];
-        let mut table = Table::new(["cost", "sweep", "pilots", "share"]);
+        let mut table = Table::new(["cost", "sweep", "pilots", "ratio"]);
         let mut row = |name: &str, of: [f64; 2], text: &dyn Fn(f64) -> String| {
             let share = format!("{:.3}", of[1] / of[0].max(1e-9));
             table.row([name.to_owned(), text(of[0]), text(of[1]), share]);
         };
         row("trained tokens", tokens, &|tokens| format!("{tokens:.0}"));
-        row("time of training", training, &duration);
-        row("time with evaluation", whole, &duration);
+        row("training time", training, &duration);
+        row("training and evaluation time", whole, &duration);
         writeln!(out, "{}", table.to_markdown())
     }
 }
@@ -271,11 +271,11 @@ fn main() -> Result<()> {
             proposals,
             bootstrap: Bootstrap { resamples: config.resamples, seed: config.data_seed },
         };
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = judged.write(&mut text);
     }
     let path = config.out.join(format!("{}.md", call.name));
     std::fs::write(&path, &text).map_err(|e| Error::io("write", &path, e))?;
-    println!("{text}\nthe report: {}", path.display());
+    println!("{text}\nreport: {}", path.display());
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Times the way of data from records to packed batches; prints one line of JSON.
+//! Times the data path from records to packed batches and prints one line of JSON.
 //!
 //! ```text
 //! cargo run --example bench_data -- --long L.jsonl --short S.jsonl --model SmolLM2-135M-Instruct
 //! cargo run --example bench_data -- --synthetic 1000000
 //! ```
 //!
-//! With files: every answer is encoded in the model's chat format, one answer is chosen for each
-//! problem (20 % long), and the rows are packed into batches of at most 2,048 tokens; reading the
-//! files is timed apart. With `--synthetic`: only the mixing, its memory and the reading of a whole
-//! epoch in order, for any number of problems.
+//! With files, it encodes every answer in the model's chat format, chooses one answer per problem (20% long),
+//! and packs the rows into batches of at most 2,048 tokens. Reading the files is timed separately. With
+//! `--synthetic`, it measures only the mixing, its memory, and reading one epoch in order, for any number of
+//! problems.
 
 use clap::Parser;
 use mixdistill::context::{Context, StopFlag};
@@ -26,27 +26,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Positions of a packed batch.
+/// Positions in a packed batch.
 const LENGTH: usize = 2048;
-/// Rows that are packed together.
+/// Rows that are packed at a time.
 const ROWS: usize = 1000;
 
-/// Times the way of data from records to packed batches; prints one line of JSON.
+/// Times the data path from records to packed batches and prints one line of JSON
 #[derive(Parser)]
 struct Flags {
-    /// Long answers: JSONL
+    /// JSONL file with long answers
     #[arg(long, requires_all = ["short", "model"], required_unless_present = "synthetic")]
     long: Option<PathBuf>,
-    /// Short answers: JSONL
+    /// JSONL file with short answers
     #[arg(long)]
     short: Option<PathBuf>,
-    /// Folder with tokenizer and chat template
+    /// Folder with a tokenizer and a chat template
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Mix so many made-up problems instead
+    /// Mix this number of synthetic problems instead
     #[arg(long, conflicts_with = "long")]
     synthetic: Option<usize>,
-    /// Threads; as many as cores without it
+    /// Threads; one per core by default
     #[arg(long)]
     threads: Option<usize>,
 }
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     let result = match (&flags.long, &flags.short, &flags.model, flags.synthetic) {
         (_, _, _, Some(problems)) => synthetic(problems),
         (Some(long), Some(short), Some(model), _) => files(long, short, model),
-        _ => unreachable!("clap asks for the three together"),
+        _ => unreachable!("clap requires all three flags"),
     };
     match result {
         Ok(line) => {
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
 
 fn files(long: &Path, short: &Path, model: &Path) -> Result<Value> {
     let tokenizer = TextTokenizer::from_folder(model, None)?;
-    let no_template = || Error::config("model", "it has no chat template", "Give another folder");
+    let no_template = || Error::config("model", "it has no chat template", "Use another folder");
     let template = ChatTemplate::from_folder(model)?.ok_or_else(no_template)?;
     let format = ChatFormat::new(template, &tokenizer, None)?;
     let reading = Instant::now();
@@ -110,7 +110,7 @@ fn files(long: &Path, short: &Path, model: &Path) -> Result<Value> {
     }))
 }
 
-/// Packs an epoch; the batches and the tokens in them.
+/// Packs an epoch. Returns the number of batches and of tokens in them.
 fn pack(rows: &mut MixedRows) -> Result<(usize, usize)> {
     let layout = BatchLayout {
         rows_per_batch: 1,

@@ -1,13 +1,12 @@
-//! Times greedy generation; prints one line of JSON. The prompts are those of
-//! benches/peers/generate.py.
+//! Times greedy generation and prints one line of JSON. The prompts are those of benches/peers/generate.py.
 //!
 //! ```text
 //! cargo run --example bench_generate -- --model SmolLM2-135M-Instruct --batch 16
 //! cargo run --example bench_generate -- --model SmolLM2-135M-Instruct --bench gsm8k.jsonl --limit 64 --new 512
 //! ```
 //!
-//! With `--bench` the prompts are real problems in the model's chat template, and answers end where the
-//! model ends them: what an evaluation does, without the grading.
+//! With `--bench`, the prompts are benchmark problems in the model's chat template, and answers end at an end
+//! token, as in an evaluation without the grading.
 
 use clap::Parser;
 use mixdistill::Result;
@@ -25,37 +24,37 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Times greedy generation; prints one line of JSON.
+/// Times greedy generation and prints one line of JSON
 #[derive(Parser)]
 struct Flags {
-    /// Folder of the model (with the feature hub also owner/name)
+    /// Model folder, or owner/name in a build with the feature hub
     #[arg(long)]
     model: String,
-    /// Prompts that are answered together
+    /// Prompts per batch
     #[arg(long, default_value_t = 16)]
     batch: usize,
-    /// Tokens of each prompt
+    /// Tokens per prompt
     #[arg(long, default_value_t = 64)]
     prompt: usize,
-    /// New tokens for each prompt; nothing ends an answer earlier, but with --bench the model
+    /// New tokens per prompt; answers end earlier only with --bench
     #[arg(long, default_value_t = 128)]
     new: usize,
-    /// Problems of a benchmark in place of made-up prompts
+    /// Benchmark file with problems to use instead of synthetic prompts
     #[arg(long)]
     bench: Option<PathBuf>,
-    /// The first so many of them
+    /// Use only the first N problems of the benchmark
     #[arg(long, default_value_t = 64)]
     limit: usize,
-    /// How the weights are stored: f32, bf16, int8 or nf4
+    /// How the weights are stored
     #[arg(long, default_value = "f32", value_parser = BaseType::NAMES)]
     base_type: String,
-    /// How the embedding and the head are stored; bf16 without it where the others have fewer bits
+    /// How the embedding and the head are stored; by default f32 if --base-type is f32, otherwise bf16
     #[arg(long, value_parser = ["f32", "bf16", "int8"])]
     embedding_type: Option<String>,
-    /// Threads of the CPU backends; as many as cores without it
+    /// Threads of the CPU backends; one per core by default
     #[arg(long)]
     threads: Option<usize>,
-    /// cuda, metal, rocm, vulkan, wgpu, flex or ndarray; auto is the first that is compiled in
+    /// cuda, metal, rocm, vulkan, wgpu, flex, or ndarray; auto is the first one that is compiled in
     #[arg(long, default_value = "auto")]
     backend: String,
 }
@@ -124,7 +123,7 @@ fn run(flags: &Flags) -> Result<serde_json::Value> {
     }))
 }
 
-/// The answers' tokens.
+/// Generates answers and returns their tokens.
 fn generate(
     model: &DecoderLm,
     stop_conditions: StopConditions<'_>,

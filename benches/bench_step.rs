@@ -1,4 +1,4 @@
-//! Times one optimizer step of a decoder of any shape; prints one line of JSON.
+//! Times one optimizer step of a decoder of any shape and prints one line of JSON.
 //!
 //! ```text
 //! cargo run --example bench_step -- --shape 256 6 8 4 704 4096 256 8
@@ -9,17 +9,17 @@
 //! cargo run --example bench_step --features wgpu -- --backend wgpu --launches
 //! ```
 //!
-//! `--products` times the matrix products of a step alone, and gives their GFLOP/s: what is left for
-//! everything else can be read from it on any machine.
+//! `--products` times only the matrix products of a step and prints their GFLOP/s, which shows how much of a
+//! step is left for everything else on the machine.
 //!
-//! The model is the library's own, and so is the step: [`Learner::train_step`], with loss,
-//! gradients, their norm, clipping and AdamW. Tokens are random. `peak_device_mib` is what the
-//! device's memory pool has reserved at the end, free room in it included.
+//! Model and step are the library's own: [`Learner::train_step`] with loss, gradients, gradient norm, clipping,
+//! and AdamW. Tokens are random. `peak_device_mib` is the memory that the device's pool has reserved at the
+//! end, including its free parts.
 //!
-//! `--launches` counts the kernels that a step starts on a GPU, without running them: what is counted does not
-//! depend on the device's speed. With CubeCL patched as docs/upstream/launch-bytes.patch has it, also the bytes of the
-//! buffers that the kernels are given. `--profile` runs the kernels of a step and times each, with its name, as the device
-//! tells it.
+//! `--launches` counts the kernels that a step launches on a GPU, without running them, so the counts do not
+//! depend on the device's speed. With CubeCL patched by docs/upstream/launch-bytes.patch, it also counts the
+//! bytes of the kernels' buffers. `--profile` runs the kernels of a step and prints the name of each with the
+//! time that the device measured.
 
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::Parser;
@@ -40,10 +40,10 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Times one optimizer step of a decoder of any shape; prints one line of JSON.
+/// Times one optimizer step of a decoder of any shape and prints one line of JSON
 #[derive(Parser)]
 pub struct Flags {
-    /// Width, layers, heads, key-value heads, width of the SwiGLU, vocabulary, tokens in a row, rows
+    /// Width, layers, heads, key-value heads, feed-forward width, vocabulary, tokens per row, and rows
     #[arg(
         long,
         num_args = 8,
@@ -51,53 +51,53 @@ pub struct Flags {
         default_values_t = [256, 6, 8, 4, 704, 4096, 256, 8]
     )]
     shape: Vec<usize>,
-    /// Steps that are timed
+    /// Timed steps
     #[arg(long, default_value_t = 8)]
     steps: usize,
-    /// Steps before these, in which kernels are compiled and tuned
+    /// Untimed steps before the timed ones, in which kernels are compiled and tuned
     #[arg(long, default_value_t = 2)]
     warm_up: usize,
-    /// Threads of the CPU backends; as many as cores without it
+    /// Threads of the CPU backends; one per core by default
     #[arg(long)]
     threads: Option<usize>,
-    /// cuda, metal, rocm, vulkan, wgpu, flex or ndarray; auto is the first that is compiled in
+    /// cuda, metal, rocm, vulkan, wgpu, flex, or ndarray; auto is the first one that is compiled in
     #[arg(long, default_value = "auto")]
     backend: String,
-    /// A decoder of Qwen3.5's family whose layers are full attention, linear attention, or three of the latter to
-    /// one of the former, with heads of the same number and width
+    /// Use a Qwen3.5 decoder with full attention, linear attention, or three linear layers per full layer, all
+    /// with the same number and width of heads
     #[arg(long, value_parser = ["full", "linear", "hybrid"], conflicts_with = "products")]
     mixer: Option<String>,
-    /// Only the last share of each row's positions is trained, as where prompts are masked
+    /// Train only this share of each row's positions, at its end, as with masked prompts
     #[arg(long, default_value_t = 1.0)]
     trained_share: f64,
-    /// f32, or bf16 for the activations
+    /// f32, or bf16 for activations
     #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
     precision: String,
-    /// Compute the activations anew in the backward pass
+    /// Recompute activations in the backward pass (activation checkpointing)
     #[arg(long)]
     recompute: bool,
-    /// A model's folder in place of random weights of a shape
+    /// Model folder to use instead of random weights, or owner/name in a build with the feature hub
     #[arg(long)]
     model: Option<String>,
-    /// Tokens in a row, in place of the shape's
+    /// Tokens per row; overrides --shape
     #[arg(long)]
     seq: Option<usize>,
-    /// Rows, in place of the shape's
+    /// Rows; overrides --shape
     #[arg(long)]
     batch: Option<usize>,
     /// Train low-rank adapters of this rank on all linear layers
     #[arg(long)]
     lora_rank: Option<usize>,
-    /// How the frozen weights are stored: f32, bf16, int8 or nf4
+    /// How the frozen weights are stored
     #[arg(long, default_value = "f32", value_parser = BaseType::NAMES)]
     base_type: String,
-    /// Time the step's products alone
+    /// Time only the matrix products of a step
     #[arg(long)]
     products: bool,
-    /// Count the kernels that a step starts on a GPU, without running them
+    /// Count the kernels that a step launches on a GPU, without running them
     #[arg(long)]
     launches: bool,
-    /// Time each kernel that a step starts on a GPU
+    /// Time each kernel that a step launches on a GPU
     #[arg(long)]
     profile: bool,
 }
@@ -115,7 +115,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is printed.
+/// Runs the measurement and returns the line to print.
 pub fn run(flags: &Flags) -> Result<serde_json::Value> {
     let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
     let [hidden_size, layers, heads, kv_heads, inner, vocab_size, seq, rows] = flags.shape[..]
@@ -124,11 +124,11 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
     };
     let (seq, rows) = (flags.seq.unwrap_or(seq), flags.batch.unwrap_or(rows));
     if seq == 0 || rows == 0 || flags.steps == 0 {
-        return refuse("shape", "no tokens, rows or steps".into(), "Give at least one of each");
+        return refuse("shape", "no tokens, rows, or steps".into(), "Use at least one of each");
     }
     if !(0.0..=1.0).contains(&flags.trained_share) {
         let what = format!("it is {}", flags.trained_share);
-        return refuse("trained_share", what, "Give a share, 0 to 1");
+        return refuse("trained_share", what, "Use a number from 0 to 1");
     }
     device::use_threads(flags.threads)?;
     let config = DecoderConfig {
@@ -182,7 +182,7 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
     let total = flags.warm_up + flags.steps;
     let mut random_rows = || -> Vec<Row> {
         let row = |number| Row {
-            // One token more than positions: the last is a target only.
+            // One more token than positions: the last one is only a target.
             tokens: (0..=seq).map(|_| random.random_range(0..vocab_size as u32)).collect(),
             prompt: seq + 1 - trained,
             number,
@@ -203,7 +203,7 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
         loss = report.loss;
         device.sync().map_err(|error| Error::Training {
             what: format!("the device failed: {error}"),
-            hint: "Try a smaller shape".into(),
+            hint: "Use a smaller shape".into(),
         })?;
         if step >= flags.warm_up {
             seconds.push(start.elapsed().as_secs_f64());
@@ -232,7 +232,7 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
 #[path = "launches.rs"]
 pub mod launches;
 
-/// The defaults, or those of Qwen3.5's family with these layers.
+/// The default configuration, or one of Qwen3.5 with layers of this kind.
 fn of_mixer(mixer: Option<&str>, layers: usize) -> DecoderConfig {
     let Some(mixer) = mixer else { return DecoderConfig::default() };
     let kind = |layer: usize| match mixer {
@@ -248,7 +248,7 @@ fn of_mixer(mixer: Option<&str>, layers: usize) -> DecoderConfig {
     }
 }
 
-/// Times the products of a step alone, forward and backward, each as often as a step has it.
+/// Times only the matrix products of a step, forward and backward, weighted by how often a step has each.
 fn products(
     config: &DecoderConfig,
     tokens: usize,
@@ -259,7 +259,7 @@ fn products(
     let query = config.num_attention_heads * config.head_dim();
     let key_value = config.num_key_value_heads * config.head_dim();
     let layers = config.num_hidden_layers;
-    // Input and output widths of the linear layers, and how many of each there are.
+    // Input width, output width, and number of the linear layers.
     let shapes = [
         (width, query, layers),
         (width, key_value, 2 * layers),
@@ -274,7 +274,7 @@ fn products(
         let (x, w, dy) = (random([tokens, from]), random([from, to]), random([tokens, to]));
         let one = || {
             let start = Instant::now();
-            // The output, the gradient of the input and that of the weight.
+            // The output, the gradient of the input, and the gradient of the weight.
             let all = [
                 linear(x.clone(), w.clone()),
                 linear(dy.clone(), w.clone().transpose()),

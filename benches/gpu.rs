@@ -1,5 +1,5 @@
-//! One program for all that `benches/gpu.sh` measures on a GPU: parity with flex, steps, generation. Each call prints one
-//! line of JSON.
+//! The program that `benches/gpu.sh` runs on a GPU: parity with flex, steps, and generation. Each call prints
+//! one line of JSON.
 //!
 //! ```text
 //! cargo run --example gpu --features cuda -- parity --backend cuda
@@ -26,12 +26,12 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Measures a GPU; prints one line of JSON.
+/// Measures a GPU and prints one line of JSON
 #[derive(Parser)]
 enum Command {
-    /// Losses, gradients, twenty steps and generated tokens beside those of flex
+    /// Compare losses, gradients, twenty steps, and generated tokens with flex
     Parity(Parity),
-    /// Time a step
+    /// Time a training step
     Step(bench_step::Flags),
     /// Time greedy generation with random weights
     Generate(Generate),
@@ -39,36 +39,36 @@ enum Command {
 
 #[derive(Args)]
 struct Parity {
-    /// cuda, metal, rocm, vulkan or wgpu
+    /// cuda, metal, rocm, vulkan, or wgpu
     #[arg(long)]
     backend: String,
-    /// Largest difference of a loss, as a share; of gradients ten times as much, of twenty steps a hundred times. The
-    /// default fits products of f32 matrices in f32; in TF32 they are off by 5e-4
+    /// Largest relative difference allowed for a loss; gradients may differ by 10 times, the losses of twenty
+    /// steps by 100 times as much. The default fits matrix products in f32; in TF32 they differ by 5e-4
     #[arg(long, default_value_t = 2e-6)]
     tolerance: f64,
 }
 
 #[derive(Args)]
 struct Generate {
-    /// cuda, metal, rocm, vulkan or wgpu
+    /// cuda, metal, rocm, vulkan, or wgpu
     #[arg(long)]
     backend: String,
-    /// Width, layers, heads, key-value heads, width of the SwiGLU, vocabulary
+    /// Width, layers, heads, key-value heads, feed-forward width, and vocabulary
     #[arg(long, num_args = 6, default_values_t = [576, 30, 9, 3, 1536, 49152])]
     shape: Vec<usize>,
-    /// Prompts that are answered together
+    /// Prompts per batch
     #[arg(long, default_value_t = 16)]
     batch: usize,
-    /// Tokens of each prompt
+    /// Tokens per prompt
     #[arg(long, default_value_t = 64)]
     prompt: usize,
-    /// New tokens for each prompt
+    /// New tokens per prompt
     #[arg(long, default_value_t = 128)]
     new: usize,
-    /// 0 takes the most probable token, above that one is drawn
+    /// 0 takes the most probable token; higher values sample
     #[arg(long, default_value_t = 0.0)]
     temperature: f64,
-    /// Count the kernels that the last new token starts, without running them
+    /// Count the kernels that the last new token launches, without running them
     #[arg(long)]
     launches: bool,
 }
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// All comparisons, whether one of them fails or not.
+/// Runs all comparisons, even if one of them fails.
 fn compare(flags: &Parity) -> Result<Value> {
     let (flex, gpu) = (device::by_name("flex")?, device::by_name(&flags.backend)?);
     let config = DecoderConfig {
@@ -116,7 +116,7 @@ fn compare(flags: &Parity) -> Result<Value> {
         }));
     };
     let rows = parity::rows(0, 5, |number| 12 + number as usize * 7 % 30);
-    // Widths between those that devices like, whose rows some of them lay apart.
+    // Widths that are not aligned: some devices pad their rows.
     let odd =
         DecoderConfig { hidden_size: 72, head_dim: Some(12), vocab_size: 101, ..config.clone() };
     let packed = || Batch::packed(rows.iter().map(Row::example), 8);
@@ -130,7 +130,7 @@ fn compare(flags: &Parity) -> Result<Value> {
         add(&format!("{what}: loss"), distance.loss, flags.tolerance, String::new());
         let limit = 10.0 * flags.tolerance;
         add(&format!("{what}: gradients"), distance.gradient, limit, distance.parameter);
-        // The same step again has the same bits.
+        // A repeated step must produce identical bits.
         let again = u8::from(step(&gpu)? != step(&gpu)?);
         add(&format!("{what}: repeated"), f64::from(again), 0.0, String::new());
     }
@@ -139,7 +139,7 @@ fn compare(flags: &Parity) -> Result<Value> {
     let (tokens, expected) = (parity::tokens(&config, &gpu)?, parity::tokens(&config, &flex)?);
     let pairs = tokens.iter().flatten().zip(expected.iter().flatten());
     let others = pairs.filter(|(a, b)| a != b).count();
-    add("generated tokens: others", others as f64, 0.0, String::new());
+    add("generated tokens: different", others as f64, 0.0, String::new());
     let passed = found.iter().all(|one| one["passed"] == Value::Bool(true));
     Ok(json!({ "backend": flags.backend, "passed": passed, "parity": found }))
 }
@@ -195,7 +195,7 @@ fn generate(flags: &Generate) -> Result<Value> {
     }))
 }
 
-/// The launches of the longer of two runs that the shorter has not.
+/// The launches of the longer run minus those of the shorter run.
 fn difference(more: &Value, fewer: &Value) -> Value {
     let count = |of: &Value| of.as_u64().unwrap_or(0);
     let added = |key: &str| count(&more[key]).saturating_sub(count(&fewer[key]));

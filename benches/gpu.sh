@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# What is to be known of a GPU, in one call of about eight minutes: parity with flex, tokens/s and memory of steps
-# beside PyTorch, a profile by kernel, generation.
+# Measures a GPU in about eight minutes: parity with flex, tokens/s and memory of training steps next to PyTorch, a
+# profile by kernel, and generation.
 #
-# usage: benches/gpu.sh BACKEND OUT            BACKEND: cuda, rocm, metal, vulkan or wgpu; OUT: a new folder
-#        benches/gpu.sh build FEATURES FILE    builds the one program that this runs, as for a machine without Rust:
+# usage: benches/gpu.sh BACKEND OUT            BACKEND: cuda, rocm, metal, vulkan, or wgpu; OUT: a new folder
+#        benches/gpu.sh build FEATURES FILE    builds the program that this script runs, for a machine without Rust:
 #                                              benches/gpu.sh build cuda,vulkan,wgpu gpu
 #
-# GPU      the program; built with the feature BACKEND where it is not given
-# PYTHON   one with torch (python3); without torch its side is left out
-# LIMIT    seconds for each part (60); a part that fails or takes longer is told and left out
-# TOTAL    seconds after which no part begins (480); those that are left are told
-# TINY     1: small shapes, which show that everything runs, as on a software driver
+# GPU      the program; without it, the script builds one with the feature BACKEND
+# PYTHON   a Python with torch (python3); without torch, the PyTorch parts are skipped
+# LIMIT    seconds for each part (60); a part that fails or takes longer is reported and skipped
+# TOTAL    seconds after which no part starts (480); the remaining parts are reported and skipped
+# TINY     1: small shapes, to try the script on a software driver
 #
-# OUT/results.jsonl has a line for each part, OUT/table.txt what is worth reading, OUT/log.txt the rest.
+# OUT/results.jsonl has one line per part, OUT/table.txt is the summary, and OUT/log.txt has everything else.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,10 +41,10 @@ python="${PYTHON:-python3}"
 limit="${LIMIT:-60}"
 total="${TOTAL:-480}"
 stopwatch=$(command -v timeout || command -v gtimeout) || {
-  echo "There is no timeout: install GNU coreutils" >&2
+  echo "The command timeout is missing: install GNU coreutils" >&2
   exit 1
 }
-# limited COMMAND...: ends it after the seconds of a part, by force where it does not listen
+# limited COMMAND...: runs a command within the time limit of a part, and kills it if it does not stop by itself
 limited() { "$stopwatch" -k 5 "$limit" "$@"; }
 limited nvidia-smi 2>/dev/null | tee "$out/device.txt"
 
@@ -56,12 +56,12 @@ part() {
   shift
   echo "== $name (after $SECONDS s)"
   if [ "$SECONDS" -ge "$total" ]; then
-    echo "left out: the time is over"
+    echo "skipped: the total time is used up"
     return
   fi
   line=$(limited "$@" 2>>"$out/log.txt" | tail -n 1)
   status=$?
-  # Parity prints its line and fails where something is off.
+  # Parity prints its line and fails if a difference exceeds its limit.
   if [ -n "$line" ]; then
     printf '{"part": "%s", "status": %d, "result": %s}\n' "$name" "$status" "$line" >>"$out/results.jsonl"
     printf '%s\n' "$line" | cut -c1-300
@@ -78,10 +78,10 @@ torch_device=cpu
 case "$backend" in cuda | rocm) torch_device=cuda ;; esac
 has_torch=0
 if limited "$python" -c "import torch; assert '$torch_device' == 'cpu' or torch.cuda.is_available()" 2>/dev/null; then
-  # On a machine without a card for it, PyTorch is only run where shapes are tiny.
+  # On the CPU, PyTorch runs only with tiny shapes.
   if [ "$torch_device" = cuda ] || [ -n "${TINY:-}" ]; then has_torch=1; fi
 fi
-# pair NAME SHAPE PRECISION FLAGS...: a step here and in PyTorch, eager and compiled
+# pair NAME SHAPE PRECISION FLAGS...: a step in mixdistill and in PyTorch, eager and compiled
 pair() {
   local name="$1" shape="$2" precision="$3" bf16=()
   shift 3
@@ -102,7 +102,7 @@ large="1536 28 12 2 8960 151936 2048 2"
 long="576 30 9 3 1536 49152 8192 1"
 steps=(--steps 10 --warm-up 3)
 precisions=(bf16 f32)
-# PyTorch as it is, and compiled.
+# PyTorch, eager and compiled.
 modes=("" --compile)
 generation=(--batch 16)
 if [ -n "${TINY:-}" ]; then
@@ -110,12 +110,12 @@ if [ -n "${TINY:-}" ]; then
   large="$small"
   long="32 1 4 2 48 67 40 1"
   steps=(--steps 1 --warm-up 1)
-  # Software drivers have no bf16, and compiling takes longer than all else.
+  # Software drivers have no bf16, and torch.compile would take longer than everything else.
   precisions=(f32)
   modes=("")
   generation=(--shape 32 2 4 2 48 67 --batch 2 --prompt 5 --new 4)
 fi
-# CUDA and ROCm may compute products of f32 matrices in TF32.
+# CUDA and ROCm may multiply f32 matrices in TF32.
 tolerance=(--tolerance 2e-6)
 if [ "$torch_device" = cuda ]; then tolerance=(--tolerance 4e-4); fi
 

@@ -1,4 +1,4 @@
-//! The kernels that something starts on a GPU: how many, and how long they take.
+//! Counts and times the kernels that a piece of work launches on a GPU.
 
 #[cfg(not(feature = "cube"))]
 use mixdistill::Error;
@@ -12,12 +12,11 @@ mod observed {
     use std::collections::BTreeMap;
     use std::sync::{Mutex, PoisonError};
 
-    /// Launches of each kernel, and the bytes of what it was given.
+    /// Per kernel: the number of launches and the bytes of its buffers.
     #[derive(Default)]
     pub struct Counts(pub Mutex<BTreeMap<String, (u64, u64)>>);
 
-    /// A kernel's name without the path and the types that it was compiled for, and the bytes that a patched CubeCL
-    /// adds behind it.
+    /// The kernel's name without its path and type parameters, and the bytes that a patched CubeCL appends.
     fn name_and_bytes(kernel: &str) -> (String, u64) {
         let (name, bytes) = kernel.split_once('\t').unwrap_or((kernel, "0"));
         let path = name.split('<').next().unwrap_or(name);
@@ -35,7 +34,7 @@ mod observed {
         }
     }
 
-    /// The measurement of each launch, in order; read when all is over, so that kernels follow each other as ever.
+    /// The time of each launch, in order. Times are read after the run, so that kernels are not delayed.
     #[derive(Default)]
     pub struct Times {
         pub unread: Mutex<Vec<(String, ProfileDuration)>>,
@@ -61,8 +60,8 @@ mod observed {
     }
 }
 
-/// Runs `work` twice, without running its kernels: once, in which kernels are compiled and chosen, and once to count
-/// them. What it reads from the device means nothing.
+/// Runs `work` twice without running its kernels: first to compile and select them, then to count them. Data
+/// that `work` reads from the device is meaningless.
 #[cfg(feature = "cube")]
 pub fn count(mut work: impl FnMut() -> Result<()>) -> Result<Value> {
     use burn_cubecl::cubecl::{dry_run::DryRun, logging::LaunchObservation};
@@ -79,8 +78,7 @@ pub fn count(mut work: impl FnMut() -> Result<()>) -> Result<Value> {
     Ok(serde_json::json!({ "launches": launches, "mib": bytes >> 20, "kernels": *counts }))
 }
 
-/// Runs `work` three times: twice, in which kernels are compiled and chosen, and once to time each of them; the longest
-/// first.
+/// Runs `work` three times: twice to compile and select kernels, then to time them. The slowest come first.
 #[cfg(feature = "cube")]
 pub fn profile(mut work: impl FnMut() -> Result<()>) -> Result<Value> {
     use burn_cubecl::cubecl::{future::block_on, logging::LaunchObservation};
@@ -132,6 +130,6 @@ pub fn profile(_work: impl FnMut() -> Result<()>) -> Result<Value> {
 
 #[cfg(not(feature = "cube"))]
 fn none() -> Result<Value> {
-    let hint = "Build with a GPU's feature, as `--features wgpu`";
-    Err(Error::config("launches", "this build has no backend for GPUs", hint))
+    let hint = "Build with a GPU feature, such as `--features wgpu`";
+    Err(Error::config("launches", "this build has no GPU backend", hint))
 }

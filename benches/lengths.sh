@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Times a training step of one row against its length: full attention beside linear attention of the same width, and
-# Qwen3.5's mixture of both. Prints seconds and the process's peak memory as a table; each figure is of a process of its
-# own.
+# Times a training step over one row of several lengths, with full attention, with linear attention of the same width,
+# and with Qwen3.5's hybrid of both. Prints seconds and peak memory as a table; each figure is from its own process.
 #
-#   benches/lengths.sh                  256 to 16384 tokens
-#   benches/lengths.sh 512 2048         these lengths
-#   BACKEND=wgpu benches/lengths.sh     on another backend
-#   WIDTH=1024 HEADS=8 benches/lengths.sh
+#   benches/lengths.sh                       256 to 16,384 tokens
+#   benches/lengths.sh 512 2048              these lengths
+#   BACKEND=wgpu benches/lengths.sh          another backend
+#   WIDTH=1024 HEADS=8 benches/lengths.sh    another shape; LAYERS and STEPS (timed steps) work the same way
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lengths=("$@")
@@ -20,7 +19,7 @@ program="${BENCH_STEP:-${CARGO_TARGET_DIR:-target}/debug/examples/bench_step}"
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 
-# A number of the line of JSON that a run prints.
+# number KEY LINE: a number from the line of JSON that a run prints
 number() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" <<<"$2"; }
 
 echo "| tokens | full, s | linear, s | hybrid, s | full, MiB | linear, MiB | hybrid, MiB |"

@@ -1,11 +1,11 @@
-//! Draws the training losses of several runs into one figure.
+//! Draws the training losses of several runs in one figure.
 //!
 //! ```sh
 //! cargo run --example loss_curves -- OUT.svg "TITLE" NAME=RUN ...
 //! ```
 //!
-//! Each `RUN` is a run directory of `mixdistill train`. The lines are smoothed over about 20 steps; below
-//! them the largest and the mean distance of each run's loss, as it is, from the first one's are printed.
+//! Each `RUN` is a run directory of `mixdistill train`. The lines are smoothed over about 20 steps. The program
+//! also prints the largest and the mean difference between the unsmoothed losses of each run and the first.
 
 use mixdistill::train::{Metric, draw_curves, loss_curves, read_metrics};
 use std::error::Error;
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let largest = distances.iter().copied().fold(0.0, f64::max);
         let mean = distances.iter().sum::<f64>() / distances.len().max(1) as f64;
         println!(
-            "{name}: {} steps, distance {largest:.4} at most, {mean:.4} in the mean",
+            "{name}: {} steps, difference at most {largest:.4}, {mean:.4} on average",
             losses.len()
         );
     }

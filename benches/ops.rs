@@ -1,6 +1,6 @@
-//! Each operation, forward and backward, at the sizes of a small model: 2,048 tokens of width 256.
+//! Times each operation, forward and backward, at the sizes of a small model: 2,048 tokens of width 256.
 //!
-//! `cargo bench --profile dev --bench ops` (the profile in which Burn is compiled already).
+//! `cargo bench --profile dev --bench ops` (in this profile, Burn is already compiled).
 
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -30,7 +30,7 @@ fn ints(values: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> 
     Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
-/// Times an operation with the gradients of all its inputs.
+/// Times an operation, alone and with the gradients of all its inputs.
 fn both<const N: usize>(
     criterion: &mut Criterion,
     name: &str,
@@ -87,7 +87,7 @@ fn operations(criterion: &mut Criterion) {
             causal_attention_within(q, k, v, first_keys.clone(), shape, window)
         });
     }
-    // The same row in linear attention.
+    // The same row with linear attention.
     let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 64, value_dim: 64 };
     let sequences = Sequences::rows(1, 4096);
     let (keys, gates) = ([4096, 128], [4096, 4]);

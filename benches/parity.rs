@@ -1,4 +1,5 @@
-//! How far a backend is from flex: loss and gradients of a batch, the course of a training, generated tokens.
+//! Measures how far a backend is from flex: loss and gradients of a batch, losses of twenty steps, and
+//! generated tokens.
 
 use burn::tensor::Device;
 use mixdistill::Result;
@@ -10,10 +11,10 @@ use mixdistill::train::{Learner, TrainConfig, named_gradients, step_gradients_wi
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-/// Tokens that rows have.
+/// Number of different tokens in rows.
 const VOCABULARY: u64 = 67;
 
-/// Rows that have something to learn, of a length for each number: each counts up in steps of its own.
+/// Rows with something to learn: each counts up in its own steps. `length` maps a row's number to its length.
 pub fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
     (first..first + count)
         .map(|number| {
@@ -29,7 +30,7 @@ pub fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
         .collect()
 }
 
-/// The largest magnitude; infinite where one is no number.
+/// The largest magnitude; infinite if a value is not finite.
 fn largest(values: &[f32]) -> f64 {
     values.iter().fold(0.0, |largest, x| match x.is_finite() {
         true => f64::from(x.abs()).max(largest),
@@ -44,7 +45,7 @@ pub struct Step {
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
 
-/// Loss and gradients of a batch on a backend, of the whole model or of adapters.
+/// Computes loss and gradients of a batch on a device, for the whole model or for adapters.
 pub fn step(
     config: &DecoderConfig,
     device: &Device,
@@ -67,12 +68,12 @@ pub fn step(
 /// How far apart two steps are.
 #[derive(Clone, Debug)]
 pub struct Distance {
-    /// Of the losses, as a share.
+    /// The relative difference of the losses.
     pub loss: f64,
-    /// The largest of a gradient, in units of the largest magnitude in its tensor; infinite where there are other
-    /// gradients.
+    /// The largest difference of a gradient, relative to the largest magnitude in its tensor; infinite if the
+    /// steps have gradients of different tensors.
     pub gradient: f64,
-    /// Where that is.
+    /// The parameter with that gradient.
     pub parameter: String,
 }
 
@@ -87,7 +88,7 @@ impl Distance {
         for (parameter, expected) in &expected.gradients {
             let found = &found.gradients[parameter];
             let difference: Vec<f32> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
-            // B of adapters starts at 0, so that A has no gradient at all.
+            // An adapter's B starts at 0, so the gradient of A is 0.
             let unit = if largest(expected) == 0.0 { 1.0 } else { largest(expected) };
             let gradient = match found.len() == expected.len() {
                 true => largest(&difference) / unit,
@@ -115,13 +116,13 @@ pub fn course(config: &DecoderConfig, device: &Device) -> Result<Vec<f64>> {
     (0..20u64).map(|i| Ok(learner.train_step(&rows(4 * i, 4, |_| 25), 20)?.loss)).collect()
 }
 
-/// The largest difference of losses, as a share; no number where one is none.
+/// The largest relative difference of the losses; NaN if one is NaN.
 pub fn farthest(found: &[f64], expected: &[f64]) -> f64 {
     let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / b);
     off.fold(0.0, |worst: f64, x| if x.is_nan() { x } else { worst.max(x) })
 }
 
-/// Twelve tokens for each of three prompts, the most probable and, with earlier ones made less probable, drawn ones.
+/// Twelve tokens for each of three prompts: greedy, then sampled with a repetition penalty.
 pub fn tokens(config: &DecoderConfig, device: &Device) -> Result<Vec<Vec<u32>>> {
     let words = arith::vocabulary();
     let tokenizer = TextTokenizer::builtin(words.iter().map(String::as_str))?;

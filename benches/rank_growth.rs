@@ -1,9 +1,9 @@
-//! How training grows with ranks, by simulation: for students of 135M to 3B parameters, whole and with
-//! adapters, the fewest tokens that a rank needs in a step so that so many ranks are 80 % efficient.
+//! Simulates how training scales with ranks. For students of 135M to 3B parameters, whole and with adapters,
+//! it prints the fewest tokens per rank and step for 80% efficiency.
 //!
 //! ```text
-//! cargo run --example rank_growth                            tables for a processor and for a GPU
-//! cargo run --example rank_growth -- --flops 40              another speed, in TFLOP/s a rank reaches
+//! cargo run --example rank_growth                            tables for two CPU cores and for a GPU
+//! cargo run --example rank_growth -- --flops 40              tables for this speed of a rank, in TFLOP/s
 //! mpirun -np 2 ... rank_growth --link                        measures the link between two processes
 //! ```
 //!
@@ -14,8 +14,8 @@ use mixdistill::Result;
 use mixdistill::text::{DISPLAY_WIDTH, Table};
 use mixdistill::train::{Link, StepLoad, efficiency, fewest_micro_batches, simulated_step};
 
-/// Name, width, layers, query width, key-value width, width inside, vocabulary, whether the head is the
-/// embedding's.
+/// Name; width, layers, query width, key-value width, feed-forward width, vocabulary; whether the head is tied
+/// to the embedding.
 type Shape = (&'static str, [u64; 6], bool);
 
 const SHAPES: [Shape; 5] = [
@@ -29,20 +29,20 @@ const SHAPES: [Shape; 5] = [
 const RANK: u64 = 16;
 /// Tokens of a micro-batch.
 const TOKENS: u64 = 1024;
-/// The efficiency that is asked for.
+/// The efficiency to reach.
 const LEAST: f64 = 0.8;
 
 #[derive(Parser)]
 struct Flags {
-    /// TFLOP/s that a rank reaches in a step
+    /// Speed of a rank in a step, in TFLOP/s
     #[arg(long)]
     flops: Option<f64>,
-    /// Measure the link between two processes in place of the tables
+    /// Measure the link between two processes instead of printing the tables
     #[arg(long)]
     link: bool,
 }
 
-/// Parameters, and those of adapters on all layers.
+/// The number of parameters, and of adapter parameters on all layers.
 fn parameters(&(_, sizes, tied): &Shape) -> [u64; 2] {
     let [width, layers, query, key_value, inner, vocabulary] = sizes;
     let products = [
@@ -60,7 +60,7 @@ fn parameters(&(_, sizes, tied): &Shape) -> [u64; 2] {
     [layers * whole + heads * vocabulary * width, layers * adapters]
 }
 
-/// A micro-batch: forward and backward pass are 6 operations for each parameter and token, and 4 where the
+/// The load of one micro-batch. Forward and backward pass take 6 FLOP per parameter and token, or 4 if the
 /// weights are frozen.
 fn load(whole: u64, trained: u64, flops: f64) -> StepLoad {
     let operations = if trained < whole { 4.0 } else { 6.0 };
@@ -69,7 +69,7 @@ fn load(whole: u64, trained: u64, flops: f64) -> StepLoad {
         micro_batches: 1,
         lanes: 1,
         micro_batch_seconds: operations * whole as f64 * TOKENS as f64 / (flops * 1e12),
-        // The update reads and writes 28 bytes for each parameter.
+        // The update reads and writes 28 bytes per parameter.
         update_seconds: 28.0 * trained as f64 / (flops * 1e12 / 10.0),
         shard_optimizer: false,
     }
@@ -78,9 +78,7 @@ fn load(whole: u64, trained: u64, flops: f64) -> StepLoad {
 fn tables(flops: f64, links: &[(&str, Link)]) {
     println!("A rank reaches {flops} TFLOP/s; micro-batches of {TOKENS} tokens.");
     let names = links.iter().map(|(name, _)| (*name).to_owned());
-    println!(
-        "Fewest tokens of a rank in a step for an efficiency of {LEAST}, on 2 / 4 / 16 ranks:"
-    );
+    println!("Fewest tokens per rank and step for an efficiency of {LEAST}, on 2 / 4 / 16 ranks:");
     let header = ["student", "gradients, MB"].map(str::to_owned).into_iter();
     let mut table = Table::new(header.chain(names));
     for shape in &SHAPES {
@@ -117,11 +115,11 @@ fn main() -> Result<()> {
     ];
     match flags.flops {
         Some(flops) => tables(flops, &links),
-        // Two cores of the machine in docs/performance.md, and a GPU at a third of its peak in bf16.
+        // The two cores in docs/performance.md, and a GPU at a third of its bf16 peak.
         None => [0.25, 50.0].into_iter().for_each(|flops| tables(flops, &links)),
     }
     let mut table =
-        Table::new(["SmolLM2-135M whole, 8 micro-batches a rank", "efficiency", "step, s"]);
+        Table::new(["SmolLM2-135M, whole, 8 micro-batches per rank", "efficiency", "step, s"]);
     let [whole, _] = parameters(&SHAPES[0]);
     for ranks in [1usize, 2, 4, 8, 16, 32] {
         let lanes = ranks;
@@ -142,11 +140,11 @@ fn main() -> Result<()> {
 fn measured_link() -> Result<()> {
     Err(mixdistill::Error::Ranks {
         what: "this build has no MPI".into(),
-        hint: "Build it with the feature `mpi`".into(),
+        hint: "Build with the feature `mpi`".into(),
     })
 }
 
-/// Sends messages both ways at once, as a step does.
+/// Sends messages in both directions at once, as a step does.
 #[cfg(feature = "mpi")]
 fn measured_link() -> Result<()> {
     use mixdistill::ranks::{Communicator, Mpi};
@@ -155,7 +153,7 @@ fn measured_link() -> Result<()> {
     if mpi.ranks() != 2 {
         return Err(mixdistill::Error::Ranks {
             what: format!("there are {} processes", mpi.ranks()),
-            hint: "Start two: mpirun -np 2".into(),
+            hint: "Start two processes with mpirun -np 2".into(),
         });
     }
     let other = 1 - mpi.rank();

@@ -1,5 +1,4 @@
-//! A training step, generation, and the way of data, at sizes of seconds; `benches/bench_*.rs`
-//! have the real ones.
+//! Times a training step, generation, and the data path at small sizes. `benches/bench_*.rs` use real sizes.
 //!
 //! `cargo bench --profile dev --bench whole`
 

@@ -154,12 +154,12 @@ fn create(name: &str, number: usize) -> Option<Device> {
 }
 
 /// Sets the number of threads that the CPU backends and encoding share, and makes the calling thread one of
-/// them. `None` uses one thread per core. Call it first in `main`.
+/// them. `None` uses `RAYON_NUM_THREADS`, or one thread per core. Call it first in `main`.
 ///
 /// Without this call, the thread pool runs beside the calling thread, which hands over each operation and
-/// waits. For small operations the handover costs more than the work: generating a token with SmolLM2-135M on
-/// two cores took a third longer. Work submitted by other threads of the program then has one thread fewer to
-/// run on. With a single thread, the calling thread stays outside the pool.
+/// waits. For small operations, the handover costs more than the work: generating a token with SmolLM2-135M
+/// on two cores took a third longer. After this call, work submitted by other threads of the program has one
+/// thread fewer to run on. With a single thread, the calling thread stays outside the pool.
 ///
 /// # Errors
 /// [`Error::Config`] if the threads were set before or cannot be started.

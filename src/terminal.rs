@@ -1,7 +1,22 @@
-//! Events as bars and lines at a terminal (feature `cli`).
+//! Shows events as progress bars and lines in a terminal (feature `cli`).
 //!
-//! Bars and what passes go to standard error, what a run is and comes to goes to standard output.
-//! Where standard error is no terminal, lines every two seconds take the place of bars.
+//! [`Terminal`] is an [`Observer`]. Progress bars and passing messages go to standard error; the description
+//! of a run and its results go to standard output. If standard error is not a terminal, a line every two
+//! seconds replaces the bar. [`Screen`] lets other code print while a bar is shown.
+//!
+//! ```
+//! use mixdistill::context::{Context, StopFlag, Task};
+//! use mixdistill::terminal::{Terminal, Verbosity};
+//!
+//! let stop = StopFlag::default();
+//! let context = Context::new(Terminal::new(Verbosity::Normal), &stop);
+//! let mut encoding = context.task(Task::Encode, 2);
+//! encoding.advance()?;
+//! context.notice("one answer is empty")?;
+//! encoding.advance()?;
+//! assert_eq!(encoding.progress().done, 2);
+//! # Ok::<(), mixdistill::Error>(())
+//! ```
 
 mod bar;
 mod screen;
@@ -15,40 +30,40 @@ use bar::{Bar, LINE_EVERY};
 use std::io::IsTerminal;
 use std::time::Instant;
 
-/// Columns of the terminal, of 40 at least.
+/// Width of the terminal in columns, at least 40.
 fn width() -> usize {
     let size = terminal_size::terminal_size();
     size.map_or(DISPLAY_WIDTH, |(width, _)| usize::from(width.0).max(40))
 }
 
-/// How much is shown.
+/// How much to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Notices alone.
+    /// Only notices and warnings.
     Quiet,
-    /// What a person wants to know.
+    /// Progress and results.
     #[default]
     Normal,
-    /// Each step and checkpoint in a line too.
+    /// Also a line for each step and each checkpoint.
     Verbose,
 }
 
-/// Shows events.
+/// Shows events in a terminal.
 #[derive(Debug)]
 pub struct Terminal {
     verbosity: Verbosity,
-    /// Whether standard output is left to results.
+    /// Whether standard output is reserved for results.
     results_only: bool,
     screen: Screen,
     work: Option<(Task, Bar)>,
     training: Option<Bar>,
     loss: Option<f64>,
     tokens_per_second: Option<f64>,
-    /// How far two teachers are, in words.
+    /// The progress of two teachers, as text.
     pairs: String,
-    /// When the checkpoint that is being written was begun.
+    /// When writing the current checkpoint started.
     saving: Option<Instant>,
-    /// Whether checkpoints are written without anyone noticing.
+    /// Whether checkpoints are written too fast to be worth a message.
     saves_quickly: bool,
 }
 
@@ -59,7 +74,7 @@ impl Default for Terminal {
 }
 
 impl Terminal {
-    /// Shows as much as it is told to.
+    /// Creates a terminal with a verbosity.
     pub fn new(verbosity: Verbosity) -> Self {
         Self {
             verbosity,
@@ -75,19 +90,19 @@ impl Terminal {
         }
     }
 
-    /// Leaves standard output to results: all that is told goes to standard error.
+    /// Reserves standard output for results: everything else goes to standard error.
     pub fn with_results_only(mut self, results_only: bool) -> Self {
         self.results_only = results_only;
         self
     }
 
-    /// Columns of the terminal, of 40 at least; 100 where that is not known.
+    /// Width of the terminal in columns: at least 40, or 100 if unknown.
     pub fn width() -> usize {
         width()
     }
 
-    /// A text whose paragraphs are parted between words where standard output is a terminal; lines
-    /// that are indented stay as they are.
+    /// Wraps paragraphs at the terminal's width if standard output is a terminal. Indented lines are
+    /// unchanged.
     pub fn fitted(text: &str) -> String {
         if !std::io::stdout().is_terminal() {
             return text.to_owned();
@@ -100,17 +115,17 @@ impl Terminal {
         text.split('\n').map(fit).collect::<Vec<_>>().join("\n")
     }
 
-    /// Where this terminal prints, for others who print while it shows bars.
+    /// The screen that this terminal prints to, for other code that prints while bars are shown.
     pub fn screen(&self) -> Screen {
         self.screen.clone()
     }
 
-    /// A passing line, above the bar where there is one.
+    /// Prints a passing message, above the bar if there is one.
     fn line(&self, text: &str) {
         self.screen.error_line(text);
     }
 
-    /// A line of what a run is or comes to.
+    /// Prints a line about a run or its results.
     fn say(&self, text: &str) {
         match (self.verbosity, self.results_only) {
             (Verbosity::Quiet, _) => {}
@@ -123,14 +138,14 @@ impl Terminal {
         if self.verbosity == Verbosity::Quiet {
             return;
         }
-        // A second bar would fight with the training's for the terminal.
+        // A second bar would conflict with the training bar.
         if let Some(training) = &mut self.training {
             let name = task.name();
             training.within(|| format!("{name}: {} of {}", progress.done, progress.total));
             return;
         }
         if self.work.as_ref().is_none_or(|(running, _)| *running != task) {
-            // The old bar goes before the new one comes.
+            // Removes the old bar before the new one appears.
             self.work = None;
             let bytes = matches!(
                 task,
@@ -159,7 +174,7 @@ impl Terminal {
         format!("loss {loss:.3} (smoothed), {speed:.0} tokens/s, lr {:.2e}", report.learning_rate)
     }
 
-    /// Events of the training loop.
+    /// Shows events of the training loop.
     fn training(&mut self, event: &Event<'_>) {
         match event {
             Event::Start { step, total_steps } => {
@@ -204,7 +219,7 @@ impl Terminal {
                 self.line(&Self::fitted(&format!("step {}: held-out loss {losses}", report.step)));
             }
             Event::Graded(report) => self.line(&format!(
-                "step {}: {} of {} held-out answers right",
+                "step {}: {} of {} held-out answers correct",
                 report.step, report.correct, report.questions
             )),
             Event::End(_) => self.training = None,
@@ -218,10 +233,10 @@ impl Observer for Terminal {
         match event {
             Event::Notice(text) => self.line(text),
             Event::Skipped { step, what } => {
-                self.line(&format!("step {step} left out: its {what} is not finite"));
+                self.line(&format!("skipped step {step}: its {what} is not finite"));
             }
             Event::RolledBack { from, to, .. } => {
-                self.line(&format!("back from step {from} to the checkpoint of step {to}"));
+                self.line(&format!("rolled back from step {from} to the checkpoint of step {to}"));
             }
             Event::Resuming { path, skipped } => {
                 skipped.iter().for_each(|problem| self.line(&format!("skipped {problem}")));

@@ -1,7 +1,7 @@
 //! Human-readable numbers, tables, and paragraphs, formatted the same way everywhere.
 //!
-//! [`duration`] and [`bytes`] format amounts, [`Table`] formats tables as text and Markdown, and [`wrapped`]
-//! breaks paragraphs.
+//! [`duration()`] and [`bytes()`] format amounts, [`Table`] formats tables as text and Markdown, and
+//! [`wrapped`] breaks paragraphs.
 //!
 //! ```
 //! use mixdistill::text::{Table, bytes, duration};

@@ -1,4 +1,4 @@
-//! The toy corpus: both solutions of every problem are right, and test problems are unseen.
+//! The toy corpus: both solutions of every problem are correct, and test problems are not in the training data.
 
 use mixdistill::data::TextTokenizer;
 use mixdistill::data::arith::{ArithConfig, ArithCorpus, vocabulary};

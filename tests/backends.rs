@@ -1,8 +1,8 @@
-//! Promise: the same training on every backend. Losses and gradients agree with flex on padded and
-//! on packed rows, a training of 20 steps has the same course, generation gives the same tokens.
+//! Promise: training is the same on every backend. Losses and gradients agree with flex on padded and packed
+//! rows, 20 training steps have the same losses, and generation produces the same tokens.
 //!
-//! With the default features there is flex alone; `.ci/run` builds this with `ndarray` and `wgpu`,
-//! with and without fusion. Before a GPU is trusted, run it there: see the README.
+//! With the default features, there is only flex; `.ci/run` builds these tests with `ndarray` and `wgpu`, with
+//! and without fusion. Run them on a GPU before you rely on it: see docs/gpus.md.
 #![cfg(feature = "flex")]
 
 mod common;

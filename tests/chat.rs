@@ -1,4 +1,4 @@
-//! Chat templates against what transformers renders, and what is trained of a conversation.
+//! Chat templates compared with transformers' rendering, and the trained tokens of a conversation.
 
 mod common;
 
@@ -84,7 +84,7 @@ fn templates_written_for_python_are_rendered() {
     assert_eq!(template.render(&messages, false).unwrap(), "<|user|>1:  b=cc<|assistant|>2:    yy");
     let error = ChatTemplate::new("test", "{{ messages % 2 }}").unwrap();
     let error = error.render(&messages, false).unwrap_err().to_string();
-    assert!(error.contains("`%` is for two numbers or for a text and values"), "{error}");
+    assert!(error.contains("`%` needs two numbers, or a text and values"), "{error}");
 }
 
 /// A folder with the special tokens that the templates here name.

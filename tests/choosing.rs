@@ -1,4 +1,4 @@
-//! Answers chosen by score: the best one, within bounds, within shares, and among several of one source.
+//! Choosing answers by score: the best one, within bounds, within shares, and among several of one source.
 
 mod common;
 
@@ -27,9 +27,9 @@ fn record(problem: usize, solution: String) -> CotRecord {
     }
 }
 
-/// A number from 0 to below 1 that depends on all arguments alone.
+/// A number from 0 to below 1 that depends only on the arguments.
 fn noise(a: usize, b: usize, c: usize) -> f64 {
-    // SplitMix64 (Steele, Lea and Flood, 2014).
+    // SplitMix64 (Steele, Lea, and Flood, 2014).
     let mut x = [a, b, c].into_iter().fold(0u64, |x, part| {
         (x ^ part as u64).wrapping_add(0x9E37_79B9_7F4A_7C15).wrapping_mul(0xBF58_476D_1CE4_E5B9)
     });
@@ -38,7 +38,7 @@ fn noise(a: usize, b: usize, c: usize) -> f64 {
     ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Sources `long` and `short`; each answers each problem `answers` times. Candidate `c` of a problem is
+/// Sources `long` and `short`, with `answers` answers to each problem. Candidate `c` of a problem is
 /// record `problem * answers + c`.
 fn pairs(problems: usize, answers: usize) -> Arc<Pairs> {
     let source = |name: &str| {
@@ -52,7 +52,7 @@ fn pairs(problems: usize, answers: usize) -> Arc<Pairs> {
     Arc::new(pairs)
 }
 
-/// Scores of those records, lower for `short` by and large.
+/// Scores of these records, mostly lower for `short`.
 fn scores(problems: usize, answers: usize) -> Arc<AnswerScores> {
     let of = |source: usize| {
         let records = 0..problems * answers;
@@ -97,14 +97,14 @@ fn the_answer_with_the_best_score_of_all_candidates_is_taken() {
         assert!(choice.deviations().unwrap() > 5.0, "{choice:?}");
         let best: f64 = choice.sources.iter().map(|source| source.best).sum();
         assert!((best - 1.0).abs() < 1e-9);
-        // Without bounds what is best is what is taken.
+        // Without bounds, the best answers are chosen.
         for (source, line) in choice.sources.iter().zip(&report.sources) {
             assert!((source.best - line.rows as f64 / 60.0).abs() < 1e-9);
             assert_eq!((source.answers, source.percentiles.len()), (180, 21));
         }
         let text = report.to_string();
         assert!(text.contains("chosen by RSR") && text.contains("better than chance"), "{text}");
-        assert!(!text.contains("shares asked: "), "{text}");
+        assert!(!text.contains("requested shares: "), "{text}");
     }
 }
 
@@ -115,7 +115,7 @@ fn within_a_share_the_scores_say_which_problems_and_never_how_many() {
     let mixture =
         MixDistillation::new(pairs.clone(), by(choice.clone()), options(3, &scores)).unwrap();
     assert_eq!(rows(&mixture), [50, 200]);
-    // Those with the long answer are the fifty with the least difference.
+    // The fifty problems with the smallest difference get the long answer.
     let difference = |p: usize| scores.get(0, p).unwrap() - scores.get(1, p).unwrap();
     let mut sorted: Vec<usize> = (0..250).collect();
     sorted.sort_by(|a, b| difference(*a).total_cmp(&difference(*b)));
@@ -150,10 +150,10 @@ fn floors_and_ceilings_bind_exactly() {
     };
     assert_eq!(of(bound(Some(0.7), None)), [140, 60]);
     assert_eq!(of(bound(None, Some(0.05))), [10, 190]);
-    // Bounds that do not bind change nothing.
+    // Bounds that are met anyway change nothing.
     assert_eq!(of(bound(Some(0.01), Some(0.99))), [long, short]);
     assert_eq!(of(bound(Some(0.333), Some(0.333))), [67, 133]);
-    // Two halves of an odd number of problems: each may be missed by less than a row.
+    // Two halves of an odd number of problems: each may be off by less than one row.
     let halves: BTreeMap<String, f64> = ["long", "short"].map(|name| (name.to_owned(), 0.5)).into();
     let odd = self::pairs(61, 1);
     for choice in [
@@ -164,7 +164,7 @@ fn floors_and_ceilings_bind_exactly() {
         assert!(rows(&mixture).iter().all(|count| (30..=31).contains(count)));
         assert!(mixture.report().shortfalls.is_empty());
     }
-    // A floor that the answers cannot fill is missed by as little as can be, and told.
+    // A floor that the answers cannot fill is missed by as little as possible and reported.
     let source = |name: &str, count: usize| {
         Source::new(name, (0..count).map(|p| record(p, format!("{name} answer"))).collect())
     };
@@ -174,7 +174,7 @@ fn floors_and_ceilings_bind_exactly() {
             .unwrap();
     assert_eq!(rows(&mixture), [6, 34]);
     let told = mixture.report().shortfalls;
-    assert_eq!(told, ["`long` answers 6 of 40 problems: its share is 15.0 %, not 50.0 %"]);
+    assert_eq!(told, ["`long` answers 6 of 40 problems: its share is 15.0%, not 50.0%"]);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn chance_with_the_realized_shares_is_a_control() {
     };
     assert_ne!(records(&one), records(&other));
     assert_eq!(records(&one), records(&of(5).unwrap()));
-    // Each of a source's answers is drawn.
+    // Each answer of a source is drawn sometimes.
     let mut drawn = [0; 3];
     records(&one).iter().for_each(|(_, record)| drawn[record % 3] += 1);
     assert!(drawn.iter().all(|count| *count > 20), "{drawn:?}");
@@ -236,7 +236,7 @@ fn lengths_and_columns_need_no_student() {
             }
         }
     }
-    // A column of the user's own: every other problem is better answered by the long source.
+    // A column of the user: the long source is better on every other problem.
     let source = |name: &str, parity: usize| {
         let records = (0..30).map(|p| record(p, format!("{name} answer"))).collect();
         Source::new(name, records)
@@ -298,7 +298,7 @@ fn what_a_choice_cannot_be_made_by_is_refused() {
         ),
         (
             ChoiceConfig { within_share: true, floor: shares(&[("long", 0.4)]), ..rsr.clone() },
-            "the weights fix",
+            "the weights already determine",
         ),
         (ChoiceConfig::by(ChoiceBy::Column), "prefer: "),
         (
@@ -332,7 +332,7 @@ fn of_several_answers_those_that_differ_are_candidates_and_the_others_duplicates
     assert_eq!((long_line.duplicates, long_line.usable), (2, 3));
     assert_eq!((short_line.unmatched, short_line.usable), (1, 1));
     assert!(ledger.adds_up());
-    // An answer that is left out later is no candidate any more, and the others stay.
+    // A dropped answer is no longer a candidate, and the others stay.
     let (kept, dropped) = all.retain(|source, record| source == 1 || record != 1);
     assert_eq!((kept.candidates(0, 0).collect::<Vec<_>>(), dropped), (vec![0, 3], 0));
     let (kept, _) = all.retain(|source, record| source == 1 || record != 0);
@@ -343,7 +343,7 @@ fn of_several_answers_those_that_differ_are_candidates_and_the_others_duplicates
     assert_eq!(ledger.sources[0].duplicates, 4);
 }
 
-/// A run whose answers are chosen, on twelve problems.
+/// A run with a choice of answers, on twelve problems.
 fn chosen(out: &Path, by: ChoiceBy) -> RunConfig {
     let mut config = toy_run(out);
     config.data.toy_problems = 12;
@@ -364,7 +364,7 @@ fn a_run_scores_what_it_chooses_by_and_keeps_it() {
     );
     let choice = summary.mixture.choice.as_ref().expect("a report of the choice");
     assert_eq!((choice.by, choice.problems_with_choice), (ChoiceBy::Rsr, 12));
-    // The lower ratio of each problem's two answers is taken.
+    // Of each problem's two answers, the one with the lower ratio is chosen.
     let prepared = Prepared::new(&config, &Context::default()).unwrap();
     let rows = prepared.rows().rows(0..12).unwrap();
     let all = prepared.all_answers();
@@ -375,13 +375,13 @@ fn a_run_scores_what_it_chooses_by_and_keeps_it() {
         assert!(rows.iter().any(|row| row.label == *taken), "{taken}");
         assert!(rows.iter().all(|row| row.label != *left), "{left}");
     }
-    // The run goes on with the scores that it has kept, and no student is read for them.
+    // The resumed run uses its stored scores and does not load a student to score.
     let mut longer = config.clone();
     longer.train.steps = Some(3);
     let flag = StopFlag::default();
     let context = Context::new(Refuse(Task::Score), &flag);
     run(&longer, RunMode::ResumeChanged, &context).unwrap();
-    // A file of scores is used as it is, and filled where it lacks some.
+    // An existing file of scores is used, and missing scores are added.
     let file = folder.path().join("scores.jsonl");
     std::fs::copy(out.join("scores.jsonl"), &file).unwrap();
     let settings = "scores.jsonl.settings.json";
@@ -395,7 +395,7 @@ fn a_run_scores_what_it_chooses_by_and_keeps_it() {
     std::fs::write(&file, kept).unwrap();
     run(&with_file, RunMode::Overwrite, &Context::default()).unwrap();
     assert_eq!(read_scores(&file).unwrap().len(), 24);
-    // Those of another student are refused.
+    // Scores of another student are refused.
     with_file.seed += 1;
     let error = run(&with_file, RunMode::Overwrite, &Context::default()).unwrap_err();
     assert!(matches!(error, Error::Data { .. }), "{error}");
@@ -405,7 +405,7 @@ fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// Stops a run once so many answers have their scores.
+/// Stops a run after a number of scored answers.
 struct StopAt(u64, StopFlag);
 
 impl Observer for StopAt {
@@ -429,13 +429,13 @@ fn a_run_that_is_stopped_while_it_scores_goes_on_with_what_it_has() {
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
     let kept = read_scores(&stopped.join("scores.jsonl")).unwrap().len();
     assert!((9..24).contains(&kept), "{kept}");
-    // As the program resumes it: with the settings that are stored.
+    // Resumed with the stored settings, as the program does.
     let stored = RunConfig::read(&stopped.join("config.toml")).unwrap();
     let resumed = run(&stored, RunMode::Resume, &Context::default()).unwrap();
     assert_eq!(resumed.mixture, expected.mixture);
     let weights = |out: &Path| std::fs::read(out.join("model/model.safetensors")).unwrap();
     assert!(weights(&stopped) == weights(&whole));
-    // Another window is another score: its own are made anew where the change is allowed.
+    // Another window gives other scores: they are computed again if the change is allowed.
     let mut other = config.clone();
     other.mixture.choice.as_mut().unwrap().window = Some(1);
     run(&other, RunMode::ResumeChanged, &Context::default()).unwrap();
@@ -508,7 +508,7 @@ fn scores_of_all_answers_serve_runs_that_hold_problems_out() {
     }
 }
 
-/// Fails where work of a kind begins.
+/// Fails when a kind of task starts.
 struct Refuse(Task);
 
 impl Observer for Refuse {
@@ -533,14 +533,14 @@ fn every_method_of_choice_trains_and_goes_on_only_as_itself() {
         let summary = run(&chosen(&out, by), RunMode::New, &Context::default()).unwrap();
         rows.push(summary.mixture.sources.iter().map(|source| source.rows).collect::<Vec<_>>());
     }
-    // Long answers of the toy are the longer ones; chance has the shares of the weights.
+    // Toy long answers have more tokens. `chance` has the shares of the weights.
     assert_eq!(rows[2..], [vec![0, 12], vec![12, 0], vec![2, 10]]);
     let out = folder.path().join("nll");
     let mut other = chosen(&out, ChoiceBy::Nll);
     other.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
     let error = run(&other, RunMode::Resume, &Context::default()).unwrap_err();
     assert!(matches!(error, Error::RunDirectory { .. }), "{error}");
-    // A column needs one.
+    // `column` requires a score column.
     let mut column = chosen(&folder.path().join("column"), ChoiceBy::Column);
     column.mixture.choice.as_mut().unwrap().prefer = Some(Prefer::Highest);
     let error = run(&column, RunMode::New, &Context::default()).unwrap_err();
@@ -585,7 +585,7 @@ fn a_column_of_scores_is_read_and_chosen_by() {
     let taken: Vec<usize> = (0..4).map(|p| prepared.mixture.row(p).source_index()).collect();
     assert_eq!(taken, [0, 1, 0, 1]);
     assert!(prepared.ledger.to_string().contains("score=quality"));
-    // A row without a number is named; one with something else is left out as any unusable row.
+    // A row without a number is an error that names it. A row with another type is unusable.
     let error =
         Prepared::new(&config(["2", "null", "4.5", "0"]), &Context::default()).err().unwrap();
     assert!(error.to_string().contains("`long` line 2"), "{error}");

@@ -1,4 +1,4 @@
-//! Promise: the scripts in examples/cluster do what they say, with the program as it is.
+//! Promise: the scripts in examples/cluster work with the current program.
 
 #![cfg(unix)]
 

@@ -1,4 +1,4 @@
-//! From records to tokens: what is trained, what does not fit, and what is counted.
+//! Encoding records as tokens: trained tokens, answers that are too long, and counts.
 
 mod common;
 
@@ -272,7 +272,7 @@ fn tokenizers_that_cannot_be_used_are_refused() {
     let text = tokenizer().to_json().unwrap().replace("<|end|>", "<|over|>");
     std::fs::write(&broken, text).unwrap();
     let error = TextTokenizer::from_file(&broken, None).unwrap_err().to_string();
-    assert!(error.contains("no end token that is known") && error.contains("end_token"), "{error}");
+    assert!(error.contains("no known end token") && error.contains("end_token"), "{error}");
     let error = TextTokenizer::from_file(&broken, Some("<stop>")).unwrap_err().to_string();
     assert!(error.contains("`<stop>` is not in its vocabulary"), "{error}");
     let named = TextTokenizer::from_file(&broken, Some("<|over|>")).unwrap();

@@ -1,4 +1,4 @@
-//! The programs in examples/: short, and doing what they say.
+//! The programs in examples/ are short and do what they say.
 
 mod common;
 
@@ -95,7 +95,7 @@ fn same_run(ours: &Path, whole: &Path) {
 fn train_mix_ends_with_the_numbers_of_a_run_of_the_library() {
     let folder = tempfile::tempdir().unwrap();
     let printed = succeeds("train_mix", &["--steps", "6", "--out", "ours"], folder.path());
-    assert!(printed.contains("before training: 0 of 200 right"), "{printed}");
+    assert!(printed.contains("before training: 0 of 200 correct"), "{printed}");
     let mut config = RunConfig { out: folder.path().join("whole"), ..RunConfig::toy() };
     config.train.steps = Some(6);
     run(&config, RunMode::New, &Context::default()).unwrap();

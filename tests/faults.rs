@@ -1,5 +1,5 @@
-//! Promise: a fault of the disk or the directory is named, with what is safe, and once it is mended
-//! the run ends in the bits of one that had none.
+//! Promise: an error with the disk or the directory is reported with what is safe. Once it is fixed, the resumed
+//! run produces the same bits as a run without the error.
 
 mod common;
 
@@ -142,7 +142,7 @@ fn what_is_removed_under_the_run_is_made_again_or_named() {
     std::fs::rename(&config.out, folder.path().join("elsewhere")).unwrap();
     let (good, said) = ended(child);
     assert!(
-        !good && said.contains("removed or moved under the run") && said.contains("new place"),
+        !good && said.contains("removed or moved during the run") && said.contains("new location"),
         "{said}"
     );
     // Moved and not removed, it goes on at its new place.

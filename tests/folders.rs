@@ -1,5 +1,4 @@
-//! Model folders in Hugging Face's format: what goes out comes in, and what does not fit is
-//! refused by name.
+//! Model folders in Hugging Face's format: written folders can be read, and errors name what does not fit.
 
 mod common;
 
@@ -107,7 +106,7 @@ fn a_folder_gives_the_same_model_back() {
             assert_eq!(named_tensors(&read).unwrap(), named_tensors(&model).unwrap());
         }
         let error = model.save(&parent.path().join("whole"), &SaveFolder::new(&tokenizer));
-        assert!(error.unwrap_err().to_string().contains("it exists already"));
+        assert!(error.unwrap_err().to_string().contains("it already exists"));
         let names = |folder: &Path| {
             std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>()
         };
@@ -194,7 +193,7 @@ fn refused_settings() -> Vec<(&'static str, Value, &'static str)> {
         (
             "num_hidden_layers",
             json!(1),
-            "model.layers.1.input_layernorm.weight is not of this model",
+            "model.layers.1.input_layernorm.weight does not belong to this model",
         ),
         ("num_key_value_heads", json!(3), "do not divide"),
         ("hidden_size", json!(-1), "`hidden_size` is -1"),
@@ -248,7 +247,7 @@ fn what_the_decoder_does_not_do_is_refused_by_name() {
         said
     };
     for key in ["attention_dropout", "resid_pdrop", "embd_pdrop"] {
-        let notice = format!("sets `{key}` to 0.1; it is trained without");
+        let notice = format!("sets `{key}` to 0.1; training does not apply");
         assert!(for_training().contains(&notice), "{key}");
     }
     std::fs::write(saved.path("config.json"), &original).unwrap();
@@ -321,7 +320,7 @@ fn both_forms_of_rope_are_read_where_they_agree() {
                                  "sliding_attention": {"rope_theta": 1e4}});
         });
         let error = saved.error();
-        assert!(error.contains(&format!("`{key}` holds")), "{error}");
+        assert!(error.contains(&format!("`{key}` has separate")), "{error}");
         assert!(error.contains("full_attention, sliding_attention"), "{error}");
     }
 }
@@ -436,14 +435,14 @@ fn damaged_weights_are_an_error_each() {
     let last = spoiled.len() - 4;
     spoiled[last..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(&path, &spoiled).unwrap();
-    assert!(saved.error().contains("1 of its 16 numbers are not finite"));
+    assert!(saved.error().contains("1 of its 16 values are not finite"));
     // Integers are no weights.
     let text = String::from_utf8_lossy(&whole[8..]).replacen("\"F32\"", "\"I32\"", 1);
     let end = text.find("}}").unwrap();
     let mut integers = whole.clone();
     integers[8..8 + end].copy_from_slice(&text.as_bytes()[..end]);
     std::fs::write(&path, &integers).unwrap();
-    assert!(saved.error().contains("not f32, bf16 or f16"));
+    assert!(saved.error().contains("not f32, bf16, or f16"));
     std::fs::remove_file(&path).unwrap();
     assert!(saved.error().contains("neither model.safetensors nor"));
     std::fs::create_dir(&path).unwrap();
@@ -465,9 +464,9 @@ fn shards_and_index_must_agree() {
         std::fs::write(saved.path(index), &original).unwrap();
     };
     attempt(&|json| json["weight_map"][tensor] = "other.safetensors".into(), "other.safetensors");
-    attempt(&|json| json["weight_map"][tensor] = "../x.safetensors".into(), "is no file name");
-    attempt(&|json| json["weight_map"][tensor] = "/etc/passwd".into(), "is no file name");
-    attempt(&|json| json["weight_map"][tensor] = json!(3), "is no file name");
+    attempt(&|json| json["weight_map"][tensor] = "../x.safetensors".into(), "is not a file name");
+    attempt(&|json| json["weight_map"][tensor] = "/etc/passwd".into(), "is not a file name");
+    attempt(&|json| json["weight_map"][tensor] = json!(3), "is not a file name");
     attempt(&|json| json["weight_map"]["more"] = shard.as_str().into(), "differ in more");
     attempt(&|json| *json = json!({}), "no `weight_map`");
     // A shard that the index does not name at all.
@@ -525,7 +524,7 @@ fn a_folder_that_is_none_says_what_to_give() {
     assert!(error(empty.path()).contains("it has no config.json"));
     assert!(error(&empty.path().join("none")).contains("there is no such folder"));
     std::fs::write(empty.path().join("adapter_config.json"), "{}").unwrap();
-    assert!(error(empty.path()).contains("give the folder of its base model"));
+    assert!(error(empty.path()).contains("Pass the folder of its base model"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Answers: the cache against the whole row, batches, settings, stop_conditions.
+//! Generation: the cache compared with whole rows, batches, settings, and stop conditions.
 
 mod common;
 
@@ -136,7 +136,7 @@ fn prompts_and_settings_that_cannot_be_answered_are_refused() {
     };
     let fine = GenerateConfig::default;
     assert!(try_with(vec![], fine()).contains("prompt 0 is empty"));
-    assert!(try_with(vec![23], fine()).contains("prompt 0 has token 23 of 23"));
+    assert!(try_with(vec![23], fine()).contains("prompt 0 has the token 23"));
     for (settings, key) in [
         (GenerateConfig { max_new_tokens: 0, ..fine() }, "max_new_tokens"),
         (GenerateConfig { batch_size: 0, ..fine() }, "batch_size"),

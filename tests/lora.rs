@@ -1,4 +1,4 @@
-//! Low-rank adapters: what is trained, what dropout depends on, what is saved and what is refused.
+//! Low-rank adapters: trained parameters, dropout, saved files, and refused settings.
 
 mod common;
 
@@ -126,7 +126,7 @@ fn merging_gives_the_same_model_without_adapters() {
             "the adapter does something"
         );
         let again = model.clone().with_lora(&config, 1).unwrap_err().to_string();
-        assert!(again.contains("has adapters already"), "{again}");
+        assert!(again.contains("already has adapters"), "{again}");
         assert_eq!(model.fingerprint().unwrap(), base.fingerprint().unwrap());
         assert_ne!(merged.fingerprint().unwrap(), base.fingerprint().unwrap());
     }
@@ -270,7 +270,7 @@ fn a_saved_adapter_comes_back() {
     let settings = read.lora().unwrap();
     assert_eq!((settings.rank, settings.rslora, settings.dropout), (3, true, 0.1));
     let error = model.save_adapter(&folder, &adapter_of("base")).unwrap_err().to_string();
-    assert!(error.contains("it exists already"), "{error}");
+    assert!(error.contains("it already exists"), "{error}");
     let error = base.save_adapter(&parent.path().join("none"), &adapter_of("base")).unwrap_err();
     assert!(error.to_string().contains("has no adapters"), "{error}");
 }
@@ -319,9 +319,9 @@ fn adapters_that_do_not_fit_are_refused() {
         ("r", json!(4), "is [3, 16], not [4, 16]"),
         ("lora_alpha", json!("big"), "`lora_alpha`"),
         ("lora_dropout", json!(1.5), "dropout"),
-        ("target_modules", json!(["lm_head"]), "adapters are for the blocks' layers"),
-        ("target_modules", json!(["lm_heads"]), "no layer of the model gets an adapter"),
-        ("target_modules", json!(["q_proj"]), "is not of this model"),
+        ("target_modules", json!(["lm_head"]), "only layers of blocks can have adapters"),
+        ("target_modules", json!(["lm_heads"]), "no layer of the model matches"),
+        ("target_modules", json!(["q_proj"]), "does not belong to this model"),
         ("target_modules", json!(3), "not a list of layers"),
         ("target_modules", Value::Null, "not a list of layers"),
         ("target_modules", json!([3]), "not a list of names"),

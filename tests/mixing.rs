@@ -1,4 +1,4 @@
-//! The mixture: exact shares, one answer for each problem, a reproducible order.
+//! The mixture: exact shares, one answer per problem, and a reproducible order.
 
 use burn::data::dataset::Dataset;
 use mixdistill::Error;
@@ -246,14 +246,14 @@ fn a_share_that_a_source_cannot_fill_is_reported() {
     assert_eq!(report.shortfalls.len(), 1);
     let text = report.to_string();
     assert!(
-        text.contains("`s0` answers 10 of 100 problems: its share is 10.0 %, not 50.0 %"),
+        text.contains("`s0` answers 10 of 100 problems: its share is 10.0%, not 50.0%"),
         "{text}"
     );
 }
 
 #[test]
 fn a_drawn_share_that_cannot_be_met_is_reported_too() {
-    // `s1` answers only half of the problems, and 80 % is asked of it.
+    // `s1` answers only half of the problems, and 80% is asked of it.
     let pairs = pairs(1000, 2, |p, s| s == 0 || p % 2 == 0);
     let mixture = MixDistillation::new(pairs, config(&[0.2, 0.8], Share::Bernoulli), seeded(1));
     let report = mixture.unwrap().report();

@@ -1,4 +1,4 @@
-//! The decoder against plain f64 arithmetic.
+//! The decoder compared with plain f64 arithmetic.
 
 mod common;
 
@@ -197,6 +197,6 @@ fn a_seed_gives_the_same_weights_everywhere() {
     assert_ne!(other, expected);
     let values = &expected["model.embed_tokens.weight"].values;
     let variance = values.iter().map(|x| f64::from(x * x)).sum::<f64>() / values.len() as f64;
-    // 368 draws: the standard error of the deviation is 4 %.
+    // 368 draws: the standard error of the deviation is 4%.
     assert!((variance.sqrt() / 0.3 - 1.0).abs() < 0.15, "{}", variance.sqrt());
 }

@@ -1,4 +1,4 @@
-//! AdamW with moments of 8 bits: as bitsandbytes has them, and in checkpoints.
+//! AdamW with 8-bit moments: equal to bitsandbytes, and in checkpoints.
 
 mod common;
 mod parity_support;

@@ -1,5 +1,4 @@
-//! Promise: what training tells its observers is complete and in order, and looking on changes
-//! nothing.
+//! Promise: observers receive all events in order, and do not change the training.
 
 mod common;
 

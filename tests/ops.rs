@@ -1,8 +1,8 @@
-//! Promise: the library's operations compute what their documentation says, forward and backward,
-//! on every backend that is compiled in, with any number of threads.
+//! Promise: the library's operations compute what their documentation says, forward and backward, on every
+//! backend that is compiled in, with any number of threads.
 //!
-//! Each operation is held to its formula in f64 loops (gradients by finite differences) and, at
-//! larger sizes, to a composition of Burn's own operations.
+//! Each operation is compared with its formula in f64 loops (gradients with finite differences) and, at larger
+//! sizes, with a composition of Burn's own operations.
 
 #[path = "ops/delta.rs"]
 mod delta;

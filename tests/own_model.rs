@@ -1,5 +1,5 @@
-//! Promise: a model of one's own goes wherever the decoder goes. It is trained, graded, evaluated,
-//! and teaches; its answers are drawn as the decoder's are.
+//! Promise: a custom model works wherever the decoder does. It can be trained, graded, evaluated, and used as a
+//! teacher, and its answers are sampled in the same way.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Joining sources by problem: nothing is lost without a line in the ledger.
+//! Joining sources by problem: every lost record is counted in the ledger.
 
 use mixdistill::data::{CotRecord, Join, Ledger, Pairs, Source};
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
-//! The model against transformers: SmolLM2-135M-Instruct, and small random models of every kind
-//! with their adapters (`tests/parity/fixtures`, made by `tests/parity/make_references.py`).
+//! The model compared with transformers: SmolLM2-135M-Instruct, and tiny random models with adapters
+//! (`tests/parity/fixtures`, made by `tests/parity/make_references.py`).
 
 mod common;
 mod parity_support;

@@ -1,5 +1,5 @@
-//! Promise: `mixture.share = "auto"` finds a share by pilots within its budget, says how sure it is, goes
-//! on where it was stopped, and is refused by name where it cannot be.
+//! Promise: `mixture.share = "auto"` finds a share with pilots within its budget, reports its confidence, can
+//! be resumed, and fails with a clear error if it is not possible.
 
 mod common;
 
@@ -17,7 +17,7 @@ use mixdistill::recipe::{
 use std::path::Path;
 use std::sync::Arc;
 
-/// A toy run of 48 steps whose share is found, with pilots of three shares.
+/// A toy run of 48 steps with `mixture.share = "auto"` and pilots of three shares.
 fn auto(out: &Path) -> RunConfig {
     let mut config = toy_run(out);
     config.mixture.share = Share::Auto;
@@ -31,7 +31,7 @@ fn auto(out: &Path) -> RunConfig {
     config
 }
 
-/// The same with a train of settings that a run would not get without pilots.
+/// The stored proposal.
 fn stored(out: &Path) -> ShareProposal {
     serde_json::from_str(&std::fs::read_to_string(out.join("pilots.json")).unwrap()).unwrap()
 }
@@ -44,7 +44,7 @@ fn a_run_finds_its_share_and_says_how() {
     let summary = run(&config, RunMode::New, &Context::default()).unwrap();
     let proposal = summary.pilots.clone().unwrap();
 
-    // Students of this size answer nothing right, so that the pilots tell nothing apart.
+    // Students of this size answer nothing correctly, so the pilots cannot tell shares apart.
     assert!(proposal.pilots().all(|pilot| pilot.right == 0), "{proposal}");
     assert_eq!((proposal.share, proposal.is_clear()), (0.2, false));
     assert_eq!(summary.mixture.sources[0].requested, 0.2);
@@ -52,7 +52,7 @@ fn a_run_finds_its_share_and_says_how() {
     assert_eq!(proposal.mixture(&config.mixture), summary.config.mixture);
     assert!(proposal.line().contains("0.2"), "{}", proposal.line());
 
-    // 3 shares, then 2, the fallback among them; what is given up says why.
+    // 3 shares, then 2, including the fallback. The dropped share says why.
     let rounds: Vec<Vec<f64>> =
         proposal.rounds.iter().map(|r| r.pilots.iter().map(|p| p.share).collect()).collect();
     assert_eq!(rounds[0], [0.0, 0.2, 1.0]);
@@ -61,7 +61,7 @@ fn a_run_finds_its_share_and_says_how() {
     assert!(given_up.len() == 1 && !rounds[1].contains(&given_up[0].share));
     assert!(given_up[0].given_up.as_ref().unwrap().contains("round 1: place 3 of 3"));
 
-    // Each pilot is told apart by share and length, and trained with the schedule of its length.
+    // Each pilot has its own directory and a schedule scaled to its length.
     assert_eq!((proposal.problems, proposal.questions), (50, 10));
     for (number, round) in proposal.rounds.iter().enumerate() {
         for pilot in &round.pilots {
@@ -78,7 +78,7 @@ fn a_run_finds_its_share_and_says_how() {
             assert!((pilot.loss - mean).abs() < 1e-12);
         }
     }
-    // Within the budget, which is one training, the mean over the shares.
+    // The budget is one training run, averaged over the shares.
     let whole = |share: f64| -> u64 {
         let mut of_share = config.clone();
         of_share.mixture = MixtureConfig::long_short(share);
@@ -88,7 +88,7 @@ fn a_run_finds_its_share_and_says_how() {
     assert_eq!(proposal.training, (whole(0.0) + whole(0.2) + whole(1.0)) / 3);
     assert_eq!(proposal.budget, proposal.training);
     assert!(proposal.trained_tokens() <= proposal.budget && proposal.trained_tokens() > 0);
-    // The held-out problems of the run are none of those that pilots were graded on.
+    // Pilots are not graded on the run's held-out problems.
     let answers = |path: &str| -> Vec<String> {
         let text = std::fs::read_to_string(out.join(path)).unwrap();
         let lines =
@@ -99,7 +99,7 @@ fn a_run_finds_its_share_and_says_how() {
     assert_eq!(graded_on.len(), 10);
     assert!(answers("after.jsonl").iter().all(|problem| !graded_on.contains(problem)));
 
-    // It is recorded: what was found, the settings as resolved, and the card of the student.
+    // The proposal is in `pilots.json` and in the model card, and the stored settings have the found share.
     let mut written = stored(&out);
     written.rounds.iter_mut().flat_map(|r| &mut r.pilots).for_each(|p| p.hits = vec![]);
     assert_eq!((written.share, written.gain), (proposal.share, proposal.gain));
@@ -107,19 +107,20 @@ fn a_run_finds_its_share_and_says_how() {
     assert_eq!(resolved.mixture, MixtureConfig::long_short(0.2));
     let card = std::fs::read_to_string(out.join("model/README.md")).unwrap();
     assert!(
-        card.contains(&proposal.line()) && card.contains("trained tokens (a training"),
+        card.contains(&proposal.line()) && card.contains("trained tokens (one training run"),
         "{card}"
     );
     assert!(summary.conclusion().to_string().contains(&proposal.line()));
 
-    // It is the run of that share, to the last bit.
+    // The run is bit-identical to a run with that share.
     let plain = RunConfig { out: folder.path().join("plain"), ..config.clone() };
     let plain = RunConfig { mixture: MixtureConfig::long_short(0.2), ..plain };
     let same = run(&plain, RunMode::New, &Context::default()).unwrap();
     assert_eq!((same.data, same.last_loss), (summary.data.clone(), summary.last_loss));
     assert!(same.pilots.is_none());
 
-    // Resumed, with the settings as asked or as resolved, it makes no pilot again and is the same.
+    // Resuming with either the original or the stored settings runs no pilots again and gives the same
+    // result.
     let pilot = out.join("pilots/round-1/share-0/metrics.jsonl");
     let before = std::fs::metadata(&pilot).unwrap().modified().unwrap();
     for config in [config.clone(), resolved] {
@@ -127,13 +128,13 @@ fn a_run_finds_its_share_and_says_how() {
         assert_eq!(again.last_loss, summary.last_loss);
     }
     assert_eq!(std::fs::metadata(&pilot).unwrap().modified().unwrap(), before);
-    // Begun anew with a given share, nothing of the pilots is left.
+    // Overwriting with a fixed share removes all files of the pilots.
     let anew = RunConfig { mixture: MixtureConfig::long_short(0.5), ..config };
     run(&anew, RunMode::Overwrite, &Context::default()).unwrap();
     assert!(!out.join("pilots.json").exists() && !out.join("pilots").exists());
 }
 
-/// Asks for a stop at a step of a pilot, or at one of the run.
+/// Requests a stop at a step of a pilot or of the run.
 struct StopAt<'a> {
     stop: &'a StopFlag,
     part: Option<usize>,
@@ -177,14 +178,14 @@ fn stopped_in_a_pilot_or_in_the_training_it_ends_in_the_same() {
         let observer = StopAt { stop: &stop, part, now: None, step };
         run(config, mode, &Context::new(observer, &stop))
     };
-    // In the second pilot: the first is kept.
+    // Stopped in the second pilot: the first is kept.
     let error = attempt(Some(2), 1, &config).unwrap_err();
     assert!(matches!(&error, Error::Stopped { .. }), "{error}");
     assert!(error.to_string().contains("finished pilots are kept"), "{error}");
     let first = out.join("pilots/round-1/share-0/metrics.jsonl");
     let before = std::fs::metadata(&first).unwrap().modified().unwrap();
     assert!(!out.join("pilots.json").exists());
-    // What is stored asks for pilots still; then in the training, and to the end.
+    // The stored settings still have `auto`. Then a stop during training, and finally to the end.
     let asked = RunConfig::read(&out.join("config.toml")).unwrap();
     assert_eq!(asked.mixture.share, Share::Auto);
     let stopped = attempt(None, 6, &asked).unwrap();
@@ -205,7 +206,7 @@ fn the_library_proposes_a_share_that_a_run_then_takes() {
     let proposal = propose_share(&config, &Context::default()).unwrap();
     assert!(!config.out.join("model").exists());
     assert_eq!(
-        format!("{proposal:80}").lines().filter(|line| line.contains("given up after")).count(),
+        format!("{proposal:80}").lines().filter(|line| line.contains("was dropped after")).count(),
         1
     );
     config.mixture.share = Share::Auto;
@@ -236,7 +237,7 @@ fn pilots_that_cannot_be_are_refused_by_name() {
         assert!(error.contains(what), "{what}: {error}");
         assert!(!out.exists());
     }
-    // Three sources, and one.
+    // Three sources, and one source.
     let line = |text: &str| {
         format!("{{\"problem\": \"What is 1 + {text}?\", \"solution\": \"{text}\"}}\n")
     };
@@ -261,7 +262,7 @@ fn pilots_that_cannot_be_are_refused_by_name() {
             "{error}"
         );
     }
-    // A mixture by itself has no pilots, and a comparison has its own shares.
+    // A mixture alone cannot run pilots, and a comparison sets its own shares.
     let source = |name: &str| {
         Source::read(name, &folder.path().join("long.jsonl"), &Default::default(), 0.0)
     };
@@ -274,7 +275,7 @@ fn pilots_that_cannot_be_are_refused_by_name() {
     assert!(error.contains("mixture.share"), "{error}");
 }
 
-/// Has the finished pilots of a share answer everything right.
+/// Makes all stored answers of a share's pilots correct.
 fn answer_right(out: &Path, share: f64) {
     for round in [1, 2] {
         let path = out.join(format!("pilots/round-{round}/share-{share}/after.jsonl"));
@@ -289,7 +290,7 @@ fn answer_right(out: &Path, share: f64) {
     }
 }
 
-/// The share of the last round that is not the fallback.
+/// The share in the last round that is not the fallback.
 fn other_share(proposal: &ShareProposal) -> f64 {
     let last = proposal.rounds.last().unwrap();
     last.pilots.iter().map(|pilot| pilot.share).find(|share| *share != 0.2).unwrap()
@@ -300,14 +301,14 @@ fn a_share_that_is_clearly_better_is_trained() {
     let folder = tempfile::tempdir().unwrap();
     let config = auto(&folder.path().join("run"));
     let before = propose_share(&config, &Context::default()).unwrap();
-    assert!(before.line().ends_with("since none of them answers any problem right"), "{before}");
+    assert!(before.line().ends_with("since no pilot answers any problem correctly"), "{before}");
     let share = other_share(&before);
     answer_right(&config.out, share);
     let summary = run(&config, RunMode::Resume, &Context::default()).unwrap();
     let proposal = summary.pilots.unwrap();
     assert_eq!((proposal.share, proposal.is_clear()), (share, true), "{proposal}");
     assert_eq!((proposal.gain.value, proposal.runner_up), (1.0, Some(0.2)));
-    // It is the run of that share, to the last bit.
+    // The run is bit-identical to a run with that share.
     assert_eq!(summary.config.mixture, MixtureConfig::long_short(share));
     let mixture = MixtureConfig::long_short(share);
     let plain = RunConfig { out: folder.path().join("plain"), mixture, ..config };
@@ -337,7 +338,7 @@ fn the_share_is_that_of_long_answers_wherever_they_stand() {
     }
     let proposal = propose_share(&config, &Context::default()).unwrap();
     assert_eq!((proposal.source.as_str(), proposal.other.as_str()), ("long", "short"));
-    // Long answers are the longer ones.
+    // Long answers have more tokens.
     let tokens = |share: f64| {
         let mut pilots = proposal.rounds[0].pilots.iter();
         pilots.find(|pilot| pilot.share == share).unwrap().trained_tokens
@@ -360,15 +361,15 @@ fn changed_pilots_are_refused_by_name_or_made_anew() {
     let mut notices = vec![];
     let stop = StopFlag::default();
     let first = run(&config, RunMode::New, &Context::new(AllNotices(&mut notices), &stop)).unwrap();
-    // Before the first pilot it says what they will do, and that they are short.
+    // Before the first pilot, the run reports the work and warns that pilots are short.
     let told = |what: &str| notices.iter().filter(|text| text.contains(what)).count();
-    assert_eq!(told("generate 50 answers to be graded, 10 each"), 1, "{notices:?}");
+    assert_eq!(told("generate 50 answers to grade, 10 each"), 1, "{notices:?}");
     let first = first.pilots.unwrap();
     assert!(first.rounds[0].steps < 8 && first.warnings[0].contains("of round 1 have"));
     assert_eq!(told(&first.warnings[0]), 1, "{notices:?}");
     assert!(first.to_string().contains(&first.warnings[0]));
 
-    // What it says makes the first pilots long enough.
+    // The suggested budget makes the first pilots long enough.
     let [_, budget] = first.warnings[0].split("pilots.budget=").collect::<Vec<_>>()[..] else {
         panic!("{:?}", first.warnings)
     };
@@ -381,7 +382,7 @@ fn changed_pilots_are_refused_by_name_or_made_anew() {
     let path = config.out.join("pilots/round-1/share-0/metrics.jsonl");
     let before = std::fs::metadata(&path).unwrap().modified().unwrap();
 
-    // Allowed, all of them are made anew, and the same call then finds them finished.
+    // With the change allowed, all pilots run again.
     let stop = StopFlag::default();
     let mut notices = vec![];
     let anew = {
@@ -390,7 +391,7 @@ fn changed_pilots_are_refused_by_name_or_made_anew() {
     };
     assert!(anew.rounds[0].steps >= 8 && anew.warnings.is_empty(), "{anew}");
     assert_ne!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
-    let anew_of = notices.iter().filter(|text| text.contains("made anew")).count();
+    let anew_of = notices.iter().filter(|text| text.contains("run again")).count();
     assert!(anew_of >= 3, "{notices:?}");
     let expected = RunConfig { out: folder.path().join("expected"), ..changed.clone() };
     let expected = propose_share(&expected, &Context::default()).unwrap();
@@ -434,7 +435,7 @@ fn what_gives_the_share_another_meaning_is_refused() {
         assert!(error.contains(what), "{what}: {error}");
         let error = run(&config, RunMode::New, &Context::default()).unwrap_err().to_string();
         assert!(error.contains(what) && !out.exists(), "{what}: {error}");
-        // Without auto it can be.
+        // Without `auto`, the setting is valid.
         config.mixture.share = Share::Exact;
         config.validate().unwrap();
     }
@@ -458,7 +459,7 @@ fn stored_logits_serve_pilots_where_they_hold_every_answer() {
             ..TeacherLogitsOptions::new(&logits)
         };
         let mut written = config.clone();
-        // Of the mixture with a share of 0.2, where not all are written.
+        // Without `all_answers`, the logits are those of a mixture with share 0.2.
         written.mixture.share = if all_answers { Share::Auto } else { Share::Exact };
         write_teacher_logits(&written, &teacher, &options, &Context::default()).unwrap();
         config.set_teacher(mixdistill::recipe::LogitTeacherConfig {
@@ -481,7 +482,7 @@ fn stored_logits_serve_pilots_where_they_hold_every_answer() {
     }
 }
 
-/// Keeps notices, whatever is trained.
+/// Collects notices.
 struct AllNotices<'a>(&'a mut Vec<String>);
 
 impl Observer for AllNotices<'_> {
@@ -493,7 +494,7 @@ impl Observer for AllNotices<'_> {
     }
 }
 
-/// The tokenizer of a toy run, in a file.
+/// The tokenizer file of a toy run.
 fn tokenizer(folder: &Path) -> std::path::PathBuf {
     let path = folder.join("toy/model/tokenizer.json");
     if !path.exists() {
@@ -505,7 +506,7 @@ fn tokenizer(folder: &Path) -> std::path::PathBuf {
     path
 }
 
-/// Keeps notices.
+/// Collects notices, and panics if anything is trained.
 struct Notices<'a>(&'a mut Vec<String>);
 
 impl Observer for Notices<'_> {
@@ -529,7 +530,7 @@ fn plan_and_preview_train_nothing_and_say_so() {
     Preview::new(&config, 1, &Context::new(Notices(&mut notices), &stop)).unwrap();
     let told = notices.iter().filter(|text| text.contains("pilots find the share before training"));
     assert_eq!(told.count(), 2, "{notices:?}");
-    // Three shares, then two.
+    // Three shares, then two: five pilots.
     assert!(notices.iter().any(|text| text.contains("at most 50 answers")), "{notices:?}");
     assert!(!config.out.exists());
 }
@@ -570,5 +571,5 @@ fn the_program_takes_auto_and_a_number_in_its_place() {
     let (done, told, out) = call(&["--config", &settings, "--share", "0.5"], "half");
     assert!(done && !out.join("pilots.json").exists(), "{told}");
     let (done, told, _) = call(&["--share", "some"], "none");
-    assert!(!done && told.contains("give a number, or auto"), "{told}");
+    assert!(!done && told.contains("give a number or auto"), "{told}");
 }

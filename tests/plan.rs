@@ -1,5 +1,5 @@
-//! Promise: what `mixdistill plan` says of a run's memory is within 15 % of what the run takes, and a run
-//! that does not fit says so before it reads a weight.
+//! Promise: the memory that `mixdistill plan` reports is within 15% of what the run uses, and a run that does
+//! not fit says so before it reads a weight.
 #![cfg(feature = "cli")]
 
 mod common;
@@ -18,17 +18,17 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-/// The greatest difference from the measured peak, as a share of it.
+/// Largest allowed difference from the measured peak, as a fraction of it.
 const WITHIN: f64 = 0.15;
 
-/// One combination of model, rows and training.
+/// A combination of model, rows, and training settings.
 #[derive(Clone, Copy, Debug)]
 struct Combination {
     family: Architecture,
-    /// Width, layers, heads, key-value heads, width inside, vocabulary.
+    /// Width, layers, heads, key-value heads, feed-forward width, vocabulary.
     shape: [usize; 6],
     tied: bool,
-    /// Tokens in a row, and rows in a micro-batch.
+    /// Tokens per row, and rows per micro-batch.
     rows: [usize; 2],
     packing: &'static str,
     accumulate: usize,
@@ -43,7 +43,7 @@ struct Combination {
 const SMALL: [usize; 6] = [256, 6, 8, 4, 704, 4096];
 const LARGER: [usize; 6] = [384, 8, 6, 2, 1024, 8192];
 
-/// What the combinations differ from.
+/// The base of all combinations.
 const USUAL: Combination = Combination {
     family: Architecture::Llama,
     shape: SMALL,
@@ -112,7 +112,7 @@ impl Combination {
         }
     }
 
-    /// The words of a call: `train` and `plan` take the same.
+    /// The arguments of the program, for both `train` and `plan`.
     fn words(&self, folder: &Path, base: &Path) -> Vec<String> {
         let path = |name: &str| folder.join(name).display().to_string();
         let [length, rows] = self.rows;
@@ -139,7 +139,7 @@ impl Combination {
     }
 }
 
-/// Calls the program and reads the line of JSON that it prints.
+/// Runs the program and parses the JSON line that it prints.
 fn called(command: &str, words: &[String]) -> Value {
     let output = Command::new(common::program()).arg(command).args(words).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -147,7 +147,7 @@ fn called(command: &str, words: &[String]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Rows of more bytes than any limit here, each byte a token.
+/// Writes rows with more bytes than any limit here. Each byte is a token.
 fn write_rows(folder: &Path) {
     for name in ["long", "short"] {
         let row = |id: usize| {
@@ -183,7 +183,7 @@ fn planned_memory_is_within_15_percent_of_the_measured_peak() {
         assert_eq!(plan["trained_parameters"], summary["trained_parameters"], "{combination:?}");
         let off = planned / measured - 1.0;
         let line = format!(
-            "{number}: planned {planned:.0} MiB, measured {measured:.0}: {:+.1} % ({}) {}",
+            "{number}: planned {planned:.0} MiB, measured {measured:.0}: {:+.1}% ({}) {}",
             100.0 * off,
             plan["memory"]["when"].as_str().unwrap_or_default(),
             plan["memory"],
@@ -196,7 +196,7 @@ fn planned_memory_is_within_15_percent_of_the_measured_peak() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The plan of a shape with rows of this length, on eight threads of no machine in particular.
+/// The memory plan of a shape with rows of this length, for eight threads.
 fn memory(shape: &DecoderConfig, length: usize, change: fn(&mut MemorySetup<'_>)) -> MemoryPlan {
     let batch = MicroBatch { rows: 1, length, longest: length, trained: length };
     let mut setup = MemorySetup { batch, ..setup(shape) };
@@ -235,7 +235,7 @@ fn the_parts_add_up_and_what_saves_memory_saves_it() {
         let summed = memory(&shape, length, |setup| setup.accumulates = true);
         assert!(summed.peak > plan.peak);
     }
-    // Long rows beside adapters: each saves a part of its own.
+    // Each setting lowers a different part.
     let peak = |change| memory(&shape, 20_000, change).peak;
     let whole = peak(|_| {});
     assert!(peak(|setup| setup.activation_checkpointing = true) < 0.6 * whole);
@@ -276,13 +276,13 @@ fn a_folder_with_config_json_alone_is_enough() {
     let mut run = RunConfig::fine_tune(folder.path().display().to_string());
     run = run.with_lora(LoraConfig::default());
     let plan = Plan::new(&run, false, &Context::default()).unwrap();
-    // Llama 3.2 1B, and rank 16 on all of its linear layers.
+    // Llama 3.2 1B, with rank 16 on all linear layers.
     assert_eq!(plan.parameters - plan.trained_parameters, 1_235_814_400);
     assert_eq!(plan.trained_parameters, 11_272_192);
     assert!(!plan.from_data && plan.longest_rows.is_empty());
     assert!(plan.savings.iter().any(|saving| saving.settings == ["base.type=nf4"]));
-    assert!(plan.to_string().contains("by arithmetic"));
-    // Nothing names a model or data that are not there.
+    assert!(plan.to_string().contains("(assumed: "));
+    // A missing model is an error.
     run.base_model = Some(folder.path().join("x").display().to_string());
     let error = Plan::new(&run, false, &Context::default()).unwrap_err().to_string();
     assert!(error.contains("there is no such folder"), "{error}");
@@ -302,7 +302,7 @@ fn a_run_tells_its_plan_before_any_weight_and_warns_where_it_will_not_fit() {
         &Context::new(&mut said, &stop),
     )
     .unwrap();
-    assert!(said.contains("planned memory: ") && said.contains("by arithmetic"), "{said:?}");
+    assert!(said.contains("planned memory: ") && said.contains("(assumed: "), "{said:?}");
     assert!(!said.contains("will not fit"), "{said:?}");
     let plan = Plan::new(&config, false, &Context::default()).unwrap();
     assert_eq!(plan.warning(), None);
@@ -310,7 +310,7 @@ fn a_run_tells_its_plan_before_any_weight_and_warns_where_it_will_not_fit() {
         return;
     }
     assert_eq!(plan.fits, Some(true));
-    // Of such width no machine has enough for a million tokens.
+    // No machine has enough memory for a million tokens at this width.
     config.model.num_hidden_layers = 16;
     config.model.hidden_size = 8192;
     config.model.intermediate_size = 16_384;

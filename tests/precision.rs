@@ -1,5 +1,5 @@
-//! Promise: computing in bf16 keeps trained weights, moments and loss in f32, gives nearly the same
-//! gradients, and is refused where the device cannot.
+//! Promise: bf16 computation keeps trained weights, moments, and loss in f32, produces nearly the same
+//! gradients, and is refused if the device does not support it.
 
 mod common;
 
@@ -17,8 +17,8 @@ use mixdistill::train::{
     Learner, TrainConfig, named_gradients, step_gradients, step_gradients_with,
 };
 
-/// bf16 has 8 significant bits, so a rounding is off by up to 0.4 %, and a gradient has some dozens
-/// behind it. Seen: 2.4 to 3.6 %; PyTorch's autocast on the small models of tests/parity: 3.8 and 4.1 %.
+/// bf16 has 8 significant bits, so a rounding is off by up to 0.4%, and a gradient has some dozens
+/// behind it. Seen: 2.4 to 3.6%; PyTorch's autocast on the small models of tests/parity: 3.8 and 4.1%.
 const TOLERANCE: f64 = 0.06;
 
 fn data() -> Vec<Row> {

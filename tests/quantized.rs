@@ -1,5 +1,5 @@
-//! Promise: a model whose frozen weights are stored in bf16, int8 or NF4 is the model on the numbers that
-//! these stand for: its losses, the gradients of its adapters, its answers.
+//! Promise: a model with frozen weights in bf16, int8, or NF4 has the losses, adapter gradients, and answers of
+//! the model with the decoded weights.
 
 mod common;
 
@@ -222,7 +222,7 @@ fn a_folder_is_stored_while_it_is_read_and_adapters_fit_every_type() {
         let model = open(nf4).with_lora(&lora(), 1).unwrap();
         model.save_adapter(&adapter, &adapter_of("base")).unwrap();
         let refused = model.save(&place.path().join("whole"), &whole()).unwrap_err().to_string();
-        assert!(refused.contains("stored in codes"), "{refused}");
+        assert!(refused.contains("weights are quantized"), "{refused}");
         for base in kinds() {
             open(base).with_adapter(&adapter).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Fine-tuning a model in a folder, whole or with adapters, and what the examples make of it.
+//! Fine-tuning a model from a folder, whole or with adapters, and using the result in the examples.
 
 mod common;
 
@@ -221,7 +221,7 @@ fn adapters_are_tuned_resumed_and_merged() {
     assert!(named_tensors(&tuned).unwrap() == named_tensors(&beside).unwrap());
     let output = called("merge", &[&flags[..], &["--out", &out]].concat());
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("it exists already"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it already exists"));
 
     let ask = |model: &str, more: &[&str]| {
         let flags = ["--model", model, "--prompt", "What is 1 + 1?", "--max-new-tokens", "12"];
@@ -375,7 +375,9 @@ fn a_comparison_without_questions_says_how_to_ask_some() {
     let error =
         mixdistill::recipe::compare(&config, RunMode::New, &Context::new((), &stop)).unwrap_err();
     assert!(
-        error.to_string().contains("`evaluation.questions`: a comparison is one of answers"),
+        error
+            .to_string()
+            .contains("`evaluation.questions`: it is 0, but a comparison grades answers"),
         "{error}"
     );
 }

@@ -1,4 +1,4 @@
-//! Reasoning has the form that a template has for it, and only what is reasoning.
+//! Reasoning, and only reasoning, gets the form that the template has for it.
 
 mod common;
 

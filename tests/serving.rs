@@ -1,4 +1,4 @@
-//! Promise: what a run writes has what servers read beyond transformers (docs/serving.md).
+//! Promise: a run's output has what servers read in addition to transformers (docs/serving.md).
 
 #[path = "common/mod.rs"]
 mod common;

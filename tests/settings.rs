@@ -1,5 +1,5 @@
-//! Promise: what is set is what counts; what cannot be set is refused by name, with the nearest name
-//! and the place.
+//! Promise: settings take effect. The error for an unknown setting gives its name, its place, and the closest
+//! known name.
 
 mod common;
 
@@ -91,7 +91,7 @@ fn entries_of_lists_are_set_by_number_or_name() {
         slipped.set(&format!("data.sources.{set}")).unwrap();
     }
     let error = slipped.settings().unwrap_err().to_string();
-    let named = "it is missing in the entry `longg`; `data.sources` has `long`, `short` too";
+    let named = "it is missing in the entry `longg`; `data.sources` also has `long`, `short`";
     assert!(error.contains(named), "{error}");
     let error = RunConfig::from_toml("[data.sources]").unwrap_err().to_string();
     assert!(error.contains("[[data.sources]]") && error.contains("[data.sources.NAME]"), "{error}");
@@ -166,8 +166,8 @@ fn an_unknown_key_is_refused_with_the_nearest() {
         ("evaluation.xyzzy=1", "The settings of `evaluation` are loss_problems, questions,"),
         ("train.steps.x=1", "Give a whole number"),
         ("seed", "Write it as key=value"),
-        ("=1", "is no path"),
-        ("a\n[b]\nc=1", "is no path"),
+        ("=1", "is not the path"),
+        ("a\n[b]\nc=1", "is not the path"),
     ] {
         let error = refused(assignment);
         assert!(error.contains(suggestion), "{assignment}: {error}");
@@ -203,7 +203,7 @@ fn files_are_refused_with_the_line_and_all_that_is_wrong() {
             "[data]\ndate = 2024-05-06",
             ["line 2", "it is the date 2024-05-06. Give text, in quotes"],
         ),
-        ("evaluation = 3", ["line 1", "It is a table; its settings are loss_problems"]),
+        ("evaluation = 3", ["line 1", "Give a table with the settings loss_problems"]),
         ("[[train.parameter_groups]]\nnames = \"x\"", ["line 2", "Give a list of texts"]),
         ("[mixture]\nschedule = \"linea\"", ["line 2", "{ linear = "]),
         ("[[data.sources]]\nname = \"a\"", ["line 1", "`data.sources.0.path`"]),
@@ -403,7 +403,7 @@ fn settings_that_are_none_any_more_are_ignored_in_files_and_refused_elsewhere() 
     assert_eq!(seed, "line 3: setting `mixture.seed` is ignored: the mixture is drawn by `seed`");
     assert!(rows.starts_with("line 4: setting `mixture.planned_rows` is ignored"), "{rows}");
     let error = refused("mixture.seed=3");
-    assert!(error.contains("it is no setting any more") && error.contains("drawn by `seed`"));
+    assert!(error.contains("this setting was removed") && error.contains("drawn by `seed`"));
 }
 
 /// Whether a run was finished before.

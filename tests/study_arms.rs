@@ -1,5 +1,5 @@
-//! Promise: a study's choices by score are held against their controls, on the same problems, and its
-//! report says how sure each difference is.
+//! Promise: a study compares choices by score with their controls on the same problems, and its report gives the
+//! confidence of each difference.
 
 mod common;
 
@@ -103,7 +103,7 @@ fn a_control_has_the_shares_of_its_choice_and_a_stopped_study_goes_on_to_the_sam
     let config = config(folder.path());
     let made = quiet(&config).unwrap();
     for seed in [1, 2] {
-        // Of 61 rows 70 % at most are short, which the score would take without the ceiling.
+        // Of 61 rows 70% at most are short, which the score would take without the ceiling.
         let chosen = rows(&config, "Long-by-shortest", seed);
         assert_eq!(chosen, [19, 42]);
         assert_eq!(rows(&config, "Long-by-shortest-control", seed), chosen);

@@ -1,4 +1,4 @@
-//! What a run survives: kills at any moment, a full disk, a second process, numbers that are none.
+//! What a run survives: kills at any moment, a full disk, a second process, and NaN values.
 
 mod common;
 
@@ -147,7 +147,7 @@ fn a_second_process_on_a_run_is_refused() {
     let held = RunDirectory::open(&config.out, RunMode::New).unwrap();
     let output = run_command(&config, &path).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && error.contains("another process works on it"), "{error}");
+    assert!(!output.status.success() && error.contains("another process is using it"), "{error}");
     drop(held);
     assert!(run_command(&config, &path).status().unwrap().success());
 }

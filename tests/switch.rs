@@ -1,4 +1,4 @@
-//! A student of long answers with thinking on and short ones with it off does as it is told.
+//! A student trained on long answers with thinking on and short answers with thinking off obeys the switch.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Promise: a run learns from a teacher, in files or beside it, with the commands of the README, and
-//! a teacher that does not fit is refused before training.
+//! Promise: a run learns from a teacher's logits in files, or from a teacher that runs beside it. A teacher that
+//! does not fit is refused before training.
 
 mod common;
 
@@ -57,11 +57,11 @@ fn a_run_learns_the_same_from_a_teacher_in_files_as_from_the_model() {
     let (good, said) = teacher_logits(&arguments);
     // Six steps of eight rows; each problem is in one of them.
     assert!(
-        good && said.contains("48 rows in") && said.contains("0 of them from before"),
+        good && said.contains("48 rows in") && said.contains(" 0 from an earlier call"),
         "{said}"
     );
     let (good, said) = teacher_logits(&arguments);
-    assert!(good && said.contains("48 of them from before"), "{said}");
+    assert!(good && said.contains("48 from an earlier call"), "{said}");
     let (good, said) = teacher_logits(&[&arguments[..], &["--all"]].concat());
     assert!(good && said.contains("120 rows in"), "{said}");
 
@@ -143,7 +143,7 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
         config.mixture.weights =
             [("long".to_owned(), 1.0), ("short".to_owned(), 0.0)].into_iter().collect();
     });
-    assert!(error.contains("nothing for") && error.contains("`long` record"), "{error}");
+    assert!(error.contains("no logits for") && error.contains("`long` record"), "{error}");
     // A teacher with other tokens.
     let tokenizer = Path::new(&model).join("tokenizer.json");
     let text = std::fs::read_to_string(&tokenizer).unwrap();

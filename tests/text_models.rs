@@ -1,5 +1,5 @@
-//! Promise: a model is loaded with its tokenizer, template and end tokens in one way, by a folder or by
-//! a run; whatever does not fit is named before any weights are read.
+//! Promise: loading a folder and loading a run find tokenizer, template, and end tokens in the same way. Errors
+//! name what does not fit before any weights are read.
 
 mod common;
 
@@ -233,9 +233,9 @@ fn what_is_not_there_is_named_before_weights_are_read() {
         ("nowhere", None, "there is no such folder"),
         ("file", None, "it is a file"),
         ("empty", None, "no config.json"),
-        ("run/adapter", None, "This is an adapter"),
+        ("run/adapter", None, "this is an adapter"),
         ("begun", None, "has not written its student yet"),
-        ("compared", None, "Give one of its runs"),
+        ("compared", None, "Pass one of its runs"),
         ("base", Some("nowhere"), "there is no such folder"),
         ("base", Some("file"), "it is a file"),
         ("base", Some("empty"), "no adapter_config.json"),
@@ -248,7 +248,7 @@ fn what_is_not_there_is_named_before_weights_are_read() {
     }
     // Another adapter beside the run's own.
     place.adapter("base", "other", DecoderLm::load(&place.path("base"), &devices()[0]).unwrap());
-    assert!(place.error("run", Some("other")).contains("adapters of its own"));
+    assert!(place.error("run", Some("other")).contains("its own adapter"));
     // The weights are looked at, but not read.
     let weights = place.path("base/model.safetensors");
     std::fs::write(&weights, b"nothing of the kind").unwrap();
@@ -276,9 +276,9 @@ fn a_merged_model_is_a_folder_that_answers_as_the_adapted_one() {
         assert_eq!(answer(&loaded.model), answer(&adapted));
         assert_eq!(loaded.files.chat_template().map(|t| t.source()), Some(TEMPLATE));
     }
-    assert!(merge("run", None, "merged").unwrap_err().to_string().contains("it exists already"));
+    assert!(merge("run", None, "merged").unwrap_err().to_string().contains("it already exists"));
     let error = merge("base", None, "third").unwrap_err().to_string();
-    assert!(error.contains("has no adapter that could be merged"), "{error}");
+    assert!(error.contains("has no adapter to merge"), "{error}");
     assert!(!place.path("third").exists());
 }
 

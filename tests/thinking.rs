@@ -1,4 +1,4 @@
-//! Reasoning and answer as a template has them written: what is prompt, and what is trained.
+//! Reasoning and answers in the form of a template: what is prompt, and what is trained.
 
 mod common;
 
@@ -116,7 +116,7 @@ fn reasoning_is_trained_as_each_template_has_a_model_write_it() {
                 let error = row(&format, REASONED).unwrap_err();
                 assert!(matches!(error, Error::Template { .. }), "{error}");
                 let error = error.to_string();
-                assert!(error.contains("the prompt has ended it already"), "{what}: {error}");
+                assert!(error.contains("the prompt has already closed it"), "{what}: {error}");
                 assert!(error.contains("enable_thinking = true"), "{what}: {error}");
                 // An empty reasoning is in the prompt already, and not trained again.
                 let empty = row(&format, "<think>\n\n</think>\n\nTwo.").unwrap();
@@ -260,7 +260,7 @@ fn what_cannot_be_derived_is_refused_with_both_texts() {
     let graded = format(&graded, json!({})).unwrap();
     assert_eq!(row(&graded, "Two.").unwrap().1, "Two.[score: False]<|im_end|>");
     let error = row(&graded, &"long ".repeat(9)).unwrap_err().to_string();
-    assert!(error.contains("does not end this answer as others"), "{error}");
+    assert!(error.contains("it ends this answer unlike others"), "{error}");
     // A system text that is lost is so before reasoning, too.
     let format = format(&usual.replace("{% else %}", "{% elif m.role == 'user' %}"), json!({}));
     let prompt = Prompt { system: Some("Be brief."), ..Prompt::from("1+1?") };
@@ -377,7 +377,7 @@ fn answers_without_reasoning_behind_prompts_that_open_it_are_told() {
         layers.set(&format!("data.sources.long.template_variables.{name}=x")).unwrap();
         let error = layers.settings().unwrap().validate().unwrap_err().to_string();
         let key = format!("`data.sources.long.template_variables.{name}`");
-        assert!(error.contains(&key) && error.contains("by the program"), "{error}");
+        assert!(error.contains(&key) && error.contains("sets this variable"), "{error}");
     }
 }
 
@@ -393,7 +393,7 @@ fn answers_of_nothing_but_reasoning_are_left_out_under_every_layout() {
         let row = json!({"problem": format!("{cut}?"), "solution": cut});
         std::fs::write(&path, format!("{row}\n")).unwrap();
         let read = read_records(&path, &ColumnMap::default(), 1.0).unwrap_err().to_string();
-        assert!(read.contains("reasoning that is not ended"), "{read}");
+        assert!(read.contains("the answer is only reasoning"), "{read}");
         rows.push_str(&format!(
             "{}\n",
             json!({"messages": [{"role": "user", "content": "c?"},
@@ -425,7 +425,8 @@ fn reasoning_of_a_source_whose_thinking_is_off_names_the_row_and_the_way_out() {
     let mixture = Mixture::new();
     let config = mixture.settings("").settings().unwrap();
     let error = Prepared::new(&config, &Context::default()).map(|_| ()).unwrap_err().to_string();
-    for part in ["`long` line 1", "ended it already", "<think></think>", "enable_thinking = true"] {
+    for part in ["`long` line 1", "already closed it", "<think></think>", "enable_thinking = true"]
+    {
         assert!(error.contains(part), "{part} in {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Training: the split of a step changes nothing, the loss falls, a run can be taken up.
+//! Training: splitting a step changes nothing, the loss falls, and a run can be resumed.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Conversations of several turns: what of them is asked, and which of their answers are trained.
+//! Conversations of several turns: what is the prompt, and which answers are trained.
 
 mod common;
 
@@ -51,7 +51,7 @@ fn a_conversation_is_one_record_with_its_earlier_turns() {
     assert_eq!(read(&prompt.to_string()).unwrap(), [expected]);
     // What is empty within is no record.
     for (at, what) in
-        [(1, "an earlier user turn is empty"), (2, "the answer is empty, with reason")]
+        [(1, "an earlier user turn is empty"), (2, "reasoning, but the answer is empty")]
     {
         let mut messages = messages.clone();
         messages[at]["content"] = " ".into();
@@ -151,9 +151,12 @@ fn the_last_answer_is_trained_or_all_of_them_where_they_are_kept() {
     let error = text(&dropping, &record, TrainedTurns::All).unwrap_err();
     assert!(matches!(&error, Error::Config { key, .. } if key == "data.trained_turns"), "{error}");
     let error = error.to_string();
-    for part in
-        ["`long` record 1: answer 1 ", "<|bot|><think>Hm.</think>A", "<|bot|>A<|end|>", "`last`"]
-    {
+    for part in [
+        "`long` record 1: the chat template changes answer 1 ",
+        "<|bot|><think>Hm.</think>A",
+        "<|bot|>A<|end|>",
+        "`last`",
+    ] {
         assert!(error.contains(part), "{part} in {error}");
     }
     // Where nothing is dropped, that template trains all of them, too.

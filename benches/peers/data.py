@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""The data path with Hugging Face datasets: encode both answers of each problem with the model's
-chat template, choose one for each problem, pack. Memory is that of the largest process. Prints one line of JSON like benches/bench_data.rs.
+"""Times the data path with Hugging Face datasets and prints one line of JSON like benches/bench_data.rs: encode both
+answers of each problem with the model's chat template, choose one per problem, and pack. The peak memory is that of
+the largest process.
 
 usage: data.py --long L.jsonl --short S.jsonl --model DIR [--processes N]
 needs: transformers, datasets
@@ -24,8 +25,7 @@ long, short = (datasets.load_dataset("json", data_files=f, split="train", downlo
 
 
 def encode(rows):
-    """Tokens of prompt and answer, and how many of them are the prompt: one call a batch, as the
-    fast tokenizer likes it."""
+    """Returns the tokens of prompt and answer, and the number of prompt tokens. One call per batch is fastest."""
     prompts = [[{"role": "user", "content": p}] for p in rows["problem"]]
     whole = [m + [{"role": "assistant", "content": s}] for m, s in zip(prompts, rows["solution"])]
     prompt_text = tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
@@ -36,7 +36,7 @@ def encode(rows):
 
 
 def pack(rows):
-    """Rows one after the other, in pieces of at most `length` tokens that split no row."""
+    """Concatenates rows into pieces of at most `length` tokens, without splitting a row."""
     out, ids, weights, starts = {"input_ids": [], "weights": [], "starts": []}, [], [], []
     for row, prompt in zip(rows["input_ids"], rows["prompt"]):
         if ids and len(ids) + len(row) > a.length:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times greedy generation in transformers; prints one line of JSON like benches/bench_generate.rs.
+"""Times greedy generation in transformers and prints one line of JSON like benches/bench_generate.rs.
 
 usage: generate.py --model DIR [--batch N] [--prompt N] [--new N] [--threads N]
                    [--base-type f32|bf16|int8|nf4]
@@ -21,7 +21,7 @@ a = ap.parse_args()
 torch.set_num_threads(a.threads)
 model = loaded(a.model, a.base_type)
 vocabulary = model.config.vocab_size
-# The same prompts as on the other side.
+# The same prompts as in benches/bench_generate.rs.
 ids = torch.tensor([[(i * 7919 + j * 104729 + 13) % vocabulary for j in range(a.prompt)] for i in range(a.batch)])
 mask = torch.ones_like(ids)
 

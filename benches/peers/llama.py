@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Times greedy generation of one prompt in llama.cpp, with the same weights; prints one line of JSON
-like benches/bench_generate.rs. The weights are written as GGUF first, beside the model, unless they are there.
+"""Times greedy generation of one prompt in llama.cpp with the same weights and prints one line of JSON like
+benches/bench_generate.rs. Writes the weights as a GGUF file next to the model's folder first, unless that file exists
+and is newer than the weights.
 
 usage: llama.py --model DIR [--prompt N] [--new N] [--threads N] [--gguf FILE]
                 [--base-type f32|q8_0|q4_0]
-needs: llama-cpp-python, gguf, safetensors, torch; a model of Llama's shape
+needs: llama-cpp-python, gguf, safetensors, torch; a model of the Llama architecture
 """
 import argparse, json, os, resource, time
 from pathlib import Path
 
-# NumPy's own threads would wait beside those that are timed.
+# NumPy's own threads would compete with the timed ones.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import gguf, llama_cpp
 import numpy as np
@@ -20,7 +21,7 @@ ap.add_argument("--prompt", type=int, default=64)
 ap.add_argument("--new", type=int, default=128)
 ap.add_argument("--threads", type=int, default=2)
 ap.add_argument("--gguf", type=Path)
-ap.add_argument("--base-type", choices=["f32", "q8_0", "q4_0"], default="f32", help="type of the matrices")
+ap.add_argument("--base-type", choices=["f32", "q8_0", "q4_0"], default="f32", help="type of the weight matrices")
 a = ap.parse_args()
 config = json.load(open(a.model / "config.json"))
 heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -29,7 +30,7 @@ file = a.gguf or a.model.parent / f"{a.model.resolve().name}.{a.base_type}.gguf"
 
 
 def halves_apart(weight, heads):
-    """Rows of q and k as llama.cpp's rotation wants them: its pairs are neighbors."""
+    """Reorders the rows of q or k for llama.cpp's RoPE, which rotates neighboring rows."""
     rows, width = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 
@@ -48,7 +49,7 @@ def write(path):
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(vocabulary)
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if a.base_type == "f32" else f"MOSTLY_{a.base_type.upper()}"])
-    # Tokens go in and out as numbers.
+    # Tokens are passed as numbers.
     writer.add_tokenizer_model("none")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
     for part in sorted(a.model.glob("*.safetensors")):
@@ -59,7 +60,7 @@ def write(path):
                     values = halves_apart(values, count)
             place = names.get_name(name, (".weight",))
             if place is None:
-                raise SystemExit(f"{a.model}: llama.cpp has no place for {name}")
+                raise SystemExit(f"{a.model}: llama.cpp has no tensor for {name}")
             values = np.ascontiguousarray(values)
             kind = gguf.GGMLQuantizationType[a.base_type.upper() if values.ndim == 2 else "F32"]
             writer.add_tensor(place, gguf.quantize(values, kind), raw_dtype=kind)
@@ -74,7 +75,7 @@ if not file.exists() or file.stat().st_mtime < max(f.stat().st_mtime for f in a.
     file.with_suffix(".part").rename(file)
 model = llama_cpp.Llama(str(file), n_ctx=a.prompt + a.new, n_batch=a.prompt, n_threads=a.threads,
                         n_threads_batch=a.threads, type_k=0, type_v=0, verbose=False)
-# The same prompt as on the other side.
+# The same prompt as in benches/bench_generate.rs.
 prompt = [(j * 104729 + 13) % vocabulary for j in range(a.prompt)]
 
 

@@ -1,10 +1,10 @@
-"""A model for the scripts beside this one."""
+"""Loads models for the other scripts in this folder."""
 import torch
 from transformers import AutoModelForCausalLM
 
 
 def loaded(path, base_type):
-    """The model with its linear layers in a type; of int8 and nf4 by bitsandbytes."""
+    """Returns the model with its linear layers in `base_type`; int8 and nf4 use bitsandbytes."""
     if base_type in ("int8", "nf4"):
         from transformers import BitsAndBytesConfig
         config = BitsAndBytesConfig(load_in_8bit=True) if base_type == "int8" else BitsAndBytesConfig(

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times the matrix products of a training step alone, as benches/bench_step.rs does with --products;
-prints one line of JSON.
+"""Times only the matrix products of a training step, like benches/bench_step.rs with --products, and prints one line
+of JSON.
 
 usage: products.py --shape D LAYERS HEADS KV_HEADS FF VOCAB SEQ BATCH [--rounds N] [--threads N]
 needs: torch
@@ -21,7 +21,7 @@ linear = [(width, width, layers), (width, key_value, 2 * layers), (width, width,
 seconds = flops = 0.0
 for wide, out, count in linear:
     x, w, dy = torch.rand(tokens, wide), torch.rand(wide, out), torch.rand(tokens, out)
-    # Memory that is there already, as on the other side.
+    # Outputs are allocated in advance: mixdistill reuses memory, too.
     y, dx, dw = torch.empty_like(dy), torch.empty_like(x), torch.empty_like(w)
 
     def once():

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The PyTorch side of `bench_step --shape`: one optimizer step of a Llama of any shape with random weights, whole or with
-low-rank adapters on all linear layers; prints one line of JSON.
+"""The PyTorch counterpart of `bench_step --shape`: times one optimizer step of a Llama of any shape with random weights,
+whole or with low-rank adapters on all linear layers, and prints one line of JSON.
 
 usage: shape_step.py --shape D LAYERS HEADS KV_HEADS FF VOCAB SEQ BATCH [--lora-rank R] [--bf16] [--compile]
                      [--device cpu|cuda] [--steps N] [--warm-up N]
 needs: torch
 
-Parameters, gradients and AdamW are in f32 as on our side; with --bf16 products are in bf16 (autocast), and with adapters
-the frozen weights are bf16.
+Parameters, gradients, and AdamW are in f32, as in mixdistill. With --bf16, matrix products are in bf16 (autocast), and
+with adapters the frozen weights are bf16, too.
 """
 import argparse, json, statistics, time
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -29,7 +29,7 @@ torch.set_float32_matmul_precision("high")
 
 
 class Linear(nn.Module):
-    """A linear layer; with adapters it is frozen, and only they are trained."""
+    """A linear layer. With adapters, it is frozen and only the adapters are trained."""
 
     def __init__(self, inputs, outputs):
         super().__init__()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times one optimizer step of a model in transformers, whole or with PEFT's adapters; prints one line of
-JSON like benches/bench_step.rs.
+"""Times one optimizer step of a model in transformers, whole or with PEFT's adapters, and prints one line of JSON like
+benches/bench_step.rs.
 
 usage: step.py --model DIR [--seq N] [--batch N] [--lora-rank R] [--checkpointing] [--compile]
                [--steps N] [--warm-up N] [--threads N] [--base-type f32|bf16|int8|nf4]
@@ -40,7 +40,7 @@ trained = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(trained, 1e-3, fused=True)
 times = []
 for i in range(a.steps + a.warm_up):
-    # One token more than positions, as on the other side: the last is a target only.
+    # One more token than positions, as in benches/bench_step.rs: the last one is only a target.
     ids = torch.randint(0, model.config.vocab_size, (a.batch, a.seq + 1))
     start = time.perf_counter()
     logits = step_model(input_ids=ids[:, :-1]).logits.float()

@@ -1,4 +1,4 @@
-//! `mixdistill chat`: a conversation at the terminal.
+//! `mixdistill chat`: a conversation in the terminal.
 
 use super::common::{Ended, Session};
 use super::lines::{Line, Lines};
@@ -13,7 +13,7 @@ Examples:
   mixdistill chat --model DIR --adapter run/adapter --temperature 0.7
   mixdistill chat --model DIR --system \"Answer in one sentence.\" < questions.txt";
 
-/// Talk to a model
+/// Chat with a model
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
@@ -21,7 +21,7 @@ pub struct Flags {
     model: ModelFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// Keep no history of what is typed
+    /// Do not save the typed messages to a history file
     #[arg(long, help_heading = "Answers")]
     no_history: bool,
 }
@@ -56,7 +56,7 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    /// Who answers, and how to stop an answer and the chat.
+    /// Prints which model answers, and how to stop an answer and the chat.
     fn header(&self, is_edited: bool) {
         if self.session.global.quiet {
             return;
@@ -71,14 +71,14 @@ impl Chat<'_> {
             context_length(files)
         ));
         if files.chat_template().is_none() {
-            note("without a chat template the model sees one message at a time");
+            note("no chat template: the model sees only the latest message");
         }
         if is_edited {
-            note("Ctrl-C stops an answer; /new starts anew; Ctrl-D or /quit leaves");
+            note("Ctrl-C stops an answer, /new starts a new conversation, Ctrl-D or /quit exits");
         }
     }
 
-    /// Asks, answers, and asks again.
+    /// Reads messages and answers them until the end.
     fn talk(&mut self, lines: &mut Lines) -> Result<()> {
         loop {
             match lines.read()? {
@@ -89,11 +89,11 @@ impl Chat<'_> {
                     "/quit" => return Ok(()),
                     "/new" => {
                         self.messages.clear();
-                        self.session.screen.error_line("the conversation starts anew");
+                        self.session.screen.error_line("started a new conversation");
                     }
                     command if is_command(command) => {
-                        let known = "/new starts anew, /quit leaves";
-                        self.session.warn(&format!("there is no command {command}: {known}"));
+                        let known = "/new starts a new conversation, /quit exits";
+                        self.session.warn(&format!("unknown command {command}: {known}"));
                     }
                     text => self.answer(text)?,
                 },
@@ -101,7 +101,7 @@ impl Chat<'_> {
         }
     }
 
-    /// Answers a message, unless it does not fit.
+    /// Answers a message if it fits.
     fn answer(&mut self, text: &str) -> Result<()> {
         self.messages.push(Message::new("user", text));
         let prompt = match conversation_tokens(&self.speaker.loaded.files, &self.messages) {
@@ -118,10 +118,10 @@ impl Chat<'_> {
             let earlier = self.messages.len() / 2;
             let advice = match earlier {
                 0 => "Shorten it".into(),
-                _ => format!("Shorten it, or leave the {earlier} earlier answers behind with /new"),
+                _ => format!("Shorten it, or drop the {earlier} earlier answers with /new"),
             };
             self.session.warn(&format!(
-                "not sent: with this message the conversation has {} tokens, and the model takes \
+                "not sent: with this message the conversation has {} tokens, but the model takes \
                  fewer than {context}. {advice}",
                 prompt.len()
             ));
@@ -136,13 +136,13 @@ impl Chat<'_> {
             }
             None => self.messages.push(Message::new("assistant", shown.text)),
         }
-        // Each answer draws anew.
+        // Each answer has its own random draws.
         self.speaker.config.seed = self.speaker.config.seed.wrapping_add(1);
         Ok(())
     }
 }
 
-/// Whether a message is one word after a slash, and so meant for the chat and not for the model.
+/// Whether a message is a slash and one word, and so a command rather than a message for the model.
 fn is_command(text: &str) -> bool {
     let word = text.strip_prefix('/');
     word.is_some_and(|word| !word.is_empty() && word.chars().all(char::is_alphanumeric))

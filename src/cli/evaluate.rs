@@ -1,4 +1,4 @@
-//! `mixdistill evaluate`: a model, or answers from elsewhere, scored on benchmarks.
+//! `mixdistill evaluate`: scores a model, or answers of another program, on benchmarks.
 
 use super::common::{Ended, Failure, Json, Session, TemplateVariable, say, tell_part, usual_out};
 use super::run_flags::add_assignments;
@@ -24,29 +24,27 @@ Examples:
   mixdistill evaluate --model DIR --bench math500.jsonl --part 2/8 --out part2
   mixdistill evaluate --join part? --out scores1
 
-Answers are stored as they come: the same call goes on where one was stopped. docs/parts.md says how
-several machines divide the problems.";
+Each answer is saved when it is complete. To resume a stopped command, run it again. docs/parts.md
+explains how to divide the problems among several machines.";
 
-/// Share of answers at the length limit from which a longer one is advised.
+/// Share of truncated answers from which a higher length limit is advised.
 const MANY_AT_LIMIT: f64 = 0.1;
 
-/// Score a model, or answers that another program made, on benchmarks
+/// Score a model, or answers of another program, on benchmarks
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Model: a folder in Hugging Face's format, a GGUF file, a run, or owner/name on the Hugging Face Hub
+    /// Model: a folder in Hugging Face format, a GGUF file, a run, or owner/name on the Hugging Face Hub
     #[arg(long, value_name = "MODEL", required_unless_present_any = ["answers", "join"],
         help_heading = "Model")]
     model: Option<String>,
-    /// Adapter in PEFT's format, or a run that trained one [default: none]
+    /// Adapter in PEFT format, or a run that trained one [default: the run's adapter, if any]
     #[arg(long, value_name = "DIR", requires = "model", help_heading = "Model")]
     adapter: Option<PathBuf>,
-    /// Chat template in a file, or none for the built-in layout [default: the adapter's, else the
-    /// model's own]
+    /// Chat template file, or none for the built-in layout [default: the adapter's, else the model's]
     #[arg(long, value_name = "FILE", requires = "model", help_heading = "Model")]
     chat_template: Option<PathBuf>,
-    /// Variable for the chat template, such as enable_thinking=false; may be given more than once
-    /// [default: none]
+    /// Variable for the chat template, such as enable_thinking=false; may be repeated [default: none]
     #[arg(
         id = "template_variables",
         long = "template-variable",
@@ -55,25 +53,25 @@ pub struct Flags {
         help_heading = "Model"
     )]
     template_variables: Vec<TemplateVariable>,
-    /// Message of the system [default: the chat template's own, if any]
+    /// System message [default: the chat template's own, if any]
     #[arg(long, value_name = "TEXT", requires = "model", help_heading = "Model")]
     system: Option<String>,
     #[command(flatten, next_help_heading = "Model")]
     base: BaseFlags,
-    /// Benchmarks: files of problems with answers (JSONL, a JSON array, CSV, TSV, Parquet), or datasets on the
-    /// Hugging Face Hub, such as owner/name:test
+    /// Benchmarks: files of problems with answers (JSONL, a JSON array, CSV, TSV, or Parquet), or datasets on
+    /// the Hugging Face Hub, such as owner/name:test
     #[arg(id = "benchmarks", long = "bench", value_name = "FILE", required_unless_present = "join",
         num_args = 1.., help_heading = "Benchmarks")]
     benchmarks: Vec<PathBuf>,
-    /// Columns that are not recognized: problem=NAME,answer=NAME, also id, context, options, system
-    /// and solution
+    /// Column names that are not recognized automatically, as problem=NAME,answer=NAME. Keys: problem,
+    /// answer, id, context, options, system, solution
     #[arg(long, value_name = "MAP", help_heading = "Benchmarks")]
     bench_columns: Option<String>,
-    /// Problems of each benchmark that are asked, from the first on [default: all]
+    /// Ask only the first N problems of each benchmark [default: all]
     #[arg(long, value_name = "N", help_heading = "Benchmarks")]
     limit: Option<u64>,
-    /// Grade the answers in this file, of the one benchmark, and ask no model; also the output of
-    /// generate, and samples that lm-evaluation-harness logs
+    /// Grade the answers in this file instead of asking a model; needs exactly one benchmark. Also reads
+    /// the output of generate and the samples that lm-evaluation-harness logs
     #[arg(
         long,
         value_name = "FILE",
@@ -81,16 +79,16 @@ pub struct Flags {
         help_heading = "Answers from a file"
     )]
     answers: Option<PathBuf>,
-    /// Columns that are not recognized: solution=NAME, also problem and id
+    /// Column names that are not recognized automatically, as solution=NAME. Keys: solution, problem, id
     #[arg(long, value_name = "MAP", requires = "answers", help_heading = "Answers from a file")]
     answer_columns: Option<String>,
-    /// The prompts had opened the reasoning (with <think>): every answer begins within it
+    /// The prompts ended with an opening <think>, so every answer starts inside the reasoning
     #[arg(long, requires = "answers", help_heading = "Answers from a file")]
     reasoning_opened: bool,
-    /// Answers to each problem [default: 1]
+    /// Number of answers per problem [default: 1]
     #[arg(long, value_name = "N", help_heading = "Asking")]
     samples: Option<u64>,
-    /// 0 takes the most probable token; above, tokens are drawn [default: 0]
+    /// Sampling temperature; 0 always takes the most likely token [default: 0]
     #[arg(
         id = "generate.temperature",
         long = "temperature",
@@ -99,7 +97,7 @@ pub struct Flags {
         help_heading = "Asking"
     )]
     temperature: Option<f64>,
-    /// Length limit of an answer in tokens [default: 1024]
+    /// Maximum length of an answer in tokens [default: 1024]
     #[arg(
         id = "generate.max_new_tokens",
         long = "max-new-tokens",
@@ -107,7 +105,7 @@ pub struct Flags {
         help_heading = "Asking"
     )]
     max_new_tokens: Option<u64>,
-    /// Answers generated at the same time [default: 16]
+    /// Number of answers to generate at the same time [default: 16]
     #[arg(
         id = "generate.batch_size",
         long = "batch-size",
@@ -115,21 +113,20 @@ pub struct Flags {
         help_heading = "Asking"
     )]
     batch_size: Option<u64>,
-    /// Ask the problem alone, without the instruction to reason and to box the answer
+    /// Ask only the problem, without the instruction to reason step by step and box the answer
     #[arg(id = "instruct", long = "no-instruction", help_heading = "Asking")]
     no_instruction: bool,
-    /// Any setting of how a benchmark is asked, such as generate.top_p=0.95; may be given more than
-    /// once and counts most
+    /// Set any setting of the evaluation, such as generate.top_p=0.95. Overrides flags; may be repeated
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Asking")]
     set: Vec<String>,
     #[cfg(feature = "teacher")]
     #[command(flatten)]
     judge: JudgeFlags,
-    /// Ask only this part of the problems, such as 2/8, or array for that of a task of a Slurm job array
-    /// [default: all]
+    /// Ask only this part of the problems, such as 2/8; array takes the part from the environment of a
+    /// Slurm job array [default: all]
     #[arg(long, value_name = "I/N", conflicts_with = "answers", help_heading = "Parts")]
     part: Option<Part>,
-    /// Put the directories of all parts together, and score them; no model is read
+    /// Join the directories of all parts and score the answers, without loading the model
     #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
         "model", "adapter", "chat_template", "template_variables", "system", "BaseFlags", "benchmarks",
         "bench_columns", "limit", "answers", "answer_columns", "reasoning_opened", "samples",
@@ -144,13 +141,13 @@ pub struct Flags {
     pub json: Json,
 }
 
-/// The judge, where one is asked.
+/// The judge, if any.
 #[cfg(feature = "teacher")]
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Judge")]
 struct JudgeFlags {
-    /// Ask a judge about the misses: a server with OpenAI's chat completions, up to
-    /// /chat/completions [default: no judge]
+    /// Ask a judge model about answers that were graded wrong: base URL of a server with
+    /// OpenAI-compatible chat completions, such as http://localhost:8000/v1 [default: no judge]
     #[arg(
         id = "url",
         long = "judge",
@@ -159,14 +156,15 @@ struct JudgeFlags {
         conflicts_with = "part"
     )]
     url: Option<String>,
-    /// The judge's name there
+    /// Name of the judge model on that server
     #[arg(id = "judge_model", long = "judge-model", value_name = "NAME", requires = "url")]
     model: Option<String>,
-    /// Variable of the environment with the judge's key [default: OPENAI_API_KEY for
+    /// Environment variable that holds the API key for the judge [default: OPENAI_API_KEY for
     /// api.openai.com]
     #[arg(id = "key_variable", long = "judge-key-variable", value_name = "NAME", requires = "url")]
     key_variable: Option<String>,
-    /// The judge's field for the length limit, such as max_completion_tokens [default: max_tokens]
+    /// Request field that limits the length of the judge's reply, such as max_completion_tokens
+    /// [default: max_tokens]
     #[arg(
         id = "max_tokens_field",
         long = "judge-max-tokens-field",
@@ -180,14 +178,14 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     if !flags.join.is_empty() {
         let joined = join_evaluations(&flags.join, &flags.out())?;
         let JoinedEvaluation { directory, benchmarks, mut answers } = joined;
-        say!(session, "{} parts are joined\n", flags.join.len());
+        say!(session, "joined {} parts\n", flags.join.len());
         score(flags, &directory, &benchmarks, &mut answers, None, session)?;
         return Ok(());
     }
     let config = flags.config()?;
     let context = &session.context;
     let out = flags.out();
-    // Whatever is wrong with the files shows before the weights are read.
+    // Checks the files before reading the weights.
     let columns = columns(flags.bench_columns.as_deref(), "bench_columns")?;
     let benchmarks = read_benchmarks(&flags.benchmarks, &columns, &out, context)?;
     EvaluationDirectory::check(&out)?;
@@ -198,13 +196,13 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
         (Some(path), _) => {
             let [benchmark] = benchmarks.as_slice() else {
                 let what = format!("there are {} benchmarks", benchmarks.len());
-                let error = Error::config("answers", what, "Name the one that they are of");
+                let error = Error::config("answers", what, "Give --bench one benchmark");
                 return Err(Failure::Usage(error));
             };
             graded(flags, benchmark, path, &config, session)?
         }
         (None, Some(model)) => asked(flags, model, &benchmarks, &config, session)?,
-        // The flags do not allow it.
+        // Ruled out by the flags.
         (None, None) => return Ok(()),
     };
     if let Some(part) = flags.part {
@@ -217,7 +215,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// A model's answers, and the directory that has them.
+/// A model's answers and their directory.
 fn asked(
     flags: &Flags,
     model: &str,
@@ -244,7 +242,7 @@ fn asked(
     Ok((directory, answers))
 }
 
-/// Scores answers, and says what they come to.
+/// Scores answers and prints the scores.
 fn score(
     flags: &Flags,
     out: &EvaluationDirectory,
@@ -253,7 +251,7 @@ fn score(
     limit: Option<usize>,
     session: &Session,
 ) -> Result<ScoresTable> {
-    // By the rules first: a judge that cannot be asked takes nothing away.
+    // First by the rules, so that these scores remain if the judge fails.
     let mut scores = out.write_scores(benchmarks, answers, limit)?;
     show(&scores, session);
     if judged(flags, out, benchmarks, answers, session)? {
@@ -265,7 +263,7 @@ fn score(
     Ok(scores)
 }
 
-/// Says how far a part is; its answers alone have no scores.
+/// Prints the progress of a part. A part has no scores of its own.
 fn tell_answers(
     part: Part,
     out: &EvaluationDirectory,
@@ -299,7 +297,7 @@ impl Flags {
         self.out.clone().unwrap_or_else(|| usual_out("scores", self.part))
     }
 
-    /// How benchmarks are asked: flags, then `--set`.
+    /// The evaluation settings: flags, then `--set`.
     fn config(&self) -> Result<EvaluateConfig, Failure> {
         let mut layers = Layers::<EvaluateConfig>::new()?;
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -327,7 +325,7 @@ impl Flags {
     }
 }
 
-/// The columns that a flag names.
+/// The columns that a flag gives.
 fn columns(text: Option<&str>, key: &str) -> Result<ColumnMap, Failure> {
     let map = text.map(ColumnMap::parse).transpose();
     let map = map.map_err(|error| match error {
@@ -337,7 +335,7 @@ fn columns(text: Option<&str>, key: &str) -> Result<ColumnMap, Failure> {
     Ok(map?.unwrap_or_default())
 }
 
-/// The answers of a file to the one benchmark, and the directory that has them.
+/// The graded answers of a file to one benchmark, and their directory.
 fn graded(
     flags: &Flags,
     benchmark: &Benchmark,
@@ -354,7 +352,7 @@ fn graded(
     Ok((out, vec![answers]))
 }
 
-/// Asks the judge, where there is one, about the misses; says whether there is one.
+/// Asks the judge, if any, about the misses. Returns whether there is a judge.
 #[cfg(feature = "teacher")]
 fn judged(
     flags: &Flags,
@@ -396,7 +394,7 @@ fn show(scores: &ScoresTable, session: &Session) {
     say!(session, "{}", scores.to_text(Terminal::width()));
 }
 
-/// Says where everything is.
+/// Prints the paths of the results.
 fn tell_where(
     flags: &Flags,
     out: &EvaluationDirectory,
@@ -412,12 +410,12 @@ fn tell_where(
     say!(session, "scores: {}, {}", table("scores.md"), table("scores.json"));
 }
 
-/// What to do where many answers were cut off.
+/// Advises a higher length limit if many answers were truncated.
 fn advise(scores: &[Scores], config: &EvaluateConfig, session: &Session) {
     for score in scores.iter().filter(|score| score.hit_limit >= MANY_AT_LIMIT) {
         session.warn(&format!(
-            "{}: {:.0} % of the answers were cut off at {} tokens, and most of these count as wrong; \
-             raise generate.max_new_tokens, with another directory for the scores",
+            "{}: {:.0}% of the answers were truncated at {} tokens, and most of them count as wrong; \
+             raise generate.max_new_tokens and use another --out directory",
             score.benchmark,
             100.0 * score.hit_limit,
             config.generate.max_new_tokens

@@ -1,4 +1,4 @@
-//! `mixdistill export`: a model as a file for llama.cpp and Ollama.
+//! `mixdistill export`: writes a model as a GGUF file for llama.cpp and Ollama.
 
 use super::common::{Ended, Json, Session, say};
 use clap::{Args, ValueEnum};
@@ -17,32 +17,34 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Model: a folder in Hugging Face's format, a GGUF file, a run, or owner/name on the Hugging Face Hub
+    /// Model: a folder in Hugging Face format, a GGUF file, a run, or owner/name on the Hugging Face Hub
     #[arg(long, value_name = "MODEL", help_heading = "Input")]
     model: String,
-    /// Adapter in PEFT's format, or a run that trained one; it is merged on the way [default: the run's]
+    /// Adapter in PEFT format, or a run that trained one; merged into the model before the export [default:
+    /// the run's adapter]
     #[arg(long, value_name = "DIR", help_heading = "Input")]
     adapter: Option<PathBuf>,
-    /// Write the adapter alone, for llama.cpp's --lora
+    /// Write only the adapter, for llama.cpp's --lora
     #[arg(long, conflicts_with_all = ["modelfile", "no_modelfile", "embedding_type", "name", "pre_tokenizer"],
         help_heading = "Output")]
     adapter_only: bool,
     /// File to write; it must not exist
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     gguf: PathBuf,
-    /// Type of the matrices; norms and biases are f32
+    /// Data type of the matrices; norms and biases stay f32
     #[arg(long = "type", value_enum, default_value = "f16", help_heading = "Output")]
     tensor_type: Type,
-    /// Type of the embedding and the head [default: as --type; q8_0 with q4_0]
+    /// Data type of the embedding and the head [default: same as --type, but q8_0 with q4_0]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Output")]
     embedding_type: Option<Type>,
-    /// The model's name in the file [default: its folder's]
+    /// Model name to store in the file [default: the folder's name]
     #[arg(long, value_name = "NAME", help_heading = "Output")]
     name: Option<String>,
-    /// Name of the pre-tokenizer, where llama.cpp's converter does not know the tokenizer
+    /// llama.cpp's name of the pre-tokenizer; needed only for tokenizers that llama.cpp's converter does not
+    /// know
     #[arg(long, value_name = "NAME", help_heading = "Output")]
     pre_tokenizer: Option<String>,
-    /// Modelfile for Ollama to write; it must not exist [default: Modelfile beside the file]
+    /// Ollama Modelfile to write; it must not exist [default: Modelfile next to the GGUF file]
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     modelfile: Option<PathBuf>,
     /// Write no Modelfile

@@ -1,4 +1,4 @@
-//! `mixdistill generate`: one prompt, or a file of prompts.
+//! `mixdistill generate`: answers one prompt or a file of prompts.
 
 use super::common::{Ended, Json, Session, say};
 use super::speaker::{ModelFlags, SamplingFlags, Speaker, ended, prompt_tokens};
@@ -21,32 +21,33 @@ Examples:
       --out answers.jsonl
   mixdistill generate --model DIR --prompt \"Write a verse\" --temperature 0.7 --json";
 
-/// Let a model answer one prompt, or a file of prompts
+/// Generate answers to one prompt or a file of prompts
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 #[command(group(ArgGroup::new("what").required(true).args(["prompt", "prompts"])))]
 pub struct Flags {
     #[command(flatten)]
     model: ModelFlags,
-    /// One prompt; the answer is shown as it comes
+    /// A single prompt; the answer is streamed
     #[arg(long, value_name = "TEXT", help_heading = "Prompts")]
     prompt: Option<String>,
-    /// Prompts: .jsonl, .json, .csv, .tsv or .parquet with a problem in each row (problem, question, prompt or
-    /// instruction), or any other file with one prompt a line; or a dataset on the Hugging Face Hub
+    /// A file of prompts: .jsonl, .json, .csv, .tsv, or .parquet with a problem in each row (problem,
+    /// question, prompt, or instruction); any other file with one prompt per line; or a dataset on the
+    /// Hugging Face Hub
     #[arg(long, value_name = "FILE", requires = "out", help_heading = "Prompts")]
     prompts: Option<PathBuf>,
-    /// Columns of the prompts that are not recognized: problem=NAME, also context=, options=,
-    /// system= and id=
+    /// Column names of the prompts that are not recognized automatically, as problem=NAME. Keys:
+    /// problem, context, options, system, id
     #[arg(long, value_name = "MAP", requires = "prompts", help_heading = "Prompts")]
     columns: Option<String>,
-    /// File for the answers to --prompts, as JSONL; it must not exist
+    /// JSONL file for the answers to --prompts; it must not exist
     #[arg(long, value_name = "FILE", requires = "prompts", help_heading = "Prompts")]
     out: Option<PathBuf>,
-    /// Give prompts to the model as they are, without a chat template; special tokens can be spelled
+    /// Pass prompts to the model unchanged, without a chat template; special tokens can be written out
     #[arg(long, conflicts_with_all = ["system", "chat_template", "template_variables"],
         help_heading = "Prompts")]
     raw: bool,
-    /// Prompts of a file that are answered at the same time
+    /// Number of prompts of a file to answer at the same time
     #[arg(
         id = "generate.batch_size",
         long = "batch-size",
@@ -65,7 +66,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let config = flags.sampling.config(flags.batch_size)?;
     session.go_on_with_nothing();
     let raw = flags.raw;
-    // Whatever is wrong with files and prompts shows before the weights are read.
+    // Checks files and prompts before reading the weights.
     match (&flags.prompt, &flags.prompts, &flags.out) {
         (Some(prompt), _, _) => {
             let files = flags.model.open(raw, session)?;
@@ -76,7 +77,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
         }
         (None, Some(path), Some(out)) => {
             let rows = rows(path, flags.columns.as_deref(), session)?;
-            // Tried and removed, so that nothing is in the way when the weights cannot be read.
+            // Created and removed as a test, so that no empty file remains if the weights cannot be read.
             drop(AnswerFile::create(out)?);
             let files = flags.model.open(raw, session)?;
             let prompts = prompts(path, &rows, &files, raw)?;
@@ -86,12 +87,12 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
             let out = AnswerFile::create(out)?;
             all(&speaker, &rows, &prompts, out, session)
         }
-        // The flags do not allow it.
+        // Ruled out by the flags.
         _ => Ok(()),
     }
 }
 
-/// Shows the answer to one prompt.
+/// Streams the answer to one prompt.
 fn one(speaker: &Speaker, prompt: &[u32], session: &Session) -> Ended {
     let shown = speaker.stream(prompt, session)?;
     if let Some(why) = shown.emptiness() {
@@ -105,12 +106,12 @@ fn one(speaker: &Speaker, prompt: &[u32], session: &Session) -> Ended {
         "ended": ended(&shown.answer.end),
     }))?;
     match shown.is_interrupted() {
-        true => Err(Error::stopped("the answer is shown as far as it came").into()),
+        true => Err(Error::stopped("the answer is incomplete").into()),
         false => Ok(()),
     }
 }
 
-/// The prompts of a file; rows without one are left out and told.
+/// The prompts of a file. Rows without a prompt are skipped with a warning.
 fn rows(path: &Path, columns: Option<&str>, session: &Session) -> Result<Vec<PromptRow>> {
     let columns = columns.map(ColumnMap::parse).transpose()?.unwrap_or_default();
     let files = DataFiles::find(path, &session.context)?;
@@ -144,7 +145,7 @@ fn prompts(
     rows.iter().enumerate().map(tokens).collect()
 }
 
-/// Answers all prompts of a file; each answer is written when it is there.
+/// Answers all prompts of a file, and writes each answer when it is complete.
 fn all(
     speaker: &Speaker,
     rows: &[PromptRow],
@@ -178,7 +179,7 @@ fn all(
     let (count, path) = out.finish()?;
     if stopped {
         let what = match count {
-            0 => "no answer was finished, and nothing is written".into(),
+            0 => "no answer was finished; nothing was written".into(),
             _ => format!("{count} of {} answers are in {path}", rows.len()),
         };
         return Err(Error::stopped(what).into());
@@ -195,7 +196,7 @@ fn all(
     Ok(())
 }
 
-/// The file that answers go to: line by line as they come, in the order of the prompts at the end.
+/// The file of answers: lines are appended as they come, and sorted by prompt at the end.
 struct AnswerFile {
     path: PathBuf,
     file: File,
@@ -232,7 +233,7 @@ impl AnswerFile {
         written.map_err(|e| Error::io("write", &self.path, e))
     }
 
-    /// Puts the lines in order; says how many there are, and where.
+    /// Sorts the lines. Returns their number and the path.
     fn finish(&self) -> Result<(usize, String)> {
         if !self.lines.is_empty() {
             let name = self.path.file_name().unwrap_or_default().to_string_lossy();
@@ -246,7 +247,7 @@ impl AnswerFile {
 }
 
 impl Drop for AnswerFile {
-    /// A file without an answer would only be in the way of the next try.
+    /// Removes a file without answers, which would block the next attempt.
     fn drop(&mut self) {
         if self.lines.is_empty() {
             let _ = std::fs::remove_file(&self.path);

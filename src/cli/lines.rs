@@ -1,4 +1,4 @@
-//! What a person types, or what is piped in, message by message.
+//! Reads messages, typed or piped in.
 
 use mixdistill::{Error, Result};
 use rustyline::config::Config;
@@ -10,29 +10,29 @@ use std::io::{BufRead, ErrorKind, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Longest line that is taken, in bytes; no model reads as much.
+/// Maximum length of a line in bytes; more than any model reads.
 const LONGEST: u64 = 16 << 20;
-/// Lines that the history keeps.
+/// Lines kept in the history.
 const HISTORY: usize = 1_000;
-/// Time within which a second Ctrl-C leaves.
+/// Time within which a second Ctrl-C exits.
 const TWICE: Duration = Duration::from_secs(2);
 
 /// One message.
 pub enum Line {
     Text(String),
-    /// One that cannot be used, and why.
+    /// Why a message cannot be used.
     Unusable(String),
-    /// There is no more.
+    /// End of input.
     End,
 }
 
 /// Where messages come from.
 pub enum Lines {
-    /// A person at a terminal: arrows, history, pasted text of several lines.
+    /// A person at a terminal, with line editing, history, and pasted text of several lines.
     Edited {
         editor: Box<Editor<(), FileHistory>>,
         history: Option<PathBuf>,
-        /// When Ctrl-C was pressed in place of a message.
+        /// When Ctrl-C was last pressed at the prompt.
         interrupted: Option<Instant>,
     },
     /// A pipe or a file, or a terminal whose output goes elsewhere.
@@ -40,7 +40,7 @@ pub enum Lines {
 }
 
 impl Lines {
-    /// Lines from standard input; what is wrong with the history, where something is.
+    /// Opens standard input. Also returns what is wrong with the history, if anything.
     pub fn open(keep_history: bool) -> (Self, Option<String>) {
         let is_terminal = std::io::stdin().is_terminal();
         let plain = Self::Plain { prompts: is_terminal };
@@ -59,13 +59,13 @@ impl Lines {
         });
         let mut editor = match editor {
             Ok(editor) => Box::new(editor),
-            Err(error) => return (plain, Some(format!("lines cannot be edited here: {error}"))),
+            Err(error) => return (plain, Some(format!("no line editing: {error}"))),
         };
         let history = keep_history.then(history_file).flatten();
         let trouble = history.as_ref().and_then(|path| match editor.load_history(path) {
             Ok(()) => None,
             Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::NotFound => None,
-            Err(error) => Some(format!("the history {} cannot be read: {error}", path.display())),
+            Err(error) => Some(format!("cannot read the history {}: {error}", path.display())),
         });
         (Self::Edited { editor, history, interrupted: None }, trouble)
     }
@@ -78,20 +78,20 @@ impl Lines {
     /// The next message.
     ///
     /// # Errors
-    /// [`Error::Io`] where standard input cannot be read.
+    /// [`Error::Io`] if standard input cannot be read.
     pub fn read(&mut self) -> Result<Line> {
         match self {
             Self::Plain { prompts } => plain(*prompts),
             Self::Edited { editor, history, interrupted } => match editor.readline("> ") {
                 Ok(line) => {
                     *interrupted = None;
-                    // At once, since a closed terminal ends the program without a word; what is
-                    // wrong with the file is told at the end.
+                    // Saved immediately, since closing the terminal ends the program. Errors are
+                    // reported at the end.
                     let _ = history.as_ref().map(|path| append_history(editor, path));
                     Ok(Line::Text(line))
                 }
                 Err(ReadlineError::Eof) => Ok(Line::End),
-                // Twice at once it ends the chat; once it clears what was typed.
+                // Twice in a row, it ends the chat; once, it clears the typed text.
                 Err(ReadlineError::Interrupted)
                     if interrupted.is_some_and(|at| at.elapsed() < TWICE) =>
                 {
@@ -99,7 +99,7 @@ impl Lines {
                 }
                 Err(ReadlineError::Interrupted) => {
                     *interrupted = Some(Instant::now());
-                    let how = "Ctrl-C once more leaves the chat, as Ctrl-D and /quit do";
+                    let how = "press Ctrl-C again to exit; Ctrl-D and /quit exit, too";
                     Ok(Line::Unusable(how.into()))
                 }
                 Err(ReadlineError::Io(error)) => Err(Error::io("read", "standard input", error)),
@@ -110,15 +110,15 @@ impl Lines {
         }
     }
 
-    /// Keeps the history; what is wrong with it, where something is.
+    /// Saves the history. Returns what is wrong with it, if anything.
     pub fn close(self) -> Option<String> {
         let Self::Edited { mut editor, history: Some(path), .. } = self else { return None };
         let error = append_history(&mut editor, &path).err()?;
-        Some(format!("the history {} cannot be written: {error}", path.display()))
+        Some(format!("cannot write the history {}: {error}", path.display()))
     }
 }
 
-/// Adds what is new to the file of the history; what is there stays.
+/// Appends new lines to the history file.
 fn append_history(
     editor: &mut Editor<(), FileHistory>,
     path: &Path,
@@ -127,7 +127,7 @@ fn append_history(
     editor.append_history(path)
 }
 
-/// A line as it is, however long a terminal would make it.
+/// Reads one line without line editing.
 fn plain(prompts: bool) -> Result<Line> {
     if prompts {
         let _ = write!(std::io::stderr(), "> ");
@@ -149,7 +149,7 @@ fn plain(prompts: bool) -> Result<Line> {
     })
 }
 
-/// The file of the history, in the user's folder for caches.
+/// The history file, in the user's cache folder.
 fn history_file() -> Option<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let home = || from("HOME").map(PathBuf::from);

@@ -19,14 +19,14 @@ Examples:
   mixdistill logits --config run.toml --teacher TEACHER --part 2/8 --out part2
   mixdistill logits --join part? --out logits
 
-Half a minute's rows are written at a time: the same call goes on where one was stopped.
-docs/parts.md says how several machines divide the rows.";
+Rows are written about every half minute. To resume a stopped command, run it again. docs/parts.md
+explains how to divide the rows among several machines.";
 
-/// Write what a teacher finds likely at each trained token of a run, to train on its logits
+/// Write a teacher's most likely tokens at each trained token of a run, to train on its logits
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// The teacher: a model folder with the student's tokens, or owner/name on the Hugging Face Hub
+    /// Teacher: a model folder with the student's vocabulary, or owner/name on the Hugging Face Hub
     #[arg(
         id = "teacher.path",
         long = "teacher",
@@ -35,32 +35,32 @@ pub struct Flags {
         help_heading = "Teacher"
     )]
     teacher: Option<String>,
-    /// Tokens kept for each trained token [default: that of the settings, or 64]
+    /// Number of most likely tokens to store per trained token [default: the setting, or 64]
     #[arg(id = "teacher.top_k", long = "top-k", value_name = "N", help_heading = "Teacher")]
     top_k: Option<usize>,
-    /// What logits are divided by [default: that of the settings, or 1]
+    /// Temperature that the logits are divided by [default: the setting, or 1]
     #[arg(id = "temperature", long = "temperature", value_name = "T", help_heading = "Teacher")]
     temperature: Option<f64>,
-    /// Settings of the run as TOML [default: the toy run's]
+    /// TOML file of the run's settings [default: those of the toy run]
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     config: Option<PathBuf>,
-    /// Any setting of the run, such as data.max_length=1024; may be given more than once and counts
-    /// most
+    /// Set any setting of the run, such as data.max_length=1024. Overrides flags and --config; may be
+    /// repeated
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Run")]
     set: Vec<String>,
-    /// Read all answers, and not only those that the mixture takes
+    /// Read all answers, not only those that the mixture uses
     #[arg(long, help_heading = "Run")]
     all: bool,
-    /// Read only this part of the rows, such as 2/8, or array for that of a task of a Slurm job array
-    /// [default: all]
+    /// Read only this part of the rows, such as 2/8; array takes the part from the environment of a
+    /// Slurm job array [default: all]
     #[arg(long, value_name = "I/N", help_heading = "Parts")]
     part: Option<Part>,
-    /// Put the folders of all parts together; no teacher is read
+    /// Join the folders of all parts, without loading the teacher
     #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
         "teacher.path", "teacher.top_k", "temperature", "config", "set", "all", "part",
     ])]
     join: Vec<PathBuf>,
-    /// Folder to write, or to go on with
+    /// Folder to write; an existing one is resumed
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: PathBuf,
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub struct Flags {
 pub fn run(flags: &Flags, session: &Session) -> Ended {
     let Some(teacher) = flags.teacher.as_ref().filter(|_| flags.join.is_empty()) else {
         let written = join_teacher_logits(&flags.join, &flags.out, &session.context)?;
-        say!(session, "{} parts are joined", flags.join.len());
+        say!(session, "joined {} parts", flags.join.len());
         return tell(flags, &written, session);
     };
     let mut layers = Layers::<RunConfig>::new()?;
@@ -94,10 +94,10 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     tell(flags, &written.map_err(|error| layers.locate(error))?, session)
 }
 
-/// Says what is there, and what comes next.
+/// Prints what was written and the next command.
 fn tell(flags: &Flags, written: &WrittenLogits, session: &Session) -> Ended {
     let out = flags.out.display();
-    say!(session, "{} rows in {out}, {} of them from before", written.rows, written.before);
+    say!(session, "{} rows in {out}, {} from an earlier call", written.rows, written.before);
     if let Some(part) = flags.part {
         tell_part(part, session);
         let told = serde_json::json!({ "out": flags.out, "part": part, "written": written });

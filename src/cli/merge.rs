@@ -1,4 +1,4 @@
-//! `mixdistill merge`: an adapter added to its base model.
+//! `mixdistill merge`: merges an adapter into its base model.
 
 use super::common::{Ended, Failure, Json, Session, say};
 use clap::{Args, ValueEnum};
@@ -13,24 +13,24 @@ Examples:
   mixdistill merge --model run --out merged --save-type bf16
   mixdistill merge --model owner/name --adapter run/adapter --out merged --json";
 
-/// Add an adapter to its base model and write a plain model folder
+/// Merge an adapter into its base model and write a plain model folder
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Base model: a folder in Hugging Face's format, a GGUF file, or owner/name on the Hugging Face Hub; or a run
-    /// that trained an adapter
+    /// Base model: a folder in Hugging Face format, a GGUF file, or owner/name on the Hugging Face Hub; or a
+    /// run that trained an adapter
     #[arg(long, value_name = "MODEL", help_heading = "Input")]
     model: String,
-    /// Adapter in PEFT's format, or a run that trained one [default: the run's]
+    /// Adapter in PEFT format, or a run that trained one [default: the run's adapter]
     #[arg(long, value_name = "DIR", help_heading = "Input")]
     adapter: Option<PathBuf>,
     /// Folder to write; it must not exist
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: PathBuf,
-    /// Type of the weights
+    /// Data type of the written weights
     #[arg(long, value_enum, default_value = "f32", help_heading = "Output")]
     save_type: SaveType,
-    /// Largest size of a file of weights, in bytes
+    /// Maximum size of a weights file, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = MAX_SHARD_BYTES, help_heading = "Output",
         value_parser = clap::value_parser!(u64).range(1..))]
     max_shard_bytes: u64,
@@ -57,7 +57,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let lora = merge_adapter(&flags.model, adapter, &flags.out, &options, &session.context)?;
     say!(
         session,
-        "{} with the adapter of rank {} on {}",
+        "merged {} with the rank-{} adapter on {}",
         flags.model,
         lora.rank,
         lora.target_modules
@@ -74,14 +74,15 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// What merging changes where the adapter was trained on a base in fewer bits, by its run's held-out rows.
+/// The effect of merging an adapter that was trained on a quantized base model, as losses on its run's
+/// held-out rows.
 fn losses(flags: &Flags, session: &Session) -> Result<Option<Vec<MergedLoss>>, Failure> {
     let (run, config) = match run_on_stored_base(&flags.model, flags.adapter.as_deref()) {
         Ok(Some(run)) => run,
         Ok(None) => return Ok(None),
-        // The merged model is there.
+        // The merged model is already written.
         Err(error) => {
-            session.warn(&format!("What the adapter was trained beside cannot be told: {error}"));
+            session.warn(&format!("cannot determine the base type of the adapter's run: {error}"));
             return Ok(None);
         }
     };
@@ -90,16 +91,15 @@ fn losses(flags: &Flags, session: &Session) -> Result<Option<Vec<MergedLoss>>, F
     match merged_losses(&run, &config, &flags.out, backend, &session.context) {
         Ok(losses) if losses.is_empty() => {
             session.warn(&format!(
-                "The adapter was trained on weights in {stored} and is merged into the original ones; the \
-                 run has no held-out rows to tell what that changes"
+                "the adapter was trained on {stored} weights and merged into the original ones; the run has \
+                 no held-out rows to measure the effect"
             ));
             Ok(None)
         }
         Ok(losses) => {
             say!(
                 session,
-                "Trained on weights in {stored}, merged into the original ones. Held-out loss before and \
-                 after:"
+                "trained on {stored} weights, merged into the original ones; held-out loss before and after:"
             );
             for MergedLoss { source, rows, before, after } in &losses {
                 let change = after - before;
@@ -108,11 +108,11 @@ fn losses(flags: &Flags, session: &Session) -> Result<Option<Vec<MergedLoss>>, F
             Ok(Some(losses))
         }
         Err(error @ Error::Stopped { .. }) => Err(error.into()),
-        // The merged model is there.
+        // The merged model is already written.
         Err(error) => {
             session.warn(&format!(
-                "The adapter was trained on weights in {stored} and is merged into the original ones; what \
-                 that changes cannot be told: {error}"
+                "the adapter was trained on {stored} weights and merged into the original ones; the effect \
+                 cannot be measured: {error}"
             ));
             Ok(None)
         }

@@ -6,7 +6,7 @@ use mixdistill::Error;
 
 /// Advice of the library, the flag that follows it, and the advice with that flag. It is replaced if the
 /// command has the flag.
-const ADVICE: [(&str, &str, &str); 9] = [
+const ADVICE: [(&str, &str, &str); 8] = [
     ("the model to fine-tune in base_model", "--model", "the model to fine-tune with --model"),
     ("Name it with base_model", "--model", "Name it with --model"),
     ("choose another directory (out)", "--out", "choose another directory with --out"),
@@ -14,7 +14,6 @@ const ADVICE: [(&str, &str, &str); 9] = [
     ("Resume it", "--resume", "Resume it with --resume"),
     ("overwrite it", "--overwrite", "overwrite it with --overwrite"),
     ("allow the change", "--allow-changes", "allow the change with --allow-changes"),
-    ("tart anew over it", "--overwrite", "tart anew over it with --overwrite"),
     ("start a new run", "--resume", "start a new run without --resume"),
 ];
 

@@ -1,4 +1,4 @@
-//! `mixdistill pairs`: two teachers answer problems, and right answers are kept.
+//! `mixdistill pairs`: two teachers solve problems, and their correct answers are kept.
 
 use super::common::{
     Ended, Failure, Json, Session, TemplateVariable, quoted, say, tell_part, usual_out,
@@ -22,24 +22,25 @@ Examples:
   mixdistill pairs --config pairs.toml --part 2/8 --out part2
   mixdistill pairs --join part? --out pairs
 
-Every response is stored as it comes: the same call goes on where one was stopped. docs/parts.md
-says how several machines divide the problems.";
+Each response is saved when it arrives. To resume a stopped command, run it again. docs/parts.md
+explains how to divide the problems among several machines.";
 
-/// Let two teachers answer problems, and keep pairs of right answers
+/// Ask two teachers to solve problems and keep pairs of correct answers
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Problems with known answers (GSM8K, MATH and others as they are): a file, or a dataset on the
-    /// Hugging Face Hub, such as owner/name:train
+    /// Problems with known answers, in the published format of GSM8K, MATH, and others: a file, or a
+    /// dataset on the Hugging Face Hub, such as owner/name:train
     #[arg(long, value_name = "FILE", help_heading = "Problems")]
     problems: Option<PathBuf>,
-    /// Benchmarks whose problems must not be among them [default: none]
+    /// Benchmarks whose problems are excluded [default: none]
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Problems")]
     benchmarks: Vec<PathBuf>,
-    /// Problems that are taken, from the first on [default: all]
+    /// Use only the first N problems [default: all]
     #[arg(long, value_name = "N", help_heading = "Problems")]
     limit: Option<u64>,
-    /// Server of the long teacher, up to /chat/completions
+    /// Base URL of the long teacher's server (OpenAI-compatible chat completions), such as
+    /// http://localhost:8000/v1
     #[arg(
         id = "long.server.url",
         long = "long-url",
@@ -47,7 +48,7 @@ pub struct Flags {
         help_heading = "Teachers"
     )]
     long_url: Option<String>,
-    /// Its model [default: the one that the server has]
+    /// Model name on the long teacher's server [default: the only model that the server lists]
     #[arg(
         id = "long.server.model",
         long = "long-model",
@@ -55,12 +56,12 @@ pub struct Flags {
         help_heading = "Teachers"
     )]
     long_model: Option<String>,
-    /// Folder of the long teacher, to run it here; or owner/name on the Hugging Face Hub
+    /// Run the long teacher in this process: a model folder, or owner/name on the Hugging Face Hub
     #[arg(id = "long.local.model", long = "long-folder", value_name = "MODEL",
         conflicts_with_all = ["long.server.url", "long.server.model"], help_heading = "Teachers")]
     long_folder: Option<String>,
-    /// Variable for the long teacher's chat template, such as enable_thinking=true; may be given more
-    /// than once. A server gets it in chat_template_kwargs [default: none]
+    /// Variable for the long teacher's chat template, such as enable_thinking=true; may be repeated. A
+    /// server receives it in chat_template_kwargs [default: none]
     #[arg(
         id = "long.local.template_variables",
         long = "long-template-variable",
@@ -68,7 +69,7 @@ pub struct Flags {
         help_heading = "Teachers"
     )]
     long_variables: Vec<TemplateVariable>,
-    /// Server of the short teacher
+    /// Base URL of the short teacher's server
     #[arg(
         id = "short.server.url",
         long = "short-url",
@@ -76,7 +77,7 @@ pub struct Flags {
         help_heading = "Teachers"
     )]
     short_url: Option<String>,
-    /// Its model [default: the one that the server has]
+    /// Model name on the short teacher's server [default: the only model that the server lists]
     #[arg(
         id = "short.server.model",
         long = "short-model",
@@ -84,7 +85,7 @@ pub struct Flags {
         help_heading = "Teachers"
     )]
     short_model: Option<String>,
-    /// Folder of the short teacher
+    /// Run the short teacher in this process, in the same forms as --long-folder
     #[arg(id = "short.local.model", long = "short-folder", value_name = "MODEL",
         conflicts_with_all = ["short.server.url", "short.server.model"],
         help_heading = "Teachers")]
@@ -97,34 +98,34 @@ pub struct Flags {
         help_heading = "Teachers"
     )]
     short_variables: Vec<TemplateVariable>,
-    /// Answers that each teacher is asked for to a problem, at most [default: 1]
+    /// Maximum number of answers to request from each teacher per problem [default: 1]
     #[arg(long, value_name = "N", help_heading = "Asking")]
     samples: Option<u64>,
-    /// Temperature of both teachers; several answers to a problem need more than 0 [default: 0]
+    /// Sampling temperature of both teachers; --samples above 1 requires more than 0 [default: 0]
     #[arg(long, value_name = "T", help_heading = "Asking")]
     temperature: Option<f64>,
-    /// Length limit of both teachers' answers in tokens [default: 8192 at a server, 2048 in a
+    /// Maximum length of both teachers' answers in tokens [default: 8192 for a server, 2048 for a
     /// folder]
     #[arg(long, value_name = "TOKENS", help_heading = "Asking")]
     max_tokens: Option<u64>,
-    /// Requests to each server at the same time [default: 8]
+    /// Number of concurrent requests to each server [default: 8]
     #[arg(long, value_name = "N", help_heading = "Asking")]
     concurrency: Option<u64>,
-    /// Ask nobody, and make pairs of the responses that are there
+    /// Ask no teacher; make pairs from the saved responses
     #[arg(long, help_heading = "Asking")]
     ask_nothing: bool,
-    /// Settings as TOML; flags count more
+    /// TOML file of settings; flags override it
     #[arg(long, value_name = "FILE", help_heading = "Settings")]
     config: Option<PathBuf>,
-    /// Any setting, such as keep=either or long.server.key_variable=MY_KEY; may be given more than
-    /// once and counts most
+    /// Set any setting, such as keep=either or long.server.key_variable=MY_KEY. Overrides flags and
+    /// --config; may be repeated
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Settings")]
     set: Vec<String>,
-    /// Ask only this part of the problems, such as 2/8, or array for that of a task of a Slurm job array
-    /// [default: all]
+    /// Ask only this part of the problems, such as 2/8; array takes the part from the environment of a
+    /// Slurm job array [default: all]
     #[arg(long, value_name = "I/N", help_heading = "Parts")]
     part: Option<Part>,
-    /// Put the directories of all parts together, and make pairs of them; nobody is asked
+    /// Join the directories of all parts and make pairs, without asking a teacher
     #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
         "problems", "benchmarks", "limit", "long.server.url", "long.server.model", "long.local.model",
         "long.local.template_variables", "short.server.url", "short.server.model", "short.local.model",
@@ -132,7 +133,7 @@ pub struct Flags {
         "ask_nothing", "config", "set", "part",
     ])]
     join: Vec<PathBuf>,
-    /// Directory of responses and pairs; one that is begun goes on [default: pairs, or with --part
+    /// Directory of responses and pairs; an existing one is resumed [default: pairs, or with --part
     /// pairs-part-I-of-N]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
@@ -144,7 +145,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let out = flags.out.clone().unwrap_or_else(|| usual_out("pairs", flags.part));
     if !flags.join.is_empty() {
         let report = join_pairs(&flags.join, &out, &session.context)?;
-        say!(session, "{} parts are joined\n", flags.join.len());
+        say!(session, "joined {} parts\n", flags.join.len());
         return tell(&report, &out, session);
     }
     let layers = flags.layers()?;
@@ -164,7 +165,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(session.result(&told)?)
 }
 
-/// Says what was made, and what comes next.
+/// Prints the report and the next command.
 fn tell(report: &PairsReport, out: &Path, session: &Session) -> Ended {
     say!(session, "{}", report.to_markdown());
     tell_reasons(report, session);
@@ -172,11 +173,11 @@ fn tell(report: &PairsReport, out: &Path, session: &Session) -> Ended {
     tell_next(report, out, session)
 }
 
-/// Warns of problems that were not answered.
+/// Warns about unanswered problems.
 fn tell_reasons(report: &PairsReport, session: &Session) {
     for teacher in [&report.long, &report.short] {
         if let Some(reason) = &teacher.reason {
-            session.warn(&format!("{} did not answer all: {reason}", teacher.model));
+            session.warn(&format!("{} did not answer all problems: {reason}", teacher.model));
         }
     }
 }
@@ -213,7 +214,7 @@ impl Flags {
         self.add_teacher(layers, "short", short, &self.short_variables, |config| &config.short)
     }
 
-    /// What the flags say of a teacher: who it is, and what both are asked with.
+    /// Adds the flags of one teacher, and those that apply to both.
     fn add_teacher(
         &self,
         layers: &mut Layers<MakePairsConfig>,
@@ -222,7 +223,7 @@ impl Flags {
         variables: &[TemplateVariable],
         teacher: fn(&MakePairsConfig) -> &TeacherConfig,
     ) -> Result<()> {
-        // A teacher is a server or a folder, whatever the file says.
+        // A teacher is either a server or a folder. A flag overrides what the file says.
         if let Some(folder) = folder {
             layers.set(&format!("{role}.server="))?;
             layers.set_value(&format!("{role}.local.model"), folder.as_str())?;
@@ -248,7 +249,7 @@ impl Flags {
                 let value = Value::try_from(value).map_err(|_| {
                     let what = format!("`{name}` is {value}, which settings cannot hold");
                     let key = format!("{role}.{place}.{for_template}");
-                    Error::config(key, what, "Leave it out, or give another value")
+                    Error::config(key, what, "Leave it out or give another value")
                 })?;
                 layers.set_value(&format!("{role}.{place}.{for_template}.{name}"), value)?;
             }
@@ -267,14 +268,14 @@ fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Says what there is, and what comes next.
+/// Prints the next command, or fails if no answer was kept.
 fn tell_next(report: &PairsReport, out: &Path, session: &Session) -> Ended {
     if report.rows == [0, 0] {
         let hint = format!(
-            "Every response is in {}; the table says what became of them",
+            "See the table above for the reasons; all responses are in {}",
             out.join("responses.jsonl").display()
         );
-        return Err(Error::Training { what: "no answer is kept".into(), hint }.into());
+        return Err(Error::Training { what: "no answer was kept".into(), hint }.into());
     }
     let file = |name: &str| quoted(&out.join(name).to_string_lossy());
     say!(

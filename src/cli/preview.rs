@@ -1,4 +1,4 @@
-//! `mixdistill preview`: rows of each source with what is trained marked.
+//! `mixdistill preview`: rows of each source, with the trained text marked.
 
 use super::common::{Ended, Json, Session, say};
 use super::run_flags::{Asked, RunFlags};
@@ -15,14 +15,14 @@ Examples:
   mixdistill preview --model DIR --long L.jsonl --short S.jsonl \\
       --set data.sources.long.template_variables.enable_thinking=true";
 
-/// Characters of a part that are shown at its beginning and at its end.
+/// Characters of a part to show at its beginning and at its end.
 const SHOWN: [usize; 2] = [1200, 600];
 
-/// Show rows of each source as they will be trained, what is trained in color or in brackets
+/// Show rows of each source as they will be trained, with the trained text in color or in brackets
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// Rows of each source
+    /// Number of rows to show for each source
     #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Rows")]
     rows: usize,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
         }
     }
     if let Some(question) = &preview.question {
-        say!(session, "\n{}: asked with {} tokens", question.label, question.tokens);
+        say!(session, "\n{}: prompt of {} tokens", question.label, question.tokens);
         say!(session, "{}", marks.text(question));
     }
     session.result(&preview)?;
@@ -66,14 +66,14 @@ fn figures(row: &PreviewRow) -> String {
     format!("{} tokens, {} trained", row.tokens, row.trained_tokens)
 }
 
-/// What stands around what is trained.
+/// The marks around trained text.
 struct Marks {
     before: &'static str,
     after: &'static str,
 }
 
 impl Marks {
-    /// Bold and green where that can be shown, else brackets.
+    /// Bold green if the terminal can show it, else brackets.
     fn of(session: &Session) -> Self {
         let is_terminal = match session.is_json() {
             true => std::io::stderr().is_terminal(),
@@ -87,7 +87,7 @@ impl Marks {
         }
     }
 
-    /// The text of a row, long parts of it shortened in the middle.
+    /// The text of a row, with long parts shortened in the middle.
     fn text(&self, row: &PreviewRow) -> String {
         let part = |part: &mixdistill::recipe::PreviewPart| {
             let text = with_middle_left_out(&harmless(&part.text), SHOWN);

@@ -13,8 +13,8 @@ use toml::Value;
 /// The settings of a run and its directory.
 #[derive(Args, Debug)]
 pub struct RunFlags {
-    /// Model to fine-tune: a folder in Hugging Face format, a GGUF file, or owner/name on the Hugging Face Hub
-    /// [default: none; trains a small student from random weights]
+    /// Model to fine-tune: a folder in Hugging Face format, a GGUF file, or owner/name on the Hugging Face
+    /// Hub [default: none; trains a small student from random weights]
     #[arg(
         id = "base_model",
         long = "model",
@@ -80,13 +80,13 @@ pub struct RunFlags {
         help_heading = "Training"
     )]
     share: Option<AskedShare>,
-    /// Choose answers by a score instead of at random: rsr, nll, lalp, shortest, or longest
+    /// Choose answers by a score instead of at random: rsr, nll, lalp, shortest, or longest. With --share,
+    /// the share stays exact and the scores decide which problems get the long answer
     /// [default: at random, by --share]
     #[arg(
         id = "mixture.choice.by",
         long = "choose",
         value_name = "METHOD",
-        conflicts_with = "mixture.weights",
         help_heading = "Training"
     )]
     choose: Option<String>,
@@ -245,6 +245,9 @@ impl RunFlags {
         set("evaluation.questions", self.questions.map(whole))?;
         set("train.steps", self.steps.map(whole))?;
         set("mixture.choice.by", self.choose.clone().map(Value::from))?;
+        if let (Some(_), Some(AskedShare::Of(_))) = (&self.choose, self.share) {
+            set("mixture.choice.within_share", Some(true.into()))?;
+        }
         if let Some(epochs) = self.epochs {
             set("train.epochs", Some(epochs.into()))?;
             layers.set("train.steps=")?;

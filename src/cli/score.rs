@@ -1,4 +1,4 @@
-//! `mixdistill score`: how well each answer of each source suits the untuned student.
+//! `mixdistill score`: scores how well each answer of each source suits the untuned student.
 
 use super::common::{Ended, Failure, Json, Session, quoted, say, tell_part};
 use super::run_flags::{FlagSource, add_assignments, set_sources};
@@ -22,18 +22,18 @@ Examples:
   mixdistill score --join part?.jsonl --out scores.jsonl
   mixdistill score --config run.toml --out scores.jsonl --lalp --window 4
 
-Every answer of every source is read once by the student as it is before training, also those that a
-mixture does not take; no problem is held out. A line is written for each answer as soon as it is
-scored: the same call goes on where one was stopped. docs/choosing.md says what each number is,
-docs/parts.md how several machines divide the work.
---lalp reads each step again with the problem and its window: several times the tokens and the time.";
+The untuned student reads each answer of each source once, including answers that a mixture would
+not use. No problem is held out. Each line is written as soon as its answer is scored. To resume a
+stopped command, run it again. docs/choosing.md explains the numbers, and docs/parts.md how to
+divide the work among several machines.
+--lalp reads each step again with the problem and its window, at several times the tokens and time.";
 
 /// Score how well each teacher's answers suit the untuned student: NLL, rank, Rank-Surprisal Ratio
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// The student: a folder in Hugging Face's format, a GGUF file, or owner/name on the Hugging Face
-    /// Hub [default: that of the settings, or none, a small student from random weights]
+    /// Student: a folder in Hugging Face format, a GGUF file, or owner/name on the Hugging Face Hub
+    /// [default: base_model from the settings, else a small student with random weights]
     #[arg(
         id = "base_model",
         long = "model",
@@ -41,11 +41,10 @@ pub struct Flags {
         help_heading = "Data and model"
     )]
     model: Option<String>,
-    /// A teacher's answers under a name, in place of the sources of the settings; may be given more
-    /// than once
+    /// A teacher's answers under a name, instead of the sources of the settings; may be repeated
     #[arg(long, value_name = "NAME=FILE", help_heading = "Data and model")]
     source: Vec<String>,
-    /// The same as --source long=FILE
+    /// Same as --source long=FILE
     #[arg(
         id = "data.sources.long.path",
         long = "long",
@@ -53,7 +52,7 @@ pub struct Flags {
         help_heading = "Data and model"
     )]
     long: Option<PathBuf>,
-    /// The same as --source short=FILE
+    /// Same as --source short=FILE
     #[arg(
         id = "data.sources.short.path",
         long = "short",
@@ -61,12 +60,12 @@ pub struct Flags {
         help_heading = "Data and model"
     )]
     short: Option<PathBuf>,
-    /// Columns of a source that are not recognized, as NAME=problem=NAME,solution=NAME; those that the
-    /// settings have for a source of that name stay otherwise
+    /// Column names of a source that are not recognized automatically, as
+    /// SOURCE=problem=NAME,solution=NAME [default: those that the settings have for that source]
     #[arg(long, value_name = "NAME=MAP", help_heading = "Data and model")]
     columns: Vec<String>,
-    /// Length limit of a row in tokens; longer answers are left out, as in training [default: that of
-    /// the settings, or 2048 with --model, else 512]
+    /// Maximum length of a row in tokens; longer answers are left out, as in training [default: the
+    /// setting, or 2048 with --model, else 512]
     #[arg(
         id = "data.max_length",
         long = "max-length",
@@ -74,31 +73,31 @@ pub struct Flags {
         help_heading = "Data and model"
     )]
     max_length: Option<u64>,
-    /// Settings of the run as TOML [default: the toy run's]
+    /// TOML file of the run's settings [default: those of the toy run]
     #[arg(long, value_name = "FILE", help_heading = "Settings")]
     config: Option<PathBuf>,
-    /// Any setting of the run, such as data.max_length=1024; may be given more than once and counts
-    /// most
+    /// Set any setting of the run, such as data.max_length=1024. Overrides flags and --config; may be
+    /// repeated
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Settings")]
     set: Vec<String>,
-    /// Also score each step given the problem and a window of steps before it (LALP), at several
+    /// Also score each step given the problem and a window of the steps before it (LALP), at several
     /// times the cost
     #[arg(long, help_heading = "Scores")]
     lalp: bool,
-    /// Steps in that window [default: 4]
+    /// Number of steps in the LALP window [default: 4]
     #[arg(long, value_name = "N", requires = "lalp", help_heading = "Scores")]
     window: Option<usize>,
-    /// Score only the answers to this part of the problems, such as 2/8, or array for that of a task of a
-    /// Slurm job array [default: all]
+    /// Score only the answers to this part of the problems, such as 2/8; array takes the part from the
+    /// environment of a Slurm job array [default: all]
     #[arg(long, value_name = "I/N", help_heading = "Parts")]
     part: Option<Part>,
-    /// Put the files of all parts together; no student is read
+    /// Join the files of all parts, without loading the student
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Parts", conflicts_with_all = [
         "base_model", "source", "data.sources.long.path", "data.sources.short.path", "columns",
         "data.max_length", "config", "set", "lalp", "window", "part",
     ])]
     join: Vec<PathBuf>,
-    /// File to write, or to go on with: .jsonl, or .parquet with that feature
+    /// File to write, .jsonl or (with the feature parquet) .parquet; an existing one is resumed
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     out: PathBuf,
     #[command(flatten)]
@@ -109,7 +108,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     if !flags.join.is_empty() {
         let written = join_scores(&flags.join, &flags.out)?;
         let (parts, count, out) = (flags.join.len(), written.rows.len(), flags.out.display());
-        say!(session, "{parts} parts are joined: {count} answers in {out}\n");
+        say!(session, "joined {parts} parts: {count} answers in {out}\n");
         tell_sources(&written, session);
         let scores = written.file.as_deref().unwrap_or(&flags.out).to_string_lossy();
         let scores = quoted(&format!("mixture.choice.scores={scores}"));
@@ -132,7 +131,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let written = written.map_err(|error| layers.locate(error))?;
     if let Some(part) = flags.part {
         let (count, before, out) = (written.rows.len(), written.before, flags.out.display());
-        say!(session, "{count} answers in {out}, {before} of them from before");
+        say!(session, "{count} answers in {out}, {before} from an earlier call");
         tell_part(part, session);
         let told = serde_json::json!({ "out": flags.out, "part": part, "answers": count,
             "before": before, "read_tokens": written.read_tokens });
@@ -143,10 +142,10 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// What a person wants to know of the scores, and what to do next.
+/// Prints the scores and the next command.
 fn tell(flags: &Flags, written: &WrittenScores, next: &str, session: &Session) {
     let (count, before, out) = (written.rows.len(), written.before, flags.out.display());
-    say!(session, "{count} answers in {out}, {before} of them from before\n");
+    say!(session, "{count} answers in {out}, {before} from an earlier call\n");
     tell_sources(written, session);
     say!(session, "\nnext:\n  {next}");
 }
@@ -159,7 +158,7 @@ fn tell_sources(written: &WrittenScores, session: &Session) {
     }
 }
 
-/// The training that chooses by these scores, with all that was given.
+/// The command that trains with a choice by these scores, with all given flags.
 fn next(
     flags: &Flags,
     layers: &Layers<RunConfig>,
@@ -180,7 +179,7 @@ fn next(
     if let Some(tokens) = flags.max_length {
         add("--max-length", tokens.to_string());
     }
-    // As they are in the end, with what `--set` says of them.
+    // The final sources, with the changes of `--set`.
     let sources = layers.given().get("data").and_then(|data| data.get("sources"));
     let sources = sources.filter(|_| flags.names_sources());
     let is_of_sources = |set: &&String| set.trim_start().starts_with("data.sources");
@@ -190,7 +189,7 @@ fn next(
     if let Some(sources) = sources {
         add("--set", format!("data.sources={sources}"));
     }
-    // A choice by LALP takes the usual window.
+    // A choice by LALP uses the default window.
     let window = flags.window.unwrap_or(LalpConfig::default().window);
     let by_lalp = flags.lalp && window == LalpConfig::default().window;
     let scores = written.file.as_deref().unwrap_or(&flags.out).to_string_lossy();
@@ -199,7 +198,7 @@ fn next(
     words.join(" ")
 }
 
-/// Which sources have the lowest ratio, as it is shown.
+/// The sources with the lowest ratio, to the digits shown.
 fn lowest(sources: &[SourceScores]) -> Option<String> {
     let mut scored: Vec<&SourceScores> = sources.iter().filter(|source| source.rows > 0).collect();
     scored.sort_by(|a, b| a.rsr.total_cmp(&b.rsr));
@@ -213,13 +212,13 @@ fn lowest(sources: &[SourceScores]) -> Option<String> {
     };
     let names = first.iter().map(named).collect::<Vec<_>>().join(" and ");
     let others: Vec<String> =
-        others.iter().map(|source| format!("{} of {}", shown(source), named(source))).collect();
+        others.iter().map(|source| format!("{} for {}", shown(source), named(source))).collect();
     match (first.len(), others.is_empty()) {
         (1, true) => None,
         (_, true) => Some(format!("The Rank-Surprisal Ratios of {names} are equal: {least}.")),
         (count, false) => Some(format!(
-            "The Rank-Surprisal Ratio is lowest for {names}: {least}{}, against {}. A lower one suits the \
-             student more.",
+            "The Rank-Surprisal Ratio is lowest for {names}: {least}{}, compared with {}. A lower ratio \
+             suits the student better.",
             if count > 1 { " each" } else { "" },
             others.join(", ")
         )),
@@ -256,8 +255,8 @@ impl Flags {
         if let Some((name, _)) =
             columns.iter().find(|(name, _)| sources.iter().all(|source| source.name != *name))
         {
-            let what = format!("--columns names `{name}`, which is no source");
-            return Err(Error::config("data.sources", what, "Name a source that is scored"));
+            let what = format!("--columns names `{name}`, which is not a source");
+            return Err(Error::config("data.sources", what, "Use the name of a scored source"));
         }
         match sources.is_empty() {
             true => Ok(()),
@@ -272,7 +271,7 @@ impl Flags {
             || !self.columns.is_empty()
     }
 
-    /// Names of sources, and their columns as they are given.
+    /// The names of sources with the text of their columns.
     fn columns_of(&self) -> Result<Vec<(&str, &str)>> {
         let parts = |given: &'_ String| {
             given.split_once('=').is_some_and(|(name, map)| !name.is_empty() && !map.is_empty())
@@ -285,7 +284,7 @@ impl Flags {
         Ok(self.columns.iter().filter_map(|given| given.split_once('=')).collect())
     }
 
-    /// Names and files of the sources that flags name.
+    /// The names and files of the sources that the flags give.
     fn sources(&self) -> Result<Vec<(String, String)>> {
         let flag = |name: &str, path: &Option<PathBuf>| {
             Some((name.to_owned(), path.as_ref()?.to_string_lossy().into_owned()))
@@ -299,12 +298,12 @@ impl Flags {
             });
             let Some((name, path)) = parts else {
                 let what = format!("--source is `{source}`");
-                let hint = "Write NAME=FILE, the name in letters, digits, -, _ and .";
+                let hint = "Write NAME=FILE, with letters, digits, -, _, and . in the name";
                 return Err(Error::config("data.sources", what, hint));
             };
             if sources.iter().any(|(known, _)| known == name) {
-                let what = format!("there are two sources called `{name}`");
-                return Err(Error::config("data.sources", what, "Give each a name of its own"));
+                let what = format!("two sources are named `{name}`");
+                return Err(Error::config("data.sources", what, "Give each source its own name"));
             }
             sources.push((name.to_owned(), path.to_owned()));
         }
@@ -312,7 +311,7 @@ impl Flags {
     }
 }
 
-/// The sources that settings have.
+/// The sources in the settings.
 fn set_already(layers: &Layers<RunConfig>) -> Vec<FlagSource> {
     let set = layers.given().get("data").and_then(|data| data.get("sources"));
     let of = |source: &Value| {

@@ -1,4 +1,4 @@
-//! A model that is asked: how it is loaded, and how its answers are shown as they come.
+//! A model that answers prompts: loading it, and streaming its answers.
 
 use super::common::{Session, TemplateVariable};
 use clap::Args;
@@ -13,25 +13,24 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The model, and how it is talked to.
+/// The model and its chat template.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelFlags {
-    /// Model: a folder in Hugging Face's format, a GGUF file, a run, or owner/name on the Hugging Face Hub; may be
-    /// left out where --adapter is a run
+    /// Model: a folder in Hugging Face format, a GGUF file, a run, or owner/name on the Hugging Face Hub;
+    /// optional if --adapter is a run
     #[arg(long, value_name = "MODEL", required_unless_present = "adapter")]
     pub model: Option<String>,
-    /// Adapter in PEFT's format, or a run that trained one [default: none, or the run's]
+    /// Adapter in PEFT format, or a run that trained one [default: the run's adapter, if any]
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Chat template in a file, or none [default: the adapter's, else the model's own]
+    /// Chat template file, or none for the built-in layout [default: the adapter's, else the model's]
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// Variable for the chat template, such as enable_thinking=false; may be given more than once
-    /// [default: none]
+    /// Variable for the chat template, such as enable_thinking=false; may be repeated [default: none]
     #[arg(id = "template_variables", long = "template-variable", value_name = "NAME=VALUE")]
     pub template_variables: Vec<TemplateVariable>,
-    /// Message of the system [default: the chat template's own, if any]
+    /// System message [default: the chat template's own, if any]
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
     #[command(flatten)]
@@ -41,12 +40,12 @@ pub struct ModelFlags {
 /// How the weights are stored in memory.
 #[derive(Args, Debug)]
 pub struct BaseFlags {
-    /// Type that the weights are stored in: fewer bits take less memory and are read faster; an adapter
+    /// Data type of the weights in memory. Fewer bits take less memory and generate faster; an adapter
     /// stays f32 [default: f32]
     #[arg(id = "base.type", long = "base-type", value_name = "TYPE", value_parser = BaseType::NAMES)]
     base_type: Option<String>,
-    /// Type of the embedding and the head: f32, bf16 or int8 [default: bf16 with a --base-type of fewer
-    /// bits than f32]
+    /// Data type of the embedding and the head: f32, bf16, or int8 [default: f32, or bf16 with any other
+    /// --base-type]
     #[arg(
         id = "base.embeddings",
         long = "embedding-type",
@@ -54,7 +53,7 @@ pub struct BaseFlags {
         value_parser = ["f32", "bf16", "int8"]
     )]
     embeddings: Option<String>,
-    /// With --base-type nf4: scales in 8 bits too
+    /// With --base-type nf4: also store the scales in 8 bits
     #[arg(id = "base.double_quantization", long = "double-quantization")]
     double_quantization: bool,
 }
@@ -70,11 +69,11 @@ impl BaseFlags {
     }
 }
 
-/// How answers are drawn.
+/// How answers are sampled.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Answers")]
 pub struct SamplingFlags {
-    /// Length limit of an answer in tokens
+    /// Maximum length of an answer in tokens
     #[arg(
         id = "generate.max_new_tokens",
         long = "max-new-tokens",
@@ -82,7 +81,7 @@ pub struct SamplingFlags {
         default_value_t = 512
     )]
     max_new_tokens: usize,
-    /// 0 takes the most probable token; above, tokens are drawn
+    /// Sampling temperature; 0 always takes the most likely token
     #[arg(
         id = "generate.temperature",
         long = "temperature",
@@ -91,10 +90,11 @@ pub struct SamplingFlags {
         default_value_t = 0.0
     )]
     temperature: f64,
-    /// Draw among this many most probable tokens; 0 means all
+    /// Sample only from this many most likely tokens; 0 means all
     #[arg(id = "generate.top_k", long = "top-k", value_name = "N", default_value_t = 0)]
     top_k: usize,
-    /// Draw among the most probable tokens whose probabilities sum to this
+    /// Sample only from the most likely tokens whose probabilities sum to this (nucleus sampling); 1 means
+    /// all
     #[arg(
         id = "generate.top_p",
         long = "top-p",
@@ -103,7 +103,7 @@ pub struct SamplingFlags {
         default_value_t = 1.0
     )]
     top_p: f64,
-    /// Draw among tokens with at least this share of the highest probability
+    /// Sample only from tokens with at least this fraction of the highest probability; 0 means all
     #[arg(
         id = "generate.min_p",
         long = "min-p",
@@ -112,7 +112,8 @@ pub struct SamplingFlags {
         default_value_t = 0.0
     )]
     min_p: f64,
-    /// Above 1, tokens that stand there already are less probable
+    /// Penalty on tokens that already occur in the prompt or the answer: above 1 makes them less likely, 1
+    /// turns it off
     #[arg(
         id = "generate.repetition_penalty",
         long = "repetition-penalty",
@@ -121,19 +122,19 @@ pub struct SamplingFlags {
         default_value_t = 1.0
     )]
     repetition_penalty: f64,
-    /// Text that ends an answer; may be given more than once [default: none]
+    /// Text that ends an answer; may be repeated [default: none]
     #[arg(id = "generate.stop", long = "stop", value_name = "TEXT")]
     stop: Vec<String>,
-    /// Seed of the draws
+    /// Random seed for sampling
     #[arg(id = "generate.seed", long = "seed", value_name = "SEED", default_value_t = 0)]
     seed: u64,
 }
 
 impl SamplingFlags {
-    /// The settings, checked.
+    /// The validated settings.
     ///
     /// # Errors
-    /// As [`GenerateConfig::validate`].
+    /// Same as [`GenerateConfig::validate`].
     pub fn config(&self, batch_size: usize) -> Result<GenerateConfig> {
         let config = GenerateConfig {
             max_new_tokens: self.max_new_tokens,
@@ -152,11 +153,11 @@ impl SamplingFlags {
 }
 
 impl ModelFlags {
-    /// Opens and checks the files of the model; no weights are read yet. With `raw` prompts go to it
-    /// as they are, whatever its template.
+    /// Opens and checks the files of the model without reading weights. With `raw`, the chat template is
+    /// ignored.
     ///
     /// # Errors
-    /// As [`TextModelFiles::open`].
+    /// Same as [`TextModelFiles::open`].
     pub fn open(&self, raw: bool, session: &Session) -> Result<TextModelFiles> {
         // A run that trained an adapter is a model by itself.
         let (model, adapter) = match (&self.model, &self.adapter) {
@@ -179,35 +180,35 @@ impl ModelFlags {
     }
 }
 
-/// The tokens of a prompt, which has to leave room for an answer.
+/// The tokens of a prompt, which must leave room for an answer.
 ///
 /// # Errors
-/// What the tokenizer and the template give; [`Error::Config`] where it does not fit.
+/// Errors of the tokenizer and the template; [`Error::Config`] if the prompt does not fit.
 pub fn prompt_tokens(files: &TextModelFiles, prompt: Prompt<'_>, raw: bool) -> Result<Vec<u32>> {
     let tokens = match raw {
         true => files.plain_prompt(prompt.problem)?,
         false => files.template().prompt(files.tokenizer(), prompt)?,
     };
-    // LongRoPE is decided when the longest prompt is known.
+    // LongRoPE's scale is chosen once the longest prompt is known.
     let context = files.folder().config().max_position_embeddings;
     if tokens.len() >= context {
         let what =
-            format!("it has {} tokens, and the model takes fewer than {context}", tokens.len());
+            format!("it has {} tokens, but the model takes fewer than {context}", tokens.len());
         return Err(Error::config("prompt", what, "Shorten it"));
     }
     Ok(tokens)
 }
 
-/// Tokens of the longest row that the model takes, prompt and answer together.
+/// The maximum number of tokens that the model takes, prompt and answer together.
 pub fn context_length(files: &TextModelFiles) -> usize {
     files.folder().config().context()
 }
 
-/// The tokens of a conversation, up to the model's next answer. Without a chat template the last
-/// message stands alone.
+/// The tokens of a conversation, up to the model's next answer. Without a chat template, only those of
+/// the last message.
 ///
 /// # Errors
-/// As [`TextModelFiles::conversation`].
+/// Same as [`TextModelFiles::conversation`].
 pub fn conversation_tokens(files: &TextModelFiles, messages: &[Message]) -> Result<Vec<u32>> {
     match files.chat_template() {
         Some(_) => files.conversation(messages),
@@ -224,7 +225,7 @@ pub struct Speaker {
     pub config: GenerateConfig,
 }
 
-/// What came of an answer that was shown.
+/// An answer that was streamed.
 pub struct Shown {
     pub answer: Generation,
     pub text: String,
@@ -235,7 +236,7 @@ impl Speaker {
     /// Reads the weights.
     ///
     /// # Errors
-    /// As [`TextModelFiles::load`].
+    /// Same as [`TextModelFiles::load`].
     pub fn load(files: TextModelFiles, config: GenerateConfig, session: &Session) -> Result<Self> {
         let device = device::by_name(session.global.backend())?;
         Ok(Self { loaded: files.load(&device, &session.context)?, config })
@@ -247,8 +248,8 @@ impl Speaker {
         StopConditions { tokens: text.end_tokens, tokenizer: text.tokenizer }
     }
 
-    /// The text of an answer so far that can be shown: without a character that is not whole yet,
-    /// and without what may become a stop text.
+    /// The part of an unfinished answer that can be shown: without an incomplete character and
+    /// without a possible beginning of a stop text.
     fn text_so_far(&self, token: &NewToken<'_>) -> Result<String> {
         let tokenizer = self.loaded.files.tokenizer();
         if let Some(end) = token.end {
@@ -264,10 +265,10 @@ impl Speaker {
         Ok(text)
     }
 
-    /// Shows an answer as it comes; Ctrl-C ends it.
+    /// Streams an answer. Ctrl-C ends it.
     ///
     /// # Errors
-    /// What generation gives.
+    /// Errors of generation.
     pub fn stream(&self, prompt: &[u32], session: &Session) -> Result<Shown> {
         let (start, mut shown) = (Instant::now(), String::new());
         let mut failed = None;
@@ -314,7 +315,7 @@ impl Speaker {
 }
 
 impl Shown {
-    /// How long the answer is, how fast it came and why it ended.
+    /// The answer's length, its speed, and why it ended.
     fn figures(&self) -> String {
         let tokens = self.answer.tokens.len();
         let speed = tokens as f64 / self.seconds.max(1e-9);
@@ -326,27 +327,26 @@ impl Shown {
         self.answer.end == EndReason::Interrupted
     }
 
-    /// Why there is nothing to read, where there is nothing.
+    /// Why the answer is empty, if it is.
     pub fn emptiness(&self) -> Option<&'static str> {
         if !self.text.trim().is_empty() {
             return None;
         }
         Some(match self.answer.end {
             EndReason::EndToken(_) => {
-                "the answer is empty: the model ended it at once. Word the message otherwise, draw \
-                 tokens with --temperature, or check that the model is one for chats"
+                "the answer is empty: the model ended it immediately. Rephrase the message, sample \
+                 with --temperature, or check that this is a chat model"
             }
-            EndReason::Stop(_) => "the answer is empty: it begins with a text that --stop names",
+            EndReason::Stop(_) => "the answer is empty: it started with a --stop text",
             EndReason::Limit => {
-                "the answer holds nothing that can be read up to its length limit \
-                 (--max-new-tokens)"
+                "the answer has no readable text within its length limit (--max-new-tokens)"
             }
             EndReason::Interrupted => "the answer is empty: it was stopped before its first word",
         })
     }
 }
 
-/// Why an answer ended, in words.
+/// Why an answer ended, in words. `grade_answers` reads these words from the output of `generate`.
 pub fn ended(end: &EndReason) -> String {
     match end {
         EndReason::EndToken(_) => "ended by the model".into(),
@@ -356,8 +356,8 @@ pub fn ended(end: &EndReason) -> String {
     }
 }
 
-/// Where an answer is shown: on standard output, or on standard error where that is left to
-/// results.
+/// Where an answer is streamed: to standard output, or to standard error if standard output is for
+/// JSON.
 enum Out {
     Output { is_terminal: bool },
     Error { is_terminal: bool },
@@ -371,7 +371,7 @@ impl Out {
         }
     }
 
-    /// Writes a piece at once. That nobody reads it any more is no reason to stop.
+    /// Writes a piece and flushes it. Ignores errors: a closed pipe is no reason to stop.
     fn write(&mut self, text: &str) {
         let (Self::Output { is_terminal } | Self::Error { is_terminal }) = *self;
         let text = if is_terminal { harmless(text) } else { text.to_owned() };
@@ -385,7 +385,7 @@ impl Out {
     }
 }
 
-/// A text without what a terminal would take as a command.
+/// Replaces the control characters of a text, which could control the terminal.
 pub fn harmless(text: &str) -> String {
     let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     text.chars().map(|c| if is_command(c) { '\u{FFFD}' } else { c }).collect()

@@ -1,4 +1,4 @@
-//! `mixdistill study`: students, mixtures and seeds, and a report.
+//! `mixdistill study`: students, mixtures, and seeds, and a report.
 
 use super::common::{Ended, Failure, Json, Session, say, this_call};
 use super::run_flags::add_assignments;
@@ -15,46 +15,46 @@ use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
-  mixdistill study --config examples/study.toml            a quick one, on the toy corpus
+  mixdistill study --config examples/study.toml            a quick study on the toy corpus
   mixdistill study --config study.toml --set seeds=1,2,3,4,5 --out study5
   mixdistill study --config study.toml --json > study.json
 
 Several processes or machines (docs/studies.md, \"Many machines\"; scripts in examples/cluster):
-  mixdistill study --config study.toml --share             as often as you like, on one directory
-  mixdistill study --config study.toml --part 2/8 --out part2   the second of eight, by itself
+  mixdistill study --config study.toml --share             any number of times, on one directory
+  mixdistill study --config study.toml --part 2/8 --out part2   part 2 of 8, on its own
   mixdistill study --report part* --out study              the report of all parts
 
-Finished runs are kept: the same call goes on where one was stopped.";
+Finished runs are kept. To resume a stopped study, run the same command again.";
 
-/// Train students on long, short and mixed answers, and report the learnability gap
+/// Train students on long, short, and mixed answers, and report the learnability gap
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Flags {
-    /// The study as TOML; examples/study.toml shows what there is
+    /// TOML file of the study's settings; examples/study.toml shows the available ones
     #[arg(long, value_name = "FILE", help_heading = "Study", required_unless_present = "report")]
     config: Option<PathBuf>,
-    /// Any setting of the study, such as seeds=1,2 or run.train.steps=100; may be given more than
-    /// once and counts most
+    /// Set any setting of the study, such as seeds=1,2 or run.train.steps=100. Overrides flags and
+    /// --config; may be repeated
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Study")]
     set: Vec<String>,
-    /// Directory of the study [default: that of the settings, or study]
+    /// Directory of the study [default: out from the settings, or study]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
-    /// Work on the study beside other processes that are started with the same call: each takes cells
-    /// that nobody works on
+    /// Share the study with other processes that run the same command: each one works on cells that
+    /// no other process has claimed
     #[arg(long, help_heading = "Many machines", conflicts_with_all = ["part", "report"])]
     share: bool,
-    /// With --share: a process without a sign of life for so many seconds is dead, and others take over
-    /// what it worked on [default: 120]
+    /// With --share: after this many seconds without a heartbeat, a process is considered dead and others
+    /// take over its work [default: 120]
     #[arg(long, value_name = "SECONDS", help_heading = "Many machines", requires = "share",
         value_parser = clap::value_parser!(u32).range(1..=86_400))]
     dead_after: Option<u32>,
-    /// Make one part of the study by itself, such as 2/8, in a directory of its own; array takes it
-    /// from the environment of a Slurm job array
+    /// Run only this part of the study, such as 2/8, in its own directory; array takes the part from
+    /// the environment of a Slurm job array
     #[arg(long, value_name = "N/OF", help_heading = "Many machines", conflicts_with = "report")]
     part: Option<Part>,
-    /// Put parts that are done together, by their directories, and make the report; trains nothing.
-    /// Without --config, their own settings count
+    /// Join the directories of finished parts and write the report, without training. Without
+    /// --config, uses the settings of the parts
     #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "Many machines")]
     report: Vec<PathBuf>,
     #[command(flatten)]
@@ -80,8 +80,8 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     let in_array = std::env::var_os("SLURM_ARRAY_TASK_ID").is_some();
     if in_array && flags.part.is_none() && !flags.share && flags.report.is_empty() {
         session.warn(
-            "this is a task of a Slurm job array, and it makes the whole study: with --part array it \
-             makes its part of it",
+            "this task of a Slurm job array runs the whole study; use --part array to run only its \
+             part",
         );
     }
     if let Some(part) = flags.part {
@@ -106,12 +106,11 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// The settings of parts that are put together without a file of settings.
+/// Takes the settings from the parts if no settings file is given.
 fn take_settings(flags: &Flags, layers: &mut Layers<StudyConfig>) -> Ended {
     if flags.out.is_none() {
-        let hint =
-            "Name the directory of the report with --out, or the study's settings with --config";
-        let what = "the settings of the parts name the directory of a part";
+        let hint = "Set the directory of the report with --out, or give the study's settings with --config";
+        let what = "the settings of the parts set it to the directory of one part";
         return Err(Failure::Usage(Error::config("out", what, hint)));
     }
     settings_of(&flags.report)?;
@@ -119,37 +118,37 @@ fn take_settings(flags: &Flags, layers: &mut Layers<StudyConfig>) -> Ended {
     Ok(first.map_or(Ok(()), |file| layers.file(&file))?)
 }
 
-/// What was made of a part, and how the parts become a report.
+/// Prints the results of a part and how to make the report from all parts.
 fn tell_part(made: &StudyPart, session: &Session) {
     let StudyPart { part, out, cells, all_cells, untuned, all_untuned } = made;
     say!(
         session,
-        "part {part} is done: {cells} of {all_cells} cells, and {untuned} of {all_untuned} students before \
-         any training, in {}",
+        "part {part} is done: {cells} of {all_cells} cells and {untuned} of {all_untuned} untuned \
+         students, in {}",
         out.display()
     );
     say!(
         session,
-        "the report, once all {} parts are done: mixdistill study --report DIR... --out STUDY, with the \
-         directories of all parts",
+        "when all {} parts are done, write the report: mixdistill study --report DIR... --out STUDY, with \
+         the directories of all parts",
         part.of()
     );
 }
 
-/// Whether it tells a choice from its share.
+/// Whether this compares a choice with its control, the same share chosen at random.
 fn is_decisive(difference: &ArmDifference) -> bool {
     matches!((difference.arm, difference.other), (ArmKind::Choice(_), ArmKind::Control(_)))
 }
 
-/// What came of it, in short; the study has told its warnings once more.
+/// Prints a summary of the results. The study has already repeated its warnings.
 fn tell(study: &Study, out: &Path, session: &Session) {
     for comparison in &study.comparisons {
-        say!(session, "\n{} against {} answers:", comparison.strong, comparison.weak);
+        say!(session, "\n{} vs. {} answers:", comparison.strong, comparison.weak);
         for result in &comparison.students {
             let gap = &result.gap;
             say!(
                 session,
-                "  {:12} gap {:+.1} points (95 % interval {:+.1} to {:+.1})",
+                "  {:12} gap {:+.1} points (95% interval {:+.1} to {:+.1})",
                 result.student,
                 100.0 * gap.value,
                 100.0 * gap.low,
@@ -172,5 +171,5 @@ fn tell(study: &Study, out: &Path, session: &Session) {
         }
     }
     let out = out.display();
-    say!(session, "\nthe report: {out}/report.html, {out}/report.md, {out}/study.json");
+    say!(session, "\nreport: {out}/report.html, {out}/report.md, {out}/study.json");
 }

@@ -1,4 +1,4 @@
-//! Events, and who sees them.
+//! Events and observers.
 
 use super::reports::{
     Accuracy, EvaluationReport, GradedReport, Outcome, PairsProgress, SampleAnswer, StepReport,
@@ -7,49 +7,49 @@ use crate::error::Result;
 use std::fmt;
 use std::path::Path;
 
-/// Work that is counted.
+/// A kind of counted work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Task {
-    /// Files from the Hugging Face Hub, in bytes.
+    /// Downloading files from the Hugging Face Hub, in bytes.
     Download,
-    /// Files that are read to tell which of them the Hugging Face Hub has, in bytes.
+    /// Reading local files to compare them with the Hugging Face Hub, in bytes.
     CheckFiles,
-    /// Files to the Hugging Face Hub, in bytes.
+    /// Uploading files to the Hugging Face Hub, in bytes.
     Upload,
-    /// A model's weights, in tensors.
+    /// Loading a model's weights, in tensors.
     LoadModel,
-    /// A model's tensors that are written.
+    /// Writing a model's weights, in tensors.
     WriteModel,
-    /// A teacher's weights, in tensors.
+    /// Loading a teacher's weights, in tensors.
     LoadTeacher,
-    /// Answers as tokens, in answers.
+    /// Encoding answers as tokens, in answers.
     Encode,
-    /// Held-out losses, in rows.
+    /// Computing held-out losses, in rows.
     HeldOutLoss,
-    /// Problems that a model answers, in answers.
+    /// Generating answers, in answers.
     Answer,
-    /// Rows that a teacher reads for its logits.
+    /// Computing a teacher's logits, in rows.
     TeacherLogits,
-    /// Answers that an untuned student reads for their scores.
+    /// Scoring answers with an untuned student, in answers.
     Score,
-    /// Answers that a judge reads.
+    /// Judging answers, in answers.
     Judge,
-    /// Stored responses of teachers, in bytes.
+    /// Reading stored responses of teachers, in bytes.
     ReadResponses,
-    /// Stored responses that are graded, in problems, each once for each teacher.
+    /// Grading stored responses, in problems, each counted once per teacher.
     GradeResponses,
-    /// Problems that teachers are asked, each once for each teacher.
+    /// Asking teachers, in problems, each counted once per teacher.
     AskTeachers,
-    /// Rows that are written.
+    /// Writing rows, in rows.
     WriteRows,
-    /// Problems that are trained on and problems that are tested with, to find those in common.
+    /// Searching for test problems among the training problems, in problems.
     FindOverlaps,
-    /// Problems that are compared, to find those that are nearly the same.
+    /// Searching for near-duplicates, in problems.
     FindNearDuplicates,
-    /// Answers whose tokens are ranked by the untuned student.
+    /// Ranking the tokens of answers with the untuned student, in answers.
     RankTokens,
-    /// Students whose scores are resampled for their intervals.
+    /// Resampling scores for intervals, in students.
     Resample,
 }
 
@@ -81,16 +81,16 @@ impl Task {
     }
 }
 
-/// How far counted work is.
+/// The progress of counted work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Units done, those of earlier processes included.
+    /// Units done, including those of earlier processes.
     pub done: u64,
-    /// Units in all.
+    /// Total units.
     pub total: u64,
-    /// Units that were done before this process.
+    /// Units done before this process.
     pub before: u64,
-    /// Tokens of this process so far, where the work is one of tokens.
+    /// Tokens that this process has generated or read so far, if the work has tokens.
     pub tokens: u64,
 }
 
@@ -103,19 +103,18 @@ pub enum Moment {
     After,
 }
 
-/// What a run will do, before it does it. The tables fit their width to that of the format, as in
-/// `format!("{table:80}")`.
+/// What a run is about to do. The tables adapt to the width in the format, as in `format!("{table:80}")`.
 #[derive(Clone, Copy)]
 pub struct RunOverview<'a> {
-    /// The files, or the built-in corpus.
+    /// The data files, or the built-in corpus.
     pub data: &'a str,
-    /// What became of every record.
+    /// Counts of what happened to the records.
     pub ledger: &'a (dyn fmt::Display + 'a),
-    /// The shares that were asked for and what came of them.
+    /// The requested and the actual shares.
     pub mixture: &'a (dyn fmt::Display + 'a),
-    /// What else there is to know, a line each: student, training, teacher.
+    /// Further information, one line each: student, training, teacher.
     pub lines: &'a [String],
-    /// What is other than it was asked for, a line each; said above, too.
+    /// What differs from the request, one line each. `lines` or the tables mention it too.
     pub warnings: &'a [String],
 }
 
@@ -125,100 +124,100 @@ impl fmt::Debug for RunOverview<'_> {
     }
 }
 
-/// Something that happened.
+/// An event in a long call.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Counted work is on its way.
+    /// Counted work makes progress.
     Task {
-        /// Which.
+        /// The kind of work.
         task: Task,
-        /// How far it is.
+        /// Its progress.
         progress: Progress,
     },
-    /// Counted work has ended, or was given up.
+    /// Counted work has ended or was abandoned.
     TaskEnd(Task),
-    /// What a run will do: data, mixture, student, training.
+    /// What a run is about to do: data, mixture, student, training.
     Overview(&'a RunOverview<'a>),
-    /// A run goes on from a checkpoint.
+    /// A run resumes from a checkpoint.
     Resuming {
         /// The checkpoint's directory.
         path: &'a Path,
-        /// What is wrong with newer ones.
+        /// Problems of newer checkpoints.
         skipped: &'a [String],
     },
-    /// The run was finished by an earlier process.
+    /// An earlier process finished the run.
     AlreadyFinished,
     /// Held-out problems were answered before or after training.
     Accuracy {
         /// When.
         moment: Moment,
-        /// How many answers were right.
+        /// The number of correct answers.
         accuracy: &'a Accuracy,
     },
-    /// One of several runs begins.
+    /// One of several runs starts.
     Part {
-        /// Its name, such as `long` or a student's.
+        /// Its name, such as `long` or the name of a student.
         name: &'a str,
-        /// What it is, in words.
+        /// A description.
         about: &'a str,
-        /// Its number, from 1; 0 where it is not counted.
+        /// Its number, from 1, or 0 if runs are not counted.
         number: usize,
-        /// Runs in all.
+        /// Total runs.
         of: usize,
-        /// Seconds left for all runs, where they can be known.
+        /// Seconds left for all runs, if known.
         seconds_left: Option<f64>,
     },
-    /// A file or folder of results was written.
+    /// A result file or folder was written.
     Written {
-        /// What it is, in words.
+        /// A description.
         what: &'a str,
-        /// Where it is.
+        /// Its path.
         path: &'a Path,
     },
-    /// How far the asking of two teachers is; told beside [`Task::AskTeachers`].
+    /// The progress of asking two teachers, emitted along with [`Task::AskTeachers`].
     Pairs(&'a PairsProgress),
-    /// Training begins or goes on.
+    /// Training starts or resumes.
     Start {
-        /// Steps made before.
+        /// Steps already made.
         step: usize,
-        /// Steps at the end.
+        /// Total steps.
         total_steps: usize,
     },
-    /// A step is under way.
+    /// A micro-batch of a step is done.
     MicroBatch {
         /// The step, counted from 1.
         step: usize,
         /// Micro-batches done.
         done: usize,
-        /// Micro-batches in all.
+        /// Total micro-batches.
         of: usize,
     },
-    /// A step was left out, because its loss or gradient was not finite.
+    /// A step was skipped because its loss or gradient was not finite.
     Skipped {
         /// The step, counted from 1.
         step: usize,
         /// What was not finite.
         what: &'a str,
     },
-    /// Training went back to a checkpoint.
+    /// Training returned to a checkpoint.
     RolledBack {
-        /// The step that could not be made.
+        /// The step that failed.
         from: usize,
         /// The checkpoint's step.
         to: usize,
-        /// Whether the evaluation of that step is made again.
+        /// Whether the evaluation of that step is repeated.
         evaluation_due: bool,
     },
-    /// Something that whoever watches should know.
+    /// A message for the user.
     Notice(&'a str),
     /// A step was made.
     Step(&'a StepReport),
     /// An evaluation was made.
     Evaluation(&'a EvaluationReport),
-    /// Held-out problems were answered.
+    /// Held-out problems were answered during training.
     Graded(&'a GradedReport),
-    /// One of the answers.
+    /// One of these answers.
     Sample(&'a SampleAnswer),
     /// A checkpoint is about to be written.
     Saving {
@@ -236,9 +235,9 @@ pub enum Event<'a> {
     End(&'a Outcome),
 }
 
-/// Sees the events of a long call.
+/// Receives the events of a long call.
 ///
-/// One of your own, which stops where the loss explodes:
+/// This observer stops training if the loss explodes:
 ///
 /// ```
 /// use mixdistill::context::{Event, Observer};
@@ -250,7 +249,7 @@ pub enum Event<'a> {
 ///         match event {
 ///             Event::Step(report) if report.loss > self.0 => Err(mixdistill::Error::Training {
 ///                 what: format!("the loss of step {} is {:.2}", report.step, report.loss),
-///                 hint: "Try a smaller learning rate".into(),
+///                 hint: "Try a lower learning rate".into(),
 ///             }),
 ///             _ => Ok(()),
 ///         }
@@ -259,7 +258,7 @@ pub enum Event<'a> {
 ///
 /// # let step = mixdistill::context::StepReport { step: 3, epoch: 0.1, loss: 12.0, learning_rate: 1.0,
 /// #     gradient_norm: 1.0, rows: 1, tokens: 1, trained_tokens: 1, padding: 0, seconds: 0.1 };
-/// // Beside the library's own: a Vec of observers is one, too.
+/// // A `Vec` of observers is also an observer, so it can be combined with the library's own.
 /// let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(Ceiling(9.0))];
 /// assert!(observers.observe(&Event::Step(&step)).is_err());
 /// ```
@@ -267,25 +266,25 @@ pub trait Observer {
     /// Called for each event, in order.
     ///
     /// # Errors
-    /// An error ends the work; what is on disk stays.
+    /// An error ends the work. Files on disk are kept.
     fn observe(&mut self, event: &Event<'_>) -> Result<()>;
 }
 
-/// Sees nothing.
+/// Ignores all events.
 impl Observer for () {
     fn observe(&mut self, _event: &Event<'_>) -> Result<()> {
         Ok(())
     }
 }
 
-/// Several observers, in order.
+/// Calls several observers in order.
 impl Observer for Vec<Box<dyn Observer + '_>> {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         self.iter_mut().try_for_each(|observer| observer.observe(event))
     }
 }
 
-/// An observer that is lent.
+/// A borrowed observer.
 impl<O: Observer + ?Sized> Observer for &mut O {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         (**self).observe(event)

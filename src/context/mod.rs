@@ -1,9 +1,8 @@
-//! What long calls tell whoever started them, and how they are stopped.
+//! Progress events of long calls, and how to stop them.
 //!
-//! Every call that takes long is given a [`Context`]. It tells typed [`Event`]s to an [`Observer`],
-//! and gives up with [`Error::Stopped`] soon after a [`StopFlag`] was raised.
-//! The library prints nothing; a program makes bars and lines of the events, as
-//! [`Terminal`](crate::terminal::Terminal) does.
+//! Every long call takes a [`Context`]. It emits typed [`Event`]s to an [`Observer`] and returns
+//! [`Error::Stopped`] soon after a [`StopFlag`] was raised. The library prints nothing; programs build bars
+//! and lines from events, as `terminal::Terminal` (feature `cli`) does.
 //!
 //! ```
 //! use mixdistill::context::{Context, Event, Observer, StopFlag, Task};
@@ -42,23 +41,23 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Asks work to stop; clones share the flag.
+/// Requests a stop. Clones share the flag.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
-    /// Asks for the stop. Returns whether it had been asked for before.
+    /// Requests the stop. Returns whether it was requested before.
     pub fn request(&self) -> bool {
         self.0.swap(true, Ordering::SeqCst)
     }
 
-    /// Whether a stop was asked for.
+    /// Returns whether a stop was requested.
     pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// Who is told what happens, and whether it is to stop.
+/// Carries events to an observer and stop requests to the work.
 pub struct Context<'a> {
     observer: RefCell<Box<dyn Observer + 'a>>,
     stop: StopFlag,
@@ -71,23 +70,23 @@ impl std::fmt::Debug for Context<'_> {
 }
 
 impl Default for Context<'_> {
-    /// Nobody is told, and nobody stops it.
+    /// Has no observer and never stops.
     fn default() -> Self {
         Self { observer: RefCell::new(Box::new(())), stop: StopFlag::default() }
     }
 }
 
 impl<'a> Context<'a> {
-    /// An observer that is told, and a flag that stops.
+    /// Creates a context with an observer and a stop flag.
     pub fn new(observer: impl Observer + 'a, stop: &StopFlag) -> Self {
         Self { observer: RefCell::new(Box::new(observer)), stop: stop.clone() }
     }
 
-    /// Tells an event.
+    /// Emits an event. If an observer emits an event to the same context while it handles another one, that
+    /// event is dropped.
     ///
     /// # Errors
-    /// What the observer returns. An observer that itself tells an event to the same context is not
-    /// told that one.
+    /// Errors of the observer.
     pub fn emit(&self, event: &Event<'_>) -> Result<()> {
         match self.observer.try_borrow_mut() {
             Ok(mut observer) => observer.observe(event),
@@ -95,7 +94,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Tells something that whoever watches should know.
+    /// Emits a message for the user.
     ///
     /// # Errors
     /// As [`Context::emit`].
@@ -103,23 +102,23 @@ impl<'a> Context<'a> {
         self.emit(&Event::Notice(text.as_ref()))
     }
 
-    /// The same, told everything and never stopped: for work that several ranks do together, which a
-    /// stop on one of them alone would leave waiting.
+    /// A context with the same observer that never stops, for work that ranks do together: a stop on one rank
+    /// alone would leave the others waiting.
     pub(crate) fn without_stop(&self) -> Context<'_> {
         Context::new(self, &StopFlag::default())
     }
 
-    /// The flag that stops the work.
+    /// The stop flag.
     pub fn stop_flag(&self) -> &StopFlag {
         &self.stop
     }
 
-    /// Whether a stop was asked for.
+    /// Returns whether a stop was requested.
     pub fn is_stopped(&self) -> bool {
         self.stop.is_requested()
     }
 
-    /// Nothing, unless a stop was asked for.
+    /// Fails if a stop was requested.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -130,8 +129,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Does work that blocks on another thread, and gives its result. Meanwhile `watch` is called ten
-    /// times a second; after a stop, or where it fails, the work is left to itself.
+    /// Runs blocking work on another thread and returns its result. Calls `watch` ten times per second
+    /// meanwhile. If a stop is requested or `watch` fails, the work is abandoned.
     #[cfg(any(feature = "hub", feature = "teacher"))]
     pub(crate) fn aside<T: Send + 'static>(
         &self,
@@ -143,7 +142,7 @@ impl<'a> Context<'a> {
         let failed = |what: String| Error::Training { what, hint: "Try again".into() };
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new().spawn(move || drop(sender.send(work())));
-        thread.map_err(|e| failed(format!("the system refuses a thread: {e}")))?;
+        thread.map_err(|e| failed(format!("cannot start a thread: {e}")))?;
         loop {
             self.check()?;
             match receiver.recv_timeout(LOOK_EVERY) {
@@ -156,26 +155,26 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Counted work of `total` units, of which none is done yet.
+    /// Starts counted work of `total` units.
     pub fn task(&self, task: Task, total: u64) -> TaskProgress<'_, 'a> {
         self.resumed_task(task, total, 0)
     }
 
-    /// Counted work of which `before` units were done earlier.
+    /// Starts counted work of which `before` units are already done.
     pub fn resumed_task(&self, task: Task, total: u64, before: u64) -> TaskProgress<'_, 'a> {
         let progress = Progress { done: before, total, before, tokens: 0 };
         TaskProgress { context: self, task, progress }
     }
 }
 
-/// A context is an observer of what happens below it.
+/// A context can observe nested work.
 impl Observer for &Context<'_> {
     fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         self.emit(event)
     }
 }
 
-/// Counted work on its way; dropped, it ends.
+/// Counted work in progress. Dropping it ends the work.
 #[derive(Debug)]
 pub struct TaskProgress<'c, 'a> {
     context: &'c Context<'a>,
@@ -184,26 +183,26 @@ pub struct TaskProgress<'c, 'a> {
 }
 
 impl TaskProgress<'_, '_> {
-    /// Tells that `done` units are done, those of earlier processes included.
+    /// Reports that `done` units are done, including those of earlier processes.
     ///
     /// # Errors
-    /// [`Error::Stopped`] where a stop was asked for; what the observer returns.
+    /// [`Error::Stopped`] if a stop was requested; errors of the observer.
     pub fn update(&mut self, done: u64) -> Result<()> {
         self.progress.done = done;
         self.tell()?;
         self.context.check()
     }
 
-    /// Tells how far it is, whether or not a stop was asked for: before something is written that a stop
-    /// must not lose, and that an observer may forbid.
+    /// Reports the progress whether or not a stop was requested, before a write that a stop must not lose and
+    /// that an observer may forbid.
     ///
     /// # Errors
-    /// What the observer returns.
+    /// Errors of the observer.
     pub(crate) fn tell(&self) -> Result<()> {
         self.context.emit(&Event::Task { task: self.task, progress: self.progress })
     }
 
-    /// As [`TaskProgress::update`], with the units in all where they were not known before.
+    /// Like [`TaskProgress::update`], and sets the total, if it was unknown before.
     ///
     /// # Errors
     /// As [`TaskProgress::update`].
@@ -212,7 +211,7 @@ impl TaskProgress<'_, '_> {
         self.update(done)
     }
 
-    /// Tells that one more unit is done.
+    /// Reports that one more unit is done.
     ///
     /// # Errors
     /// As [`TaskProgress::update`].
@@ -220,12 +219,12 @@ impl TaskProgress<'_, '_> {
         self.update(self.progress.done + 1)
     }
 
-    /// Counts tokens of work, told with the next update.
+    /// Adds to the token count, which the next update reports.
     pub fn add_tokens(&mut self, tokens: u64) {
         self.progress.tokens += tokens;
     }
 
-    /// How far it is.
+    /// The current progress.
     pub fn progress(&self) -> Progress {
         self.progress
     }
@@ -233,7 +232,7 @@ impl TaskProgress<'_, '_> {
 
 impl Drop for TaskProgress<'_, '_> {
     fn drop(&mut self) {
-        // A bar that cannot be removed is no reason to stop.
+        // Failing to remove a progress bar is not an error.
         let _ = self.context.emit(&Event::TaskEnd(self.task));
     }
 }

@@ -1,4 +1,4 @@
-//! What training reports: steps, evaluations, graded answers, the outcome.
+//! Reports of training: steps, evaluations, graded answers, and the outcome.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,22 +10,21 @@ pub struct StepReport {
     pub step: usize,
     /// Passes over the data so far.
     pub epoch: f64,
-    /// Mean loss of the step's trained tokens: the cross-entropy in nats, with what the objective
-    /// adds to it.
+    /// Mean loss over the step's trained tokens: the cross-entropy in nats plus the terms of the objective.
     pub loss: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// Rows of the step.
+    /// Rows in the step.
     pub rows: usize,
-    /// Input tokens of the step, padding left out.
+    /// Input tokens in the step, without padding.
     pub tokens: usize,
-    /// Trained tokens of the step.
+    /// Trained tokens in the step.
     pub trained_tokens: usize,
-    /// Padding of the step, in positions.
+    /// Padding positions in the step.
     pub padding: usize,
-    /// Wall time of the step.
+    /// Wall time of the step in seconds.
     pub seconds: f64,
 }
 
@@ -36,9 +35,9 @@ pub struct SourceLoss {
     pub name: String,
     /// Rows evaluated.
     pub rows: usize,
-    /// Trained tokens of those rows.
+    /// Trained tokens in those rows.
     pub trained_tokens: usize,
-    /// Mean cross-entropy of those tokens, in nats.
+    /// Mean cross-entropy over those tokens, in nats.
     pub loss: f64,
 }
 
@@ -47,41 +46,41 @@ pub struct SourceLoss {
 pub struct EvaluationReport {
     /// The step, counted from 1; 0 is before training.
     pub step: usize,
-    /// One line for each source.
+    /// One entry per source.
     pub sources: Vec<SourceLoss>,
-    /// Wall time of the evaluation.
+    /// Wall time of the evaluation in seconds.
     pub seconds: f64,
 }
 
-/// Answers to held-out problems during training, graded.
+/// Graded answers to held-out problems during training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GradedReport {
     /// The step, counted from 1.
     pub step: usize,
-    /// Problems that were asked.
+    /// Problems asked.
     pub questions: usize,
-    /// Right answers.
+    /// Correct answers.
     pub correct: usize,
-    /// Mean tokens of an answer.
+    /// Mean number of tokens per answer.
     pub mean_tokens: f64,
-    /// Share of answers that the length limit ended.
+    /// Share of answers that the length limit truncated, from 0 to 1.
     pub hit_limit: f64,
-    /// Wall time of answering.
+    /// Wall time of answering in seconds.
     pub seconds: f64,
 }
 
-/// An answer to show.
+/// A sample answer to a held-out problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleAnswer {
     /// The step, counted from 1.
     pub step: usize,
     /// The problem.
     pub problem: String,
-    /// What the model wrote.
+    /// The model's answer.
     pub text: String,
     /// The reference answer.
     pub reference: String,
-    /// Whether it was reached.
+    /// Whether the answer is correct.
     pub correct: bool,
 }
 
@@ -94,56 +93,56 @@ pub struct BestStep {
     pub loss: f64,
 }
 
-/// How training ended.
+/// The result of a training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Steps made in total.
     pub step: usize,
-    /// Steps asked for.
+    /// Steps requested.
     pub total_steps: usize,
-    /// Whether it was asked to stop before its end.
+    /// Whether a stop request ended it early.
     pub stopped: bool,
     /// Whether early stopping ended it.
     pub stopped_early: bool,
-    /// Steps of this process that were left out because their loss or gradient was not finite.
+    /// Steps that this process skipped because their loss or gradient was not finite.
     pub skipped: Vec<usize>,
     /// The step with the lowest held-out loss.
     pub best: Option<BestStep>,
-    /// Input tokens seen in this process, padding left out.
+    /// Input tokens used by this process, without padding.
     pub tokens: u64,
-    /// Trained tokens seen in this process.
+    /// Trained tokens used by this process.
     pub trained_tokens: u64,
-    /// Wall time of training in this process.
+    /// Wall time of training in this process, in seconds.
     pub seconds: f64,
 }
 
-/// Right answers, counted.
+/// Number and share of correct answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// Questions.
+    /// Questions asked.
     pub questions: usize,
-    /// Right answers.
+    /// Correct answers.
     pub correct: usize,
-    /// Share of right answers, 0 to 1.
+    /// Share of correct answers, from 0 to 1.
     pub accuracy: f64,
-    /// Its 95 % interval (Wilson).
+    /// The 95% Wilson interval of the share.
     pub interval: (f64, f64),
-    /// Mean tokens of an answer.
+    /// Mean number of tokens per answer.
     pub mean_tokens: f64,
-    /// Share of answers that the length limit ended.
+    /// Share of answers that the length limit truncated.
     pub hit_limit: f64,
-    /// Share of answers that state no final answer.
+    /// Share of answers without a final answer.
     pub without_answer: f64,
 }
 
 impl fmt::Display for Accuracy {
-    /// The grade in one sentence.
+    /// Writes one sentence.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (low, high) = self.interval;
         write!(
             f,
-            "{} of {} right = {:.1} % (95 % interval {:.1} to {:.1} %), {:.0} tokens an answer, \
-             {:.1} % at the length limit, {:.1} % without a final answer",
+            "{} of {} correct = {:.1}% (95% interval {:.1} to {:.1}%), {:.0} tokens per answer, \
+             {:.1}% at the length limit, {:.1}% without a final answer",
             self.correct,
             self.questions,
             100.0 * self.accuracy,
@@ -156,33 +155,33 @@ impl fmt::Display for Accuracy {
     }
 }
 
-/// How far the asking of two teachers is.
+/// The progress of asking two teachers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PairsProgress {
-    /// Problems whose fate is known, each once for each teacher.
+    /// Problems that are decided, each counted once per teacher.
     pub done: usize,
-    /// All of them.
+    /// All problems, each counted once per teacher.
     pub of: usize,
-    /// Problems with a correct answer so far: of the long and of the short teacher.
+    /// Problems with a correct answer so far, for the long and the short teacher.
     pub correct: [usize; 2],
-    /// Tokens answered in this run, by both.
+    /// Tokens that both teachers generated in this run.
     pub new_tokens: u64,
-    /// Tokens asked and answered in this run, by both.
+    /// Prompt tokens and generated tokens of both teachers in this run.
     pub tokens: [u64; 2],
-    /// What this run's tokens cost.
+    /// Cost of this run's tokens.
     pub cost: f64,
-    /// Seconds that the asking has taken.
+    /// Seconds spent asking.
     pub seconds: f64,
 }
 
 impl PairsProgress {
-    /// In words.
+    /// Describes the progress in one line.
     pub fn message(&self) -> String {
         let [long, short] = self.correct;
         let speed = self.new_tokens as f64 / self.seconds.max(1e-3);
         let [asked, answered] = self.tokens;
         let mut text = format!(
-            "correct {long} + {short}, {speed:.0} tokens/s, {asked} tokens asked, {answered} answered"
+            "correct {long} + {short}, {speed:.0} tokens/s, {asked} prompt tokens, {answered} generated"
         );
         if self.cost > 0.0 {
             text.push_str(&format!(", cost {:.2}", self.cost));

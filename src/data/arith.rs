@@ -1,9 +1,9 @@
-//! A toy corpus: arithmetic problems with a short and a long solution each, both correct.
+//! A toy corpus: arithmetic problems, each with a correct short and a correct long solution.
 //!
-//! It exists so that everything can be tried and tested offline. The short solutions state a few
-//! intermediate results; the long ones go digit by digit, check themselves and now and then make a
-//! slip that they notice and correct, as long-chain-of-thought teachers write. What a model does
-//! on it says nothing about mathematics.
+//! It makes it possible to try and test everything offline. The short solutions state a few intermediate
+//! results. The long ones work digit by digit, check themselves, and occasionally make a mistake that they
+//! notice and correct, like teachers with long chains of thought. Results on it say nothing about
+//! mathematical ability.
 //!
 //! ```text
 //! problem  Mia has 9 shells. She finds 6 more. Then she loses 5. How many shells does she have?
@@ -42,16 +42,16 @@ const THINGS: [&str; 12] = [
 const GAINS: [&str; 4] = ["finds", "buys", "gets", "wins"];
 const LOSSES: [&str; 4] = ["gives away", "sells", "loses", "breaks"];
 
-/// What the problems are like.
+/// Settings of the toy corpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ArithConfig {
-    /// Operations in a problem, at least and at most.
+    /// Minimum and maximum number of operations in a problem.
     pub operations: (usize, usize),
-    /// The largest number to start with; the smallest is 1.
+    /// Largest starting number. The smallest is 1.
     pub start: i64,
-    /// The largest number to add or take away; the smallest is 1. Intermediate results stay within
-    /// 0 to `start + operations.1 * operand`.
+    /// Largest number to add or subtract. The smallest is 1. Intermediate results are between 0 and `start`
+    /// plus the maximum number of operations times `operand`.
     pub operand: i64,
 }
 
@@ -97,7 +97,7 @@ impl ArithProblem {
     }
 }
 
-/// Training and test problems; no problem is in both or twice in one.
+/// Training and test problems. No problem occurs twice.
 #[derive(Clone, Debug)]
 pub struct ArithCorpus {
     /// Problems to train on.
@@ -107,9 +107,9 @@ pub struct ArithCorpus {
 }
 
 impl ArithCorpus {
-    /// Makes the corpus; a pure function of its arguments.
+    /// Generates the corpus. It is a pure function of its arguments.
     ///
-    /// Where the configuration has too few different problems, fewer come back than were asked for.
+    /// If the configuration has too few distinct problems, the corpus has fewer than requested.
     ///
     /// # Panics
     /// If a bound of the configuration is below 1 or the operations' bounds are reversed.
@@ -120,7 +120,7 @@ impl ArithCorpus {
         let mut seen = HashSet::new();
         let mut problems = vec![];
         let wanted = train + test;
-        // The bound ends the search where the configuration has too few problems.
+        // The bound ends the search if the configuration has too few problems.
         for index in 0..(wanted as u64 * 20 + 1000) {
             if problems.len() == wanted {
                 break;
@@ -135,7 +135,7 @@ impl ArithCorpus {
     }
 }
 
-/// The long and the short solutions to the same problems, as sources `long` and `short`.
+/// The long and short solutions to the same problems, as sources `long` and `short`.
 pub fn sources(problems: &[ArithProblem]) -> Vec<Source> {
     let records = |record: fn(&ArithProblem, usize) -> CotRecord| {
         problems.iter().enumerate().map(|(id, problem)| record(problem, id)).collect()
@@ -146,7 +146,7 @@ pub fn sources(problems: &[ArithProblem]) -> Vec<Source> {
     ]
 }
 
-/// Texts with all words that the corpus uses, for [`TextTokenizer::builtin`].
+/// Texts with all words of the corpus, for [`TextTokenizer::builtin`].
 ///
 /// [`TextTokenizer::builtin`]: super::chat::tokenizer::TextTokenizer::builtin
 pub fn vocabulary() -> Vec<String> {
@@ -237,7 +237,7 @@ fn long(start: i64, steps: &[i64], random: &mut Stream) -> String {
         let verb = if *step < 0 { "take away" } else { "add" };
         let _ = write!(text, " Now we {verb} {}.", step.abs());
         text.push_str(&by_digits(value, *step));
-        // A slip, noticed by the check that follows and corrected.
+        // A mistake that the following check finds and corrects.
         if random.below(6) == 0 {
             let wrong = if next == 0 || random.below(2) == 0 { next + 1 } else { next - 1 };
             let _ = write!(
@@ -261,7 +261,7 @@ fn long(start: i64, steps: &[i64], random: &mut Stream) -> String {
     text
 }
 
-/// Column addition or subtraction of a step to a value, digit by digit from the right.
+/// Adds or subtracts a step digit by digit, from the right.
 fn by_digits(value: i64, step: i64) -> String {
     let (mut a, mut b) = (value, step.abs());
     let adds = step > 0;

@@ -1,4 +1,4 @@
-//! Answers that another program has made, read and graded.
+//! Reads and grades answers of another program.
 
 use super::benchmark::{Benchmark, BenchmarkProblem};
 use super::evaluate::GradedAnswer;
@@ -14,29 +14,29 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// How a file of answers is read.
+/// Options for reading a file of answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerOptions {
-    /// Columns that are named: `solution` for the answer, `problem` and `id`.
+    /// Column names: `solution` for the answer, `problem`, and `id`.
     pub columns: ColumnMap,
-    /// Whether the prompts had opened the reasoning, so that every answer begins within it.
+    /// Whether the prompts opened the reasoning, so that every answer starts inside it.
     pub reasoning_opened: bool,
 }
 
-/// The answers of a file, graded.
+/// The graded answers of a file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GradedAnswers {
     /// The answers, in the file's order.
     pub answers: Vec<GradedAnswer>,
-    /// Answers to rows of the benchmark that are left out, since they have no usable reference.
+    /// Number of answers that were left out because their row of the benchmark has no usable reference.
     pub without_reference: usize,
-    /// Rows that lm-evaluation-harness has written for other filters of the same answers.
+    /// Number of rows that lm-evaluation-harness wrote for other filters of the same answers.
     pub other_filters: usize,
     /// Rows that cannot be used, by reason.
     pub left_out: LeftOut,
 }
 
-/// Usual names of the answer's column.
+/// Usual names of the answer column.
 const TEXTS: [&str; 10] = [
     "text",
     "output",
@@ -49,29 +49,28 @@ const TEXTS: [&str; 10] = [
     "generated_solution",
     "generations",
 ];
-const HINT: &str = "A row has the answer (text, output, response, completion, prediction) and the \
-                    problem's text or id; other columns can be named";
-/// Rows on which the column is chosen.
+const HINT: &str = "Give each row the answer (text, output, response, completion, prediction) and the \
+                    problem's text or id, or name other columns";
+/// Number of rows that the choice of the column is based on.
 const FIRST_ROWS: usize = 64;
 
-/// Grades answers that another program has made: JSONL, a JSON array, CSV, TSV or Parquet with the answer
-/// as `text`, `output`, `response`, `completion`, `generation`, `prediction`, `generated_text`,
-/// `model_output`, `generated_solution` or `generations`, a text or a list of several, and the problem
-/// by its text (`problem`, `question`, `prompt`) or by the benchmark's `id`, where it has ids; where an
-/// id and a problem are given, they must agree. Rows with neither are taken in the order of the
-/// benchmark's rows. Several rows of a problem are several answers to it.
+/// Grades answers of another program from a JSONL, JSON, CSV, TSV, or Parquet file.
 ///
-/// The output of `generate` is read as it is, and so are the samples that lm-evaluation-harness logs:
-/// answers from `resps`, problems from `doc` or else by `doc_id`; of the rows that it writes for each
-/// filter those of the first one.
+/// The answer is in `text`, `output`, `response`, `completion`, `generation`, `prediction`, `generated_text`,
+/// `model_output`, `generated_solution`, or `generations`, as a string or a list of strings. The problem is
+/// given by its text (`problem`, `question`, `prompt`) or by the benchmark's `id`, if it has ids. If a row
+/// has both, they must agree. Rows with neither are matched to the rows of the benchmark in order. Several
+/// rows of a problem are several answers to it.
 ///
-/// Answers to rows of the benchmark that have no usable reference are counted and left out.
+/// The output of `generate` and the samples that lm-evaluation-harness logs are supported, too: answers from
+/// `resps`, problems from `doc` or else by `doc_id`, and only the rows of the first filter.
+///
+/// Answers to rows of the benchmark without a usable reference are counted and left out.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Config`] for a key that answers do not have; [`Error::Data`] where no column
-/// is recognized as the answer or one that is named is nowhere, with the line of a row that is of
-/// another benchmark, or where more rows than [`MAX_LEFT_OUT`](crate::data::MAX_LEFT_OUT) allows hold
-/// no answer.
+/// [`Error::Io`]; [`Error::Config`] for a key that answers do not have; [`Error::Data`] if no column is
+/// recognized as the answer, if a named column does not exist, if a row belongs to another benchmark (with
+/// its line), or if more rows than [`MAX_LEFT_OUT`](crate::data::MAX_LEFT_OUT) allows have no answer.
 pub fn grade_answers(
     benchmark: &Benchmark,
     path: &Path,
@@ -88,24 +87,24 @@ pub fn grade_answers(
     Ok(GradedAnswers { answers, without_reference, other_filters, left_out })
 }
 
-/// Where a file has its answers.
+/// The column with the answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AnswerColumn {
     Name(String),
-    /// The first of the usual ones that says something in a row.
+    /// The first of the usual names that is not null in a row.
     Usual,
     /// `resps` of lm-evaluation-harness.
     Harness,
 }
 
-/// A row with its place among the rows of the file, counted from 1.
+/// A row with its position in the file, counted from 1.
 struct HeldRow {
     place: usize,
     number: usize,
     row: Map<String, Value>,
 }
 
-/// Takes the rows of answers.
+/// Collects the rows of answers.
 struct AnswerRows<'a> {
     benchmark: &'a Benchmark,
     options: &'a AnswerOptions,
@@ -118,7 +117,7 @@ struct AnswerRows<'a> {
     unit: Unit,
     column: Option<AnswerColumn>,
     named: NamedColumns,
-    /// The filter of lm-evaluation-harness whose rows are taken.
+    /// The filter of lm-evaluation-harness whose rows are used.
     filter: Option<String>,
     samples: Vec<usize>,
     answers: Vec<GradedAnswer>,
@@ -128,7 +127,7 @@ struct AnswerRows<'a> {
     rows: usize,
 }
 
-/// What an answer is to.
+/// The row of the benchmark that an answer belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Problem(usize),
@@ -141,11 +140,11 @@ struct AnswerRow {
     texts: Vec<String>,
     id: Option<String>,
     problem: Option<String>,
-    /// Whether `problem` is one, and not a prompt, which may be anything.
+    /// Whether `problem` is a problem rather than a prompt, which may be any text.
     is_problem: bool,
-    /// Its row in the benchmark, counted from 1, where it says so.
+    /// The row in the benchmark, counted from 1, if given.
     row: Option<usize>,
-    /// Its row in its own file, counted from 1.
+    /// The row in the file of answers, counted from 1.
     place: usize,
     tokens: usize,
     hit_limit: bool,
@@ -217,7 +216,7 @@ impl<'a> AnswerRows<'a> {
         }
     }
 
-    /// Chooses the column of the answers on the first rows, and takes these.
+    /// Chooses the answer column from the first rows, and grades these rows.
     fn choose(&mut self) -> Result<()> {
         if self.column.is_some() || self.held.is_empty() {
             return Ok(());
@@ -225,7 +224,7 @@ impl<'a> AnswerRows<'a> {
         let held = std::mem::take(&mut self.held);
         let has = |test: &dyn Fn(&Map<String, Value>) -> bool| held.iter().any(|h| test(&h.row));
         let says = |name: &str| has(&|row| row.get(name).is_some_and(|value| !value.is_null()));
-        // In other files `answer` is the reference.
+        // In other files, `answer` is the reference.
         let of_generate =
             || has(&|row| ["index", "ended", "answer"].iter().all(|name| row.contains_key(*name)));
         let name = |name: &str| AnswerColumn::Name(name.to_owned());
@@ -249,8 +248,8 @@ impl<'a> AnswerRows<'a> {
                 quoted(columns.into_iter())
             );
             let hint = format!(
-                "Name it with solution=<column>; recognized are {}, and `answer` in the output of \
-                 generate",
+                "Name it with solution=<column>. Recognized names: {}, and `answer` in the output \
+                 of generate",
                 quoted(TEXTS.into_iter())
             );
             let at = RowAt { path: &self.path, number: first.number, unit: self.unit };
@@ -319,7 +318,7 @@ impl<'a> AnswerRows<'a> {
             Some(Value::Array(list)) if list.is_empty() => {
                 Err(("no answer", format!("its `{name}` is empty")))
             }
-            // The harness has a list of lists.
+            // The harness writes a list of lists.
             Some(value @ Value::Array(list)) => {
                 let lists: Vec<&Value> = list
                     .iter()
@@ -336,7 +335,7 @@ impl<'a> AnswerRows<'a> {
         }
     }
 
-    /// The parts of a row; otherwise why it cannot be used.
+    /// Parses a row, or returns why it cannot be used.
     fn answer_row(&self, row: &Map<String, Value>, place: usize) -> Result<AnswerRow, RowFault> {
         let columns = &self.options.columns;
         let text = |value: &Value| match value {
@@ -379,7 +378,7 @@ impl<'a> AnswerRows<'a> {
         })
     }
 
-    /// What a row's answer is to.
+    /// The row of the benchmark that a row's answer belongs to.
     fn target(&self, row: &AnswerRow, at: RowAt<'_>) -> Result<Target> {
         let failed = |what: String| -> Result<Target, Error> { Err(at.error(what, HINT)) };
         let named = |name: &str| -> String { name.chars().take(60).collect() };
@@ -388,10 +387,10 @@ impl<'a> AnswerRows<'a> {
         match (of_id, of_text) {
             (Some(Some(a)), Some(Some(b))) if a != b => {
                 let id = row.id.as_deref().unwrap_or_default();
-                failed(format!("its id `{}` is of another problem", named(id)))
+                failed(format!("its id `{}` belongs to another problem", named(id)))
             }
-            // A prompt may be anything. A problem may lack the options, have them in another layout,
-            // or more around it, but it begins alike.
+            // A prompt may be any text. A problem may lack the options, have them in another layout, or
+            // have more text around it, but it begins with the same text.
             (Some(Some(Target::Problem(place))), Some(None))
                 if row.is_problem && self.differs(row, *place) =>
             {
@@ -401,21 +400,21 @@ impl<'a> AnswerRows<'a> {
             }
             (Some(Some(target)), _) | (_, Some(Some(target))) => Ok(*target),
             (None, None) => self.by_place(row.row.unwrap_or(row.place), at),
-            // The harness says where a problem stands, whatever it makes of its text.
+            // The harness gives the position of a problem, whatever it does to its text.
             (None, Some(None)) if row.row.is_some() => {
                 let target = self.by_place(row.row.unwrap_or_default(), at)?;
                 match target {
                     Target::Problem(place) if row.is_problem && self.differs(row, place) => {
                         let own = row.problem.as_deref().unwrap_or_default();
                         let name = &self.benchmark.name;
-                        failed(format!("`{}` is no problem of {name}", named(own)))
+                        failed(format!("`{}` is not a problem of {name}", named(own)))
                     }
                     target => Ok(target),
                 }
             }
             _ => {
                 let name = row.problem.as_deref().or(row.id.as_deref()).unwrap_or_default();
-                failed(format!("`{}` is no problem of {}", named(name), self.benchmark.name))
+                failed(format!("`{}` is not a problem of {}", named(name), self.benchmark.name))
             }
         }
     }
@@ -433,7 +432,7 @@ impl<'a> AnswerRows<'a> {
     }
 }
 
-/// Whether two texts are of different problems: neither holds the other, and they begin otherwise.
+/// Whether two texts are different problems: neither contains the other, and their beginnings differ.
 fn differ(a: &str, b: &str) -> bool {
     const BEGINNING: usize = 40;
     let letters = |text: &str| -> String {

@@ -1,17 +1,17 @@
-//! Benchmarks in the shapes that they are published in.
+//! Benchmarks in their published formats.
 //!
 //! | benchmark | problem | answer |
 //! | --- | --- | --- |
 //! | MATH-500, AIME24, AMC23, GaoKao | `problem` or `question` | `answer` |
 //! | OpenMathReasoning | `problem` | `expected_answer` |
 //! | DAPO | `prompt`, a list of messages | `reward_model.ground_truth` |
-//! | GSM8K | `question` | `answer`, with its working and `#### n` |
+//! | GSM8K | `question` | `answer`, a solution that ends in `#### n` |
 //! | SVAMP | `Body` and `Question` | `Answer` |
 //! | MAWPS | `input` | `target` |
 //! | OlympiadBench | `context`, `question` | `final_answer`, a list |
 //! | Minerva | `problem` | the box in `solution` |
 //! | SAT, other multiple choice | `question`, `options` | `Answer`, a letter |
-//! | MMLU | `question`, `choices`, a list | `answer`, a place in it, counted from 0 |
+//! | MMLU | `question`, `choices`, a list | `answer`, an index from 0 |
 //! | ARC | `question`, `choices`, lists of texts and labels | `answerKey` |
 //! | MedQA | `question`, `options`, an object of letters | `answer`, the text of an option |
 
@@ -24,82 +24,82 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// What a model is asked beside the problem, so that its answer can be found.
+/// The instruction after a problem, so that the final answer can be found.
 pub const INSTRUCTION: &str =
     r"Please reason step by step, and put your final answer within \boxed{}.";
-/// The same for multiple choice.
+/// The instruction after a multiple-choice problem.
 pub const CHOICE_INSTRUCTION: &str =
     r"Please reason step by step, and put the letter of your choice within \boxed{}.";
 
-/// One problem.
+/// A problem of a benchmark.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BenchmarkProblem {
-    /// Its name in the file, or its line.
+    /// The id in the file, or the line number.
     pub id: String,
-    /// The system's text, where it comes with one.
+    /// The system message, if the problem comes with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// Its text, with context and options where it has them.
+    /// The text of the problem, with its context and options if it has them.
     pub problem: String,
     /// The reference answer.
     pub reference: String,
-    /// Where an answer to it is looked for.
+    /// Where to look for the final answer in a text.
     #[serde(default)]
     pub kind: AnswerKind,
-    /// Its row in the file, counted from 1; blank lines are none.
+    /// The row in the file, counted from 1 without blank lines.
     #[serde(default)]
     pub row: usize,
 }
 
-/// A row of a benchmark that is left out, so that an answer to it can be told from one to nothing.
+/// A row of a benchmark that is left out. It is kept to recognize answers to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedRow {
-    /// Its row in the file, counted from 1.
+    /// The row in the file, counted from 1.
     pub row: usize,
-    /// Its id, where it has one.
+    /// The id, if the row has one.
     pub id: Option<String>,
-    /// Its problem, where it has one.
+    /// The problem, if the row has one.
     pub problem: Option<String>,
 }
 
 /// A benchmark.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Benchmark {
-    /// Its name: that of the file without its ending.
+    /// The name: the file name without its extension.
     pub name: String,
-    /// Its problems, in the file's order; each has an id of its own.
+    /// The problems in the order of the file, with unique ids.
     pub problems: Vec<BenchmarkProblem>,
-    /// Whether the ids are the file's, and not its lines.
+    /// Whether the ids come from the file rather than from line numbers.
     #[serde(default)]
     pub has_ids: bool,
-    /// Lines of rows that are left out, since they have no answer.
+    /// Lines of rows that are left out because they have no answer.
     #[serde(default)]
     pub without_answer: Vec<usize>,
-    /// Rows that are left out since they cannot be used, by reason.
+    /// Rows that are left out because they cannot be used, by reason.
     #[serde(default)]
     pub left_out: LeftOut,
     /// All rows that are left out.
     #[serde(default)]
     pub skipped: Vec<SkippedRow>,
-    /// Of a dataset on the hub the name that it was asked for by, and the same with its commit.
+    /// For a dataset on the Hub, the requested name and the same name with the commit.
     #[serde(default)]
     pub read_as: Option<[PathBuf; 2]>,
 }
 
 impl Benchmark {
-    /// Rows of the file, those that are left out included.
+    /// Number of rows in the file, including those that are left out.
     pub fn rows(&self) -> usize {
         self.problems.len() + self.skipped.len()
     }
 
-    /// The first problems, where a limit is given.
+    /// A copy with only the first problems, if a limit is given.
     pub fn first(&self, limit: Option<usize>) -> Self {
         let mut first = self.clone();
         first.problems.truncate(limit.unwrap_or(usize::MAX));
         first
     }
 
-    /// Questions as a benchmark.
+    /// Makes a benchmark of questions.
     pub fn of_questions(name: &str, questions: &[Question], kind: AnswerKind) -> Self {
         let problem = |(index, question): (usize, &Question)| BenchmarkProblem {
             id: (index + 1).to_string(),
@@ -114,9 +114,9 @@ impl Benchmark {
     }
 }
 
-/// The letter of the option that an answer names: by its letter, its text, what is equal to its text, or
-/// its place, counted from 0. A number in JSON is a place before it is a text, for MMLU has places beside texts that are
-/// numbers; where options are numbers in JSON too, it is one of them first.
+/// The letter of the option that an answer gives: as a letter, as the text of an option or an equal text, or
+/// as an index from 0. A JSON number is an index rather than a text, since MMLU has indices of options that
+/// are numeric texts. If the options are JSON numbers, too, it is one of them rather than an index.
 pub(super) fn chosen(
     answer: Option<&Value>,
     reference: &str,
@@ -126,7 +126,7 @@ pub(super) fn chosen(
     let alike =
         options.iter().filter(|(_, option)| plain_text(option).as_deref() == Some(reference));
     let alike: Vec<char> = alike.map(|(letter, _)| *letter).collect();
-    // A number in the box of a solution is a value and no place.
+    // A number in the box of a solution is a value, not an index.
     let digits = answer.is_some() && reference.bytes().all(|byte| byte.is_ascii_digit());
     let place = || {
         let place = reference.parse::<usize>().ok().filter(|_| digits)?;
@@ -160,7 +160,7 @@ pub(super) fn chosen(
             let shown: String = reference.chars().take(60).collect();
             let letters: String = letters().collect();
             match alike.len() {
-                0 => format!("its answer `{shown}` is none of its options {letters}"),
+                0 => format!("its answer `{shown}` is not one of its options {letters}"),
                 _ => format!("its answer `{shown}` is the text of several of its options"),
             }
         })

@@ -1,4 +1,4 @@
-//! Rows of a file to the problems of a benchmark.
+//! Converts the rows of a file to the problems of a benchmark.
 
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, SkippedRow, chosen};
 use super::math::final_answer;
@@ -15,30 +15,29 @@ use std::collections::HashMap;
 use std::path::Path;
 
 impl Benchmark {
-    /// Reads a file of problems: JSONL, a JSON array, CSV, TSV or (feature `parquet`) Parquet.
+    /// Reads a file of problems: JSONL, a JSON array, CSV, TSV, or (feature `parquet`) Parquet.
     ///
     /// # Errors
-    /// As [`Benchmark::read_with`].
+    /// Same as [`Benchmark::read_with`].
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_with(path, &ColumnMap::default())
     }
 
-    /// Reads a file of problems whose columns are named: `problem`, `answer`, `id`, `context` and
-    /// `options`; a `solution` is where the answer's box is looked for.
+    /// Reads a file of problems with the given column names: `problem`, `answer`, `id`, `context`, `options`,
+    /// `system`, and `solution`, whose box has the answer if there is no `answer`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] where more rows than
-    /// [`MAX_LEFT_OUT`](crate::data::MAX_LEFT_OUT) allows cannot be used (no problem, an answer that is
-    /// none of the options), two have the same id, or none has an answer; [`Error::Config`] for a key
-    /// that benchmarks do not have.
+    /// [`Error::Io`]; [`Error::Data`] if more rows than [`MAX_LEFT_OUT`](crate::data::MAX_LEFT_OUT) allows
+    /// cannot be used (no problem, or an answer that is not among the options), if two rows have the same id,
+    /// or if no row has an answer; [`Error::Config`] for a key that benchmarks do not have.
     pub fn read_with(path: &Path, columns: &ColumnMap) -> Result<Self> {
         Self::read_files(&DataFiles::file(path), columns)
     }
 
-    /// As [`Benchmark::read_with`], of all rows of some files as if they stood in one.
+    /// Same as [`Benchmark::read_with`], for several files as if they were one.
     ///
     /// # Errors
-    /// As [`Benchmark::read_with`].
+    /// Same as [`Benchmark::read_with`].
     pub fn read_files(files: &DataFiles, columns: &ColumnMap) -> Result<Self> {
         let mut rows = BenchmarkRows::new(files, columns)?;
         let read = read_files(files.files(), &mut rows)?;
@@ -46,25 +45,25 @@ impl Benchmark {
     }
 }
 
-const HINT: &str = "A row has a problem (problem, question, input) and an answer (answer, target, \
-                    final_answer, expected_answer, solution); of a list of options it is a letter, \
-                    the text of one option, or its place counted from 0. Other columns can be named";
+const HINT: &str = "Give each row a problem (problem, question, input) and an answer (answer, target, \
+                    final_answer, expected_answer, solution), or name other columns; for a list of \
+                    options, the answer is a letter, the text of an option, or its index from 0";
 
-/// Takes the rows of a benchmark in their order.
+/// Collects the rows of a benchmark in order.
 struct BenchmarkRows<'a> {
     path: &'a Path,
     columns: &'a ColumnMap,
     benchmark: Benchmark,
-    /// Where each id was.
+    /// The line of each id.
     ids: HashMap<String, usize>,
     named: NamedColumns,
     tally: Tally,
     rows: usize,
-    /// The number of the file that is read, from 0.
+    /// Index of the current file, from 0.
     file: usize,
 }
 
-/// What a row is.
+/// A parsed row.
 enum Found {
     Problem { problem: BenchmarkProblem, has_id: bool },
     WithoutAnswer,
@@ -81,7 +80,7 @@ impl RowSink for BenchmarkRows<'_> {
         self.rows += 1;
         self.named.see(&row);
         let fields = RowFields { columns: self.columns, row: &row };
-        // Rows of a second file are counted from 1 again.
+        // Each file counts its rows from 1.
         let number = match self.file {
             0 => at.number.to_string(),
             file => format!("{}:{}", file + 1, at.number),
@@ -92,7 +91,8 @@ impl RowSink for BenchmarkRows<'_> {
                 self.benchmark.has_ids &= has_id;
                 if let Some(other) = self.ids.insert(problem.id.clone(), at.number) {
                     let place = if at.unit == Unit::Line { "line" } else { "row" };
-                    let what = format!("its id `{}` is that of {place} {other}", problem.id);
+                    let what =
+                        format!("its id `{}` is already used in {place} {other}", problem.id);
                     return Err(at.error(what, HINT));
                 }
                 self.benchmark.problems.push(problem);
@@ -152,15 +152,15 @@ impl<'a> BenchmarkRows<'a> {
                 Some(line) => format!("no row has an answer; the first is line {line}"),
                 None => "it has no rows".into(),
             };
-            let hint = "An answer is in answer, target, final_answer, expected_answer, or in a box \
-                        in solution; another column can be named";
+            let hint = "Put answers in answer, target, final_answer, expected_answer, or a box in \
+                        solution, or name another column";
             return Err(Error::data(Place::file(path), what, hint));
         }
         Ok(benchmark)
     }
 }
 
-/// The problem of a row.
+/// Parses the problem of a row.
 fn problem(fields: &RowFields<'_>, number: String) -> Result<Found, RowFault> {
     let asked = fields.asked()?;
     let given = [
@@ -188,7 +188,7 @@ fn problem(fields: &RowFields<'_>, number: String) -> Result<Found, RowFault> {
     let Some(reference) = reference.filter(|answer| !answer.is_empty()) else {
         return Ok(Found::WithoutAnswer);
     };
-    // GSM8K's come with their working; it, SVAMP and MAWPS ask for a number.
+    // GSM8K's answers include the solution. GSM8K, SVAMP, and MAWPS ask for a number.
     let is_word_problem = reference.contains("####")
         || fields.row.contains_key("Body")
         || fields.row.contains_key("target");
@@ -201,7 +201,7 @@ fn problem(fields: &RowFields<'_>, number: String) -> Result<Found, RowFault> {
     let reference = match options.lettered.is_empty() {
         true => reference,
         false => chosen(answer.as_deref(), &reference, &options.lettered)
-            .map_err(|what| ("answer that is none of the options", what))?,
+            .map_err(|what| ("answer not among the options", what))?,
     };
     let id = fields.id();
     let has_id = id.is_some();

@@ -1,50 +1,50 @@
-//! How sure a difference of scores is: the paired bootstrap over problems and seeds.
+//! Uncertainty of score differences: the paired bootstrap over problems and seeds.
 //!
-//! A score is the unweighted mean of the accuracies on several benchmarks, as in the paper, averaged
-//! over seeds. A resample draws the problems of each benchmark and the seeds anew, with replacement,
-//! and the same draw is used on both sides of a difference: what all models find hard, and what is
-//! peculiar to a seed, then does not count as noise of the difference. Source: Efron and Tibshirani,
-//! "An Introduction to the Bootstrap", 1993, percentile intervals.
+//! A score is the unweighted mean of the accuracies on several benchmarks, as in the paper, averaged over
+//! seeds. A resample draws the problems of each benchmark and the seeds with replacement. Both sides of a
+//! difference use the same draw, so the difficulty of problems and the effects of seeds that both sides share
+//! do not count as noise. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, percentile
+//! intervals.
 
 use super::difference::Difference;
 use super::interval::wilson;
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
 
-/// Sums of shares of problems whose exact value is 0 come this close to it.
+/// Rounding error of sums of fractions of problems whose exact value is 0.
 pub(super) const ROUNDING: f64 = 1e-12;
 
-/// A number with its 95 % interval.
+/// A number with its 95% confidence interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The number.
     pub value: f64,
     /// Lower end of the interval.
     pub low: f64,
-    /// Upper end.
+    /// Upper end of the interval.
     pub high: f64,
 }
 
 impl Estimate {
-    /// Whether the interval leaves out 0.
+    /// Whether the interval excludes 0.
     pub fn is_clear(&self) -> bool {
         self.low >= ROUNDING || self.high <= -ROUNDING
     }
 }
 
-/// The right answers of one model: for each benchmark, for each problem, the share of its answers
-/// that are right, 0 to 1.
+/// The correct answers of one model: for each benchmark and each problem, the share of correct answers, 0 to
+/// 1.
 pub type Hits = Vec<Vec<f32>>;
 
-/// One arm of a comparison: the same students and data, one element for each seed.
+/// One arm of a comparison: the same student and data, with one element per seed.
 pub type Arm<'a> = Vec<&'a Hits>;
 
-/// Draws resamples for arms that have the same seeds, benchmarks and problems.
+/// The bootstrap for arms that have the same seeds, benchmarks, and problems.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
-    /// Resamples; 1,000 give intervals to about a twentieth of their width.
+    /// Number of resamples. 1,000 give the interval to within about 5% of its width.
     pub resamples: usize,
-    /// Seed of the draws.
+    /// Random seed of the resamples.
     pub seed: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for Bootstrap {
     }
 }
 
-/// The mean over benchmarks of the mean over problems.
+/// The score of a model: the mean over benchmarks of the mean over problems.
 pub fn score(hits: &Hits) -> f64 {
     let mean = |hits: &Vec<f32>| {
         hits.iter().map(|hit| f64::from(*hit)).sum::<f64>() / hits.len().max(1) as f64
@@ -63,8 +63,8 @@ pub fn score(hits: &Hits) -> f64 {
 }
 
 impl Bootstrap {
-    /// The score of an arm. Where all answers are right, or none, resamples say nothing; the interval
-    /// is then Wilson's for as many problems.
+    /// The score of an arm. If all answers are correct, or none, resamples do not vary. The interval is then
+    /// Wilson's interval for the number of problems.
     pub fn score(&self, arm: &Arm) -> Estimate {
         let estimate = self.combination(&[(1.0, arm)]);
         let problems = arm.first().map_or(0, |hits| hits.iter().map(Vec::len).sum());
@@ -75,18 +75,18 @@ impl Bootstrap {
         }
     }
 
-    /// The score of the first arm less that of the second.
+    /// The score of the first arm minus that of the second.
     ///
     /// # Panics
-    /// As [`Bootstrap::combination`].
+    /// Same as [`Bootstrap::combination`].
     pub fn difference(&self, first: &Arm, second: &Arm) -> Estimate {
         self.combination(&[(1.0, first), (-1.0, second)])
     }
 
-    /// As [`Bootstrap::difference`], with its p-value and its standard error.
+    /// Same as [`Bootstrap::difference`], with the p-value and the standard error.
     ///
     /// # Panics
-    /// As [`Bootstrap::combination`].
+    /// Same as [`Bootstrap::combination`].
     pub fn test(&self, first: &Arm, second: &Arm) -> Difference {
         match self.resampled(&[(1.0, first), (-1.0, second)]) {
             Some((value, values)) => Difference::of(estimate(value, &values), &values),
@@ -97,14 +97,14 @@ impl Bootstrap {
     /// A weighted sum of the scores of arms.
     ///
     /// # Panics
-    /// If the arms differ in seeds, benchmarks or problems.
+    /// If the arms differ in seeds, benchmarks, or problems.
     pub fn combination(&self, arms: &[(f64, &Arm)]) -> Estimate {
         let resampled = self.resampled(arms);
         resampled.map_or_else(Estimate::default, |(value, values)| estimate(value, &values))
     }
 
-    /// A weighted sum of the scores of arms, and the same of each resample, in ascending order; `None`
-    /// where there is no arm or no seed.
+    /// A weighted sum of the scores of arms, and the sums of the resamples in ascending order. `None` without
+    /// arms or seeds.
     fn resampled(&self, arms: &[(f64, &Arm)]) -> Option<(f64, Vec<f64>)> {
         let shape = |arm: &Arm| -> Vec<Vec<usize>> {
             arm.iter().map(|hits| hits.iter().map(Vec::len).collect()).collect()
@@ -113,7 +113,7 @@ impl Bootstrap {
         let expected = shape(first);
         assert!(
             arms.iter().all(|(_, arm)| shape(arm) == expected),
-            "arms of a comparison have the same seeds, benchmarks and problems"
+            "arms of a comparison must have the same seeds, benchmarks, and problems"
         );
         let seeds = first.len();
         if seeds == 0 {
@@ -121,7 +121,7 @@ impl Bootstrap {
         }
         let of = |arm: &Arm| arm.iter().map(|hits| score(hits)).sum::<f64>() / seeds as f64;
         let value = arms.iter().map(|(weight, arm)| weight * of(arm)).sum();
-        // What a problem adds to the combination, seed by seed: resampling then is a sum of look-ups.
+        // The contribution of each problem to the combination, by seed. A resample is then a sum of look-ups.
         let sizes = &expected[0];
         let combined: Vec<Hits> = (0..seeds)
             .map(|seed| {
@@ -160,7 +160,7 @@ impl Bootstrap {
     }
 }
 
-/// A number and the percentile interval of its resamples, which are in ascending order.
+/// A number with the percentile interval of its sorted resamples.
 fn estimate(value: f64, values: &[f64]) -> Estimate {
     let at = |share: f64| values[(share * (values.len() - 1) as f64).round() as usize];
     Estimate { value, low: at(0.025), high: at(0.975) }
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn pairing_takes_out_what_both_sides_share() {
-        // The second arm is the first, but for one problem in ten.
+        // The second arm is the first, except for one problem in ten.
         let first = hits(2, 300, 0.5);
         let mut second = first.clone();
         for problem in (0..300).step_by(10) {

@@ -1,5 +1,4 @@
-//! A difference of two scores, tested: its p-value, and how small a difference the same data could
-//! show.
+//! Tests of score differences: the p-value, and the smallest difference that the same data could show.
 
 use super::bootstrap::{Estimate, ROUNDING};
 use serde::{Deserialize, Serialize};
@@ -16,19 +15,18 @@ pub struct Difference {
 }
 
 impl Default for Difference {
-    /// No difference, of nothing.
+    /// The difference of empty arms.
     fn default() -> Self {
         Self { estimate: Estimate::default(), p: 1.0, standard_error: 0.0 }
     }
 }
 
 impl Difference {
-    /// Of resampled differences, `r` of which are at 0 or on the other side of it: the p-value is
-    /// `2 (r + 1) / (n + 1)`, at most 1. It is below 0.05 where the interval leaves out 0, but for
-    /// rounding. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 15.4,
-    /// with the 1 of Davison and Hinkley, "Bootstrap Methods and their Application", 1997, equation
-    /// 4.11, since so many resamples show no p-value that is smaller. A value that rounding alone tells
-    /// from 0 is at 0.
+    /// The difference from its resamples. If `r` of `n` resamples are at 0 or on the other side of it, the
+    /// p-value is `2 (r + 1) / (n + 1)`, at most 1. Apart from rounding, it is below 0.05 if the interval
+    /// excludes 0. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 15.4, with
+    /// the added 1 of Davison and Hinkley, "Bootstrap Methods and their Application", 1997, equation 4.11,
+    /// since `n` resamples cannot show a smaller p-value. Values within rounding error of 0 count as 0.
     pub(super) fn of(estimate: Estimate, resampled: &[f64]) -> Self {
         let count = resampled.len() as f64;
         let at_most = resampled.iter().filter(|value| **value < ROUNDING).count();
@@ -40,37 +38,37 @@ impl Difference {
         Self { estimate, p: p.min(1.0), standard_error }
     }
 
-    /// The smallest p-value that so many resamples can show.
+    /// The smallest p-value that this number of resamples can show.
     pub fn smallest_p(resamples: usize) -> f64 {
         (2.0 / (resamples as f64 + 1.0)).min(1.0)
     }
 
-    /// The smallest true difference that 80 % of studies like this one would show in a two-sided test
-    /// at 5 %: (1.960 + 0.842) standard errors. `None` where resamples do not vary, as where all
-    /// answers are wrong; such data say nothing of it.
+    /// The minimum detectable difference: the smallest true difference that 80% of studies like this one
+    /// would show in a two-sided test at the 5% level, (1.960 + 0.842) standard errors. `None` if the
+    /// resamples do not vary, for example because all answers are wrong.
     ///
-    /// Source: J. Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, for a normal
-    /// estimate.
+    /// Source: J. Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, for a normally
+    /// distributed estimate.
     pub fn shown_in_most(&self) -> Option<f64> {
         (self.standard_error > ROUNDING)
             .then_some((AT_5_PERCENT + AT_80_PERCENT) * self.standard_error)
     }
 
-    /// How many times as large as [`Difference::shown_in_most`] a true difference must be for the same
-    /// in a test at 5 % / `tests`, the level that Holm's correction asks of the smallest of so many
-    /// p-values.
+    /// The factor by which [`Difference::shown_in_most`] grows for a test at the level 5% / `tests`, which
+    /// Holm's correction requires of the smallest of `tests` p-values.
     pub fn corrected_factor(tests: usize) -> f64 {
         let level = 0.05 / tests.max(1) as f64;
         (upper_quantile(level / 2.0) + AT_80_PERCENT) / (AT_5_PERCENT + AT_80_PERCENT)
     }
 }
 
-/// Quantiles of the normal distribution at 97.5 and at 80 %.
+/// The 97.5% and 80% quantiles of the normal distribution.
 const AT_5_PERCENT: f64 = 1.959_963_984_540_054;
 const AT_80_PERCENT: f64 = 0.841_621_233_572_914_3;
 
-/// What a normal number is above with a chance, at most one half; within 0.00045. Source: M. Abramowitz
-/// and I. Stegun, "Handbook of Mathematical Functions", 1964, 26.2.23.
+/// The value that a standard normal variable exceeds with probability `chance`, at most one half; the error
+/// is below 0.00045. Source: M. Abramowitz and I. Stegun, "Handbook of Mathematical Functions", 1964,
+/// 26.2.23.
 fn upper_quantile(chance: f64) -> f64 {
     let t = (-2.0 * chance.ln()).sqrt();
     let above = 2.515517 + t * (0.802853 + t * 0.010328);
@@ -132,9 +130,8 @@ mod tests {
         assert!((reversed.standard_error - test.standard_error).abs() < 1e-12);
     }
 
-    /// Of studies with two arms whose answers are right with known chances, the share in which the
-    /// difference has a p-value below 5 %, and the mean of the differences that they say most would
-    /// show.
+    /// Simulates studies with two arms whose answers are correct with known probabilities. Returns the share
+    /// of studies with a p-value below 5% and the mean of their minimum detectable differences.
     fn power(rates: [f64; 2], problems: usize, seeds: usize) -> (f64, f64) {
         const STUDIES: u64 = 300;
         let (mut found, mut least) = (0, 0.0);
@@ -165,11 +162,11 @@ mod tests {
         assert!((told - by_hand).abs() < 0.01 * by_hand, "{told} {by_hand}");
         // Three standard deviations of a share of 300 studies are 0.069.
         assert!((share - 0.8).abs() < 0.07, "{share}");
-        // Where there is none, one study in twenty shows one: three standard deviations are 0.038.
+        // Without a difference, one study in twenty shows one: three standard deviations are 0.038.
         let (share, _) = power([rate, rate], problems, 1);
         assert!((share - 0.05).abs() < 0.038, "{share}");
-        // Seeds that differ by chance alone count twice in a resample, by problem and by seed, so that
-        // more studies show it.
+        // Seeds that differ only by chance count twice in a resample, by problem and by seed, so more studies
+        // show the difference.
         let (_, told) = power([rate + 0.1, rate], problems, 3);
         assert!(told < by_hand && told > by_hand / 3f64.sqrt(), "{told} {by_hand}");
         let (share, _) = power([rate + told, rate], problems, 3);

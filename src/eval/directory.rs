@@ -1,15 +1,15 @@
-//! Benchmarks asked, graded and scored into a directory that any call may take up again.
+//! A directory with the answers to benchmarks, their grades, and the scores. Later calls can resume it.
 //!
 //! ```text
 //! scores/
 //!   settings.json        what the answers depend on
-//!   NAME.jsonl           a model's answers to a benchmark, as they come
-//!   NAME.graded.jsonl    answers of another program, graded
-//!   NAME.judge.jsonl     a judge's verdicts, as they come
-//!   scores.md            the scores as a table       scores.json   every figure
-//!   datasets.json        benchmarks from the hub, with their commits
-//!   weights.json         the weights by the sizes and times of their files
-//!   part.json            of a part: which it is, and its problems
+//!   NAME.jsonl           a model's answers to a benchmark; append-only
+//!   NAME.graded.jsonl    graded answers of another program
+//!   NAME.judge.jsonl     a judge's verdicts; append-only
+//!   scores.md            the scores as a table       scores.json   all figures
+//!   datasets.json        benchmarks on the Hub, with their commits
+//!   weights.json         the fingerprint of the weights, with the sizes and times of their files
+//!   part.json            in a part: its number and its problems
 //! ```
 
 use super::answers::{AnswerOptions, grade_answers};
@@ -41,17 +41,17 @@ const SETTINGS: &str = "settings.json";
 pub(super) const WEIGHTS: &str = "weights.json";
 const HINT: &str = "Choose another directory (out), or evaluate with the settings of these answers";
 
-/// The file of a model's answers to a benchmark.
+/// The file name of a model's answers to a benchmark.
 pub(super) fn answers_file(benchmark: &str) -> String {
     format!("{benchmark}.jsonl")
 }
 
-/// Reads benchmarks that are asked together, files or datasets on the hub, and tells what is left out of
-/// them. Datasets are read at the commits that an earlier call has noted in the directory `out`.
+/// Reads benchmarks that are asked together, from files or datasets on the Hub, and reports the rows that are
+/// left out. Datasets are read at the commits that an earlier call noted in the directory `out`.
 ///
 /// # Errors
-/// As [`DataFiles::find`](crate::data::DataFiles::find) and [`Benchmark::read_with`]; [`Error::Config`]
-/// where two have the same name, and so the same files of answers.
+/// Same as [`DataFiles::find`](crate::data::DataFiles::find) and [`Benchmark::read_with`]; [`Error::Config`]
+/// if two benchmarks have the same name, and so the same file of answers.
 pub fn read_benchmarks(
     paths: &[PathBuf],
     columns: &ColumnMap,
@@ -67,17 +67,16 @@ pub fn read_benchmarks(
         let name = &benchmark.name;
         if !benchmark.without_answer.is_empty() {
             let lines = first_of(&benchmark.without_answer);
-            context
-                .notice(format!("{name}: rows without an answer are left out, lines {lines}"))?;
+            context.notice(format!("{name}: left out rows without an answer: lines {lines}"))?;
         }
         if !benchmark.left_out.is_empty() {
             context.notice(format!("{name}: unusable and left out: {}", benchmark.left_out))?;
         }
-        // As some file systems see it.
+        // Some file systems ignore case.
         let same = |other: &Benchmark| other.name.to_lowercase() == name.to_lowercase();
         if benchmarks.iter().any(same) {
-            let what = format!("two files are called {name}");
-            let hint = "Ask them in two calls with two directories";
+            let what = format!("two benchmarks are named {name}");
+            let hint = "Evaluate them in two calls with different output directories";
             return Err(Error::config("benchmarks", what, hint));
         }
         benchmarks.push(benchmark);
@@ -85,7 +84,7 @@ pub fn read_benchmarks(
     Ok(benchmarks)
 }
 
-/// The first numbers of a list, and how many more there are.
+/// The first few numbers of a list, and how many more there are.
 fn first_of(numbers: &[usize]) -> String {
     const SHOWN: usize = 8;
     let mut text = numbers.iter().take(SHOWN).map(usize::to_string).collect::<Vec<_>>().join(", ");
@@ -95,24 +94,24 @@ fn first_of(numbers: &[usize]) -> String {
     text
 }
 
-/// What the answers of a model depend on, beside how it is asked.
+/// What the answers of a model depend on, besides the [`EvaluateConfig`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TestedModel<'a> {
-    /// What tells its weights from others, such as [`DecoderLm::fingerprint`], the adapter's left out.
+    /// Identifies the weights without the adapter, such as [`DecoderLm::fingerprint`].
     pub fingerprint: String,
-    /// The folder of its adapter.
+    /// The adapter folder.
     pub adapter: Option<&'a Path>,
-    /// The text of its chat template.
+    /// The text of the chat template.
     pub template: Option<&'a str>,
-    /// The variables that are given to the template.
+    /// The variables of the chat template.
     pub template_variables: Option<&'a BTreeMap<String, Value>>,
-    /// The system's text that is asked with.
+    /// The system message.
     pub system: Option<&'a str>,
-    /// How its weights are stored, where not all are f32.
+    /// The data types of the weights, if not all are f32.
     pub base: Option<BaseWeights>,
 }
 
-/// A directory of answers and scores, which this process alone works in.
+/// A directory of answers and scores, locked by this process.
 #[derive(Clone, Debug)]
 pub struct EvaluationDirectory {
     directory: WorkDir,
@@ -120,28 +119,28 @@ pub struct EvaluationDirectory {
 }
 
 impl EvaluationDirectory {
-    /// Looks at a directory as [`EvaluationDirectory::open`] does, and makes and changes nothing.
+    /// Performs the checks of [`EvaluationDirectory::open`] without creating or changing anything.
     ///
     /// # Errors
-    /// As [`WorkDirKind::check`].
+    /// Same as [`WorkDirKind::check`].
     pub fn check(path: &Path) -> Result<()> {
         KIND.check(path)
     }
 
-    /// Takes a directory of answers and scores, or makes one.
+    /// Opens or creates a directory of answers and scores.
     ///
     /// # Errors
-    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of a part.
+    /// Same as [`WorkDir::open`]; [`Error::RunDirectory`] if it belongs to a part.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_for(path, None)
     }
 
-    /// Takes a directory for one part of the problems of all benchmarks that are asked together, or makes one.
-    /// Each answer is the one that it is without parts; [`join_evaluations`](super::join_evaluations) puts
-    /// the parts together, which alone have scores.
+    /// Opens or creates a directory for one part of the problems of all benchmarks that are asked together.
+    /// The answers are the same as without parts. Only the joined parts have scores; see
+    /// [`join_evaluations`](super::join_evaluations).
     ///
     /// # Errors
-    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of another part or of the whole.
+    /// Same as [`WorkDir::open`]; [`Error::RunDirectory`] if it belongs to another part or to no part.
     pub fn open_part(path: &Path, part: Part) -> Result<Self> {
         Self::open_for(path, Some(part))
     }
@@ -152,7 +151,7 @@ impl EvaluationDirectory {
         Ok(Self { directory, part })
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -162,12 +161,12 @@ impl EvaluationDirectory {
         &self.directory
     }
 
-    /// The answers of a model to benchmarks, in their order; as [`EvaluationDirectory::evaluate`].
-    /// `options` are those that the model's files were opened with. Where the weights are those of the
-    /// last call and no answer is missing, they are not read.
+    /// Same as [`EvaluationDirectory::evaluate`], for a model in a folder. `options` must be those that
+    /// `files` were opened with. The weights are not read if they are unchanged since the last call and no
+    /// answer is missing.
     ///
     /// # Errors
-    /// As [`EvaluationDirectory::evaluate`].
+    /// Same as [`EvaluationDirectory::evaluate`].
     pub fn evaluate_text_model(
         &self,
         files: &TextModelFiles,
@@ -180,7 +179,7 @@ impl EvaluationDirectory {
         let mut files = files.clone();
         let model = files.folder().config();
         if model.context() < model.max_position_embeddings {
-            // Decided once for all of them, whatever is stored already.
+            // Decided once for all benchmarks, independent of the stored answers.
             let longest = longest_row(&files.text_interface(), benchmarks, config)?;
             files = files.for_length(longest, context)?;
         }
@@ -213,13 +212,13 @@ impl EvaluationDirectory {
         self.evaluate(benchmarks, config, &tested, &text, &mut load, context)
     }
 
-    /// A model's answers to benchmarks, in their order. What is stored of the same model and settings is
-    /// not asked again; where nothing is missing, the model is not loaded.
+    /// Asks a model the problems of benchmarks. Returns the answers for each benchmark. Saved answers of the
+    /// same model and settings are not repeated. If none is missing, the model is not loaded.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`] where the answers here are of another model or other settings, with what
-    /// differs; [`Error::Stopped`]: what had ended is stored; what loading and
-    /// [`evaluate`](super::evaluate) give.
+    /// [`Error::RunDirectory`] if the directory has answers of another model or other settings, with the
+    /// difference; [`Error::Stopped`]: complete answers are saved; errors of loading and of
+    /// [`evaluate`](super::evaluate).
     pub fn evaluate<M: Generate>(
         &self,
         benchmarks: &[Benchmark],
@@ -243,18 +242,18 @@ impl EvaluationDirectory {
         answers.collect()
     }
 
-    /// Refuses what only the whole has.
+    /// Refuses what a part does not have.
     fn refuse_part(&self, what: &str) -> Result<()> {
         match self.part {
             None => Ok(()),
             Some(part) => {
-                let what = format!("it is part {part}, which has no {what} of its own");
+                let what = format!("it is part {part}, and a part has no {what}");
                 Err(refused(self.path(), what, "Join the parts first"))
             }
         }
     }
 
-    /// Notes the commits of benchmarks from the hub, for the next call.
+    /// Notes the commits of benchmarks on the Hub, for the next call.
     fn note_datasets(&self, benchmarks: &[Benchmark]) -> Result<()> {
         let mut datasets = Datasets::of(self.path())?;
         for [name, read] in benchmarks.iter().filter_map(|benchmark| benchmark.read_as.as_ref()) {
@@ -263,7 +262,7 @@ impl EvaluationDirectory {
         datasets.write(&self.directory)
     }
 
-    /// Refuses to put answers beside those of another model or other settings.
+    /// Refuses to mix answers of different models or settings.
     fn check_settings(
         &self,
         benchmarks: &[Benchmark],
@@ -271,9 +270,9 @@ impl EvaluationDirectory {
         tested: &TestedModel<'_>,
     ) -> Result<()> {
         let adapter = tested.adapter.map(|folder| folder.join("adapter_model.safetensors"));
-        // As directories of earlier versions have it, where there are none.
+        // Null if there are none, as in directories of earlier versions.
         let variables = tested.template_variables.filter(|variables| !variables.is_empty());
-        // What makes an answer; how many there are to a problem, and how many problems, does not.
+        // Everything that affects an answer. The number of samples and problems does not.
         let settings = json!({
             "model": tested.fingerprint,
             "adapter": adapter.as_deref().map(checksum).transpose()?,
@@ -291,8 +290,7 @@ impl EvaluationDirectory {
         self.same_settings(&settings, files)
     }
 
-    /// As [`same_settings`]; where an earlier version has stored its checksum of a file, today's takes
-    /// its place.
+    /// Same as [`same_settings`], but accepts the checksum of a file that an earlier version stored.
     pub(super) fn same_settings(
         &self,
         settings: &Value,
@@ -310,12 +308,11 @@ impl EvaluationDirectory {
         same_settings(&self.directory.join(SETTINGS), settings, older, HINT)
     }
 
-    /// Grades the answers of a file to a benchmark, of which the first `limit` problems count, and
-    /// stores them graded.
+    /// Grades the answers in a file to the first `limit` problems of a benchmark, and saves the grades.
     ///
     /// # Errors
-    /// [`Error::Config`] where `path` is no regular file; [`Error::RunDirectory`] where other answers
-    /// are scored here; as [`grade_answers`].
+    /// [`Error::Config`] if `path` is not a regular file; [`Error::RunDirectory`] if the directory has scores
+    /// of other answers; same as [`grade_answers`].
     pub fn grade(
         &self,
         benchmark: &Benchmark,
@@ -325,7 +322,7 @@ impl EvaluationDirectory {
         context: &Context<'_>,
     ) -> Result<Vec<GradedAnswer>> {
         self.refuse_part("answers from a file")?;
-        // It is read a second time, to tell it from others.
+        // The file is read a second time, for its checksum.
         if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
             let what = format!("{} is not a regular file", path.display());
             return Err(Error::config("answers", what, "Write the answers to a file first"));
@@ -334,18 +331,18 @@ impl EvaluationDirectory {
         self.note_datasets(std::slice::from_ref(benchmark))?;
         let name = &benchmark.name;
         for (count, what) in [
-            (graded.without_reference, "rows without a usable reference"),
-            (graded.other_filters, "other filters of lm-evaluation-harness"),
+            (graded.without_reference, "to rows without a usable reference"),
+            (graded.other_filters, "of other lm-evaluation-harness filters"),
         ] {
             if count > 0 {
-                context.notice(format!("{name}: answers of {what} are left out: {count}"))?;
+                context.notice(format!("{name}: left out answers {what}: {count}"))?;
             }
         }
         if !graded.left_out.is_empty() {
             let left_out = &graded.left_out;
             context.notice(format!("{}: unusable and left out: {left_out}", path.display()))?;
         }
-        // Never over the scores of other answers; those that are stored here may be graded anew.
+        // Never overwrites scores of other answers. Answers saved here may be graded again.
         let find = |path: &Path| path.canonicalize().map_err(|e| Error::io("find", path, e));
         if find(path)?.parent() != Some(&*find(self.path())?) {
             let settings = json!({ "answers": checksum(path)? });
@@ -359,11 +356,11 @@ impl EvaluationDirectory {
         Ok(answers)
     }
 
-    /// Asks a judge about the answers to a benchmark that the rules call wrong, as
-    /// [`judge_misses`] does. Returns how many it said nothing clear of.
+    /// Asks a judge about the answers to a benchmark that the rules grade as wrong; see [`judge_misses`].
+    /// Returns the number of unclear verdicts.
     ///
     /// # Errors
-    /// As [`judge_misses`].
+    /// Same as [`judge_misses`].
     pub fn judge(
         &self,
         benchmark: &Benchmark,
@@ -376,16 +373,16 @@ impl EvaluationDirectory {
         let unclear = judge_misses(answers, judge, &store, context)?;
         if unclear > 0 {
             let name = &benchmark.name;
-            context.notice(format!("{name}: the judge says neither yes nor no to {unclear}"))?;
+            context
+                .notice(format!("{name}: the judge gave no clear verdict on {unclear} answers"))?;
         }
         Ok(unclear)
     }
 
-    /// Scores the answers to benchmarks, of which the first `limit` problems count, and writes the
-    /// table.
+    /// Scores the answers to the first `limit` problems of each benchmark, and writes the tables.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::RunDirectory`] in a directory of a part.
+    /// [`Error::Io`]; [`Error::RunDirectory`] in the directory of a part.
     pub fn write_scores(
         &self,
         benchmarks: &[Benchmark],
@@ -402,15 +399,14 @@ impl EvaluationDirectory {
         Ok(table)
     }
 
-    /// The fingerprint of the weights in a folder, where it was noted here and their files are those of
-    /// then, by sizes and times.
+    /// The noted fingerprint of the weights in a folder, if the sizes and times of their files are unchanged.
     pub fn noted_fingerprint(&self, folder: &Path) -> Option<String> {
         let text = std::fs::read_to_string(self.directory.join(WEIGHTS)).ok()?;
         let noted: NotedWeights = serde_json::from_str(&text).ok()?;
         (noted.files == weight_files(folder)?).then_some(noted.fingerprint)
     }
 
-    /// Notes the fingerprint of the weights in a folder, so that they need not be read again.
+    /// Notes the fingerprint of the weights in a folder, so that they do not have to be read again.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -421,21 +417,21 @@ impl EvaluationDirectory {
     }
 }
 
-/// Size, and seconds and nanoseconds of the last change, by path.
+/// The size and the modification time (seconds and nanoseconds) of each file.
 pub(crate) type FileTimes = BTreeMap<PathBuf, (u64, u64, u32)>;
 
-/// Weights, and the files that they were read from.
+/// The fingerprint of weights, and the files that they were read from.
 #[derive(Serialize, Deserialize)]
 struct NotedWeights {
     files: FileTimes,
     fingerprint: String,
 }
 
-/// The files that a model in a folder is read from, where the system tells of all of them.
+/// The files of a model; `None` if the system does not report the metadata of all of them.
 pub(crate) fn weight_files(folder: &Path) -> Option<FileTimes> {
     let mut files = BTreeMap::new();
     let folder = folder.canonicalize().ok()?;
-    // Links of the hub's cache lead to files that are named by what they hold.
+    // Links in the Hub's cache point to files that are named by their hashes.
     let paths: Vec<PathBuf> = match folder.is_dir() {
         true => {
             let entries = std::fs::read_dir(folder).ok()?;
@@ -455,7 +451,7 @@ pub(crate) fn weight_files(folder: &Path) -> Option<FileTimes> {
     Some(files)
 }
 
-/// What tells one file from another: the first 16 digits of its SHA-256.
+/// The first 16 digits of a file's SHA-256.
 fn checksum(path: &Path) -> Result<String> {
     const DIGITS: usize = 16;
     let mut hash = sha256_of(path)?;
@@ -463,8 +459,7 @@ fn checksum(path: &Path) -> Result<String> {
     Ok(hash)
 }
 
-/// What earlier versions stored in place of [`checksum`]: the hash of the standard library, which may
-/// change with the compiler.
+/// The checksum of earlier versions: the hash of the standard library, which may change with the compiler.
 fn earlier_checksum(path: &Path) -> Result<String> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;

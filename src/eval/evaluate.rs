@@ -1,4 +1,5 @@
-//! A model's answers to a benchmark: stored as each of them ends, and taken up where a process ended.
+//! Asks a model the problems of a benchmark. Each answer is saved when it is complete, so a later process can
+//! resume.
 
 use super::benchmark::{AnswerKind, Benchmark, BenchmarkProblem, CHOICE_INSTRUCTION, INSTRUCTION};
 use super::grade::opens_reasoning;
@@ -16,40 +17,42 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-/// How a benchmark is asked.
+/// Settings for asking a benchmark.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateConfig {
-    /// Answers to each problem; 0 and 1 are one. More than one need a temperature above 0.
+    /// Number of answers per problem; 0 counts as 1. More than 1 requires a temperature above 0.
     pub samples: usize,
-    /// Problems that are asked, from the first on; without it all.
+    /// Number of problems to ask from each benchmark, from the first one. If unset, all are asked.
     pub limit: Option<usize>,
-    /// Whether the problem is followed by the instruction to reason and to box the answer.
+    /// Whether to append the instruction to reason step by step and to put the final answer in a box. Turn it
+    /// off for models that should get only the problem.
     pub instruct: bool,
-    /// How answers are drawn.
+    /// How answers are generated.
     pub generate: GenerateConfig,
 }
 
 impl Settings for EvaluateConfig {
     fn defaults(_given: &toml::Table) -> Result<toml::Table> {
-        // Those of the program: benchmarks want the instruction, and room for reasoning.
-        let generate = GenerateConfig { max_new_tokens: 1024, batch_size: 16, ..Default::default() };
+        // Benchmarks need the instruction and room for reasoning.
+        let generate =
+            GenerateConfig { max_new_tokens: 1024, batch_size: 16, ..Default::default() };
         table_of(&Self { samples: 1, limit: None, instruct: true, generate })
     }
 }
 
 impl EvaluateConfig {
-    /// Checks the settings.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first one that cannot be.
+    /// [`Error::Config`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.generate.validate()?;
         if self.samples > 1 && self.generate.temperature == 0.0 {
             return Err(Error::config(
                 "samples",
-                format!("{} greedy answers to a problem are all the same", self.samples),
-                "Set a temperature, or ask once",
+                format!("{} greedy answers to a problem would be identical", self.samples),
+                "Set a temperature above 0, or set samples to 1",
             ));
         }
         Ok(())
@@ -59,36 +62,36 @@ impl EvaluateConfig {
 /// One graded answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GradedAnswer {
-    /// The problem's name in its benchmark.
+    /// The problem's id in its benchmark.
     pub id: String,
     /// The problem.
     pub problem: String,
-    /// Number of the answer among those to the same problem, from 0.
+    /// Index of the answer among the answers to the same problem, from 0.
     pub sample: usize,
     /// The reference answer.
     pub reference: String,
-    /// What the model wrote.
+    /// The text of the model.
     pub text: String,
-    /// Whether the prompt had opened its reasoning, so that the text begins within it.
+    /// Whether the prompt opened the reasoning, so that the text starts inside it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reasoning_opened: bool,
-    /// Its tokens, the end token left out; 0 where that is not known.
+    /// Number of tokens without the end token; 0 if unknown.
     pub tokens: usize,
-    /// Whether the length limit ended it.
+    /// Whether the length limit truncated the answer.
     pub hit_limit: bool,
-    /// The final answer that it states, if any.
+    /// The final answer that the text states, if any.
     pub stated: Option<String>,
-    /// Whether that is the reference answer.
+    /// Whether the stated answer equals the reference.
     pub correct: bool,
-    /// What a judge said of it, where one was asked.
+    /// The judge's verdict, if a judge was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_judge: Option<bool>,
-    /// Wall time between the end of the answer before it and its own; together they are that of all.
+    /// Seconds since the previous answer ended. The sum is the wall time of all answers.
     pub seconds: f64,
 }
 
 impl GradedAnswer {
-    /// Grades a text; `reasoning_opened` says that the prompt had opened its reasoning.
+    /// Grades a text. `reasoning_opened` says whether the prompt opened the reasoning.
     pub fn of(
         problem: &BenchmarkProblem,
         sample: usize,
@@ -114,30 +117,30 @@ impl GradedAnswer {
     }
 }
 
-/// Which of a benchmark's problems are asked, within the limit.
+/// The problems of a benchmark that are asked, within the limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Portion {
-    /// The part of all problems; without one all are.
+    /// The part of the problems. Without it, all are asked.
     pub part: Option<Part>,
-    /// Problems of other benchmarks before the first of this one, where parts are counted over several.
+    /// Number of problems of earlier benchmarks, since parts are counted over all benchmarks.
     pub before: usize,
 }
 
 impl Portion {
-    /// Whether a problem is one of them, by its number in its benchmark.
+    /// Whether the portion has the problem with this index in its benchmark.
     pub(super) fn holds(self, index: usize) -> bool {
         self.part.is_none_or(|part| part.holds(self.before + index))
     }
 }
 
-/// Lets a model answer a benchmark; each answer is appended to `store` when it ends, and those that it
-/// holds already are not asked again. The result is in the order of problems and samples. A problem
-/// that leaves the model no position for an answer has an empty one, at the length limit.
+/// Lets a model answer a benchmark. Appends each complete answer to `store` and does not repeat answers that
+/// it already has. Returns the answers in the order of problems and samples. A problem that leaves no room
+/// for an answer gets an empty, truncated one.
 ///
 /// # Errors
-/// [`Error::Stopped`]: what had ended is in `store`; [`Error::Config`] for several samples without a
-/// temperature; [`Error::Io`]; [`Error::Data`] where `store` holds something else, which is then left
-/// as it is; what generation gives.
+/// [`Error::Stopped`]: complete answers are in `store`. [`Error::Config`] for several samples at temperature
+/// 0; [`Error::Io`]; [`Error::Data`] if `store` holds something else, which then stays unchanged; errors of
+/// generation.
 pub fn evaluate(
     model: &dyn Generate,
     text: &TextInterface<'_>,
@@ -149,7 +152,8 @@ pub fn evaluate(
     evaluate_portion(model, text, benchmark, config, Portion::default(), store, context)
 }
 
-/// As [`evaluate`], of some of the problems; each has the draws that it has in the whole benchmark.
+/// Same as [`evaluate`] for some of the problems, with the random draws that they have in the whole
+/// benchmark.
 fn evaluate_portion(
     model: &dyn Generate,
     text: &TextInterface<'_>,
@@ -183,7 +187,7 @@ fn evaluate_portion(
             let mut answer = graded(text, benchmark, &missing[token.prompt], &generation)?;
             answer.seconds = last_end.elapsed().as_secs_f64();
             last_end = Instant::now();
-            // The store may be another process's by now, where this one was suspended.
+            // If this process was suspended, another one may own the store by now.
             progress.tell()?;
             store.append(std::slice::from_ref(&answer))?;
             answers.push(answer);
@@ -203,29 +207,29 @@ fn evaluate_portion(
     match given_up.or_else(|| context.check().err()) {
         None => Ok(in_order(answers, benchmark)),
         Some(Error::Stopped { .. }) => {
-            Err(Error::stopped(format!("{} answers are stored", answers.len())))
+            Err(Error::stopped(format!("{} answers are saved", answers.len())))
         }
         Some(error) => Err(error),
     }
 }
 
-/// A prompt that is to be answered.
+/// A prompt to answer.
 struct Asked {
-    /// Number of the problem.
+    /// Index of the problem.
     index: usize,
     sample: usize,
     prompt: Vec<u32>,
 }
 
 impl Asked {
-    /// Each answer has a stream of its own, whatever it is batched with and however many there are to
-    /// a problem.
+    /// The number of the answer's random stream, which does not depend on its batch or on the number of
+    /// samples.
     fn number(&self) -> u64 {
         (self.sample as u64) << 32 | self.index as u64
     }
 }
 
-/// The tokens of a problem as the model is asked it.
+/// The tokens of a problem's prompt.
 fn prompt_tokens(
     text: &TextInterface<'_>,
     problem: &BenchmarkProblem,
@@ -240,7 +244,7 @@ fn prompt_tokens(
     text.template.prompt(text.tokenizer, prompt)
 }
 
-/// Tokens of the longest row that these benchmarks may make, prompt and answer together.
+/// The maximum number of tokens of a prompt and its answer in these benchmarks.
 pub(super) fn longest_row(
     text: &TextInterface<'_>,
     benchmarks: &[Benchmark],
@@ -253,7 +257,7 @@ pub(super) fn longest_row(
     Ok(longest + config.generate.max_new_tokens)
 }
 
-/// The prompts that are missing, and answers to those that leave no room for one.
+/// The missing prompts, and empty answers to prompts that leave no room for one.
 fn prompts(
     model: &dyn Generate,
     text: &TextInterface<'_>,
@@ -275,7 +279,7 @@ fn prompts(
     Ok((asked, too_long))
 }
 
-/// A whole answer, graded.
+/// Grades a complete answer.
 fn graded(
     text: &TextInterface<'_>,
     benchmark: &Benchmark,
@@ -290,10 +294,10 @@ fn graded(
     Ok(GradedAnswer { tokens, hit_limit, ..answer })
 }
 
-/// The answers in a store where it holds all that are asked for; no model is needed then.
+/// The answers in a store if it has all of them, so that no model is needed.
 ///
 /// # Errors
-/// As [`evaluate`].
+/// Same as [`evaluate`].
 pub fn stored_answers(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
@@ -302,7 +306,7 @@ pub fn stored_answers(
     stored_portion(benchmark, config, Portion::default(), store)
 }
 
-/// As [`stored_answers`], of some of the problems.
+/// Same as [`stored_answers`] for some of the problems.
 fn stored_portion(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
@@ -314,11 +318,11 @@ fn stored_portion(
     Ok(whole.then(|| in_order(answers, benchmark)))
 }
 
-/// The answers in a store to the problems of a benchmark, which may be some of those that were asked; nothing is
-/// changed, and other answers do not count.
+/// The answers in a store to the problems of a benchmark. Ignores answers to other problems and changes
+/// nothing.
 ///
 /// # Errors
-/// As [`evaluate`].
+/// Same as [`evaluate`].
 pub(super) fn answers_of(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
@@ -329,7 +333,7 @@ pub(super) fn answers_of(
     Ok(in_order(answers, benchmark))
 }
 
-/// Problems and samples that are asked for and not answered.
+/// The indices of problems and samples without an answer.
 fn not_answered(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
@@ -356,9 +360,8 @@ fn in_order(mut answers: Vec<GradedAnswer>, benchmark: &Benchmark) -> Vec<Graded
     answers
 }
 
-/// The answers in a file that an earlier process has begun, graded anew, of the problems and samples
-/// that are asked for, and the file to go on with. A line that was cut off is removed, where all others
-/// are answers.
+/// The requested answers in the file of an earlier process, graded again, and the file to append to. Removes
+/// an incomplete last line if all other lines are answers.
 fn stored(
     store: &Path,
     benchmark: &Benchmark,
@@ -371,14 +374,14 @@ fn stored(
     Ok((answers, log))
 }
 
-/// What becomes of answers to problems that a benchmark does not have.
+/// How to treat answers to problems that are not in the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Others {
     Refused,
     LeftOut,
 }
 
-/// As [`stored`], without a change to the file.
+/// Same as [`stored`], without changing the file.
 fn read_stored(
     store: &Path,
     benchmark: &Benchmark,
@@ -393,11 +396,11 @@ fn read_stored(
     let mut seen = BTreeSet::new();
     let log = JsonlLog::open(store, &mut |line| {
         let failed = |what: String| {
-            let hint = "Name another directory, or remove this file to ask again";
+            let hint = "Choose another directory, or remove this file to ask again";
             Error::data(Place::line(store, line.number), what, hint)
         };
         let old: GradedAnswer =
-            line.parse().map_err(|e| failed(format!("it is no answer that was stored: {e}")))?;
+            line.parse().map_err(|e| failed(format!("it is not a saved answer: {e}")))?;
         let place = places.get(old.id.as_str()).copied().filter(|place| {
             let problem = &benchmark.problems[*place];
             problem.reference == old.reference && problem.problem == old.problem
@@ -406,7 +409,7 @@ fn read_stored(
             return match others {
                 Others::LeftOut => Ok(()),
                 Others::Refused => {
-                    Err(failed(format!("problem {} is not of {}", old.id, benchmark.name)))
+                    Err(failed(format!("problem {} is not in {}", old.id, benchmark.name)))
                 }
             };
         };
@@ -423,14 +426,14 @@ fn read_stored(
     Ok((answers, log))
 }
 
-/// A model that is loaded where it is needed, and then once.
+/// A model that is loaded at most once, when it is needed.
 pub(crate) struct LazyModel<'a, M> {
     load: &'a mut dyn FnMut() -> Result<M>,
     model: Option<M>,
 }
 
 impl<'a, M> LazyModel<'a, M> {
-    /// The model that `load` gives.
+    /// A model that `load` loads.
     pub(crate) fn new(load: &'a mut dyn FnMut() -> Result<M>) -> Self {
         Self { load, model: None }
     }
@@ -444,10 +447,10 @@ impl<'a, M> LazyModel<'a, M> {
     }
 }
 
-/// As [`evaluate`], with a model that is loaded where an answer is missing.
+/// Same as [`evaluate`], with a model that is loaded only if an answer is missing.
 ///
 /// # Errors
-/// As [`evaluate`]; what loading gives.
+/// Same as [`evaluate`]; errors of loading.
 pub(crate) fn evaluate_lazily<M: Generate>(
     model: &mut LazyModel<'_, M>,
     text: &TextInterface<'_>,
@@ -459,7 +462,7 @@ pub(crate) fn evaluate_lazily<M: Generate>(
     evaluate_portion_lazily(model, text, benchmark, config, Portion::default(), store, context)
 }
 
-/// As [`evaluate_lazily`], of some of the problems.
+/// Same as [`evaluate_lazily`] for some of the problems.
 pub(super) fn evaluate_portion_lazily<M: Generate>(
     model: &mut LazyModel<'_, M>,
     text: &TextInterface<'_>,

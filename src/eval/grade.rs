@@ -1,4 +1,4 @@
-//! Asking a model questions and counting its right answers.
+//! Asks a model questions and counts its correct answers.
 
 use super::interval::wilson;
 use super::math::{AnswerKind, same_answer};
@@ -11,12 +11,12 @@ use crate::model::{Generate, GenerateConfig, StopConditions, TextInterface};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
-/// Whether a prompt ends within reasoning that it has opened, so that an answer begins there.
+/// Whether a prompt ends with an opened reasoning, so that an answer starts inside it.
 ///
 /// # Errors
-/// What the tokenizer gives.
+/// Errors of the tokenizer.
 pub fn opens_reasoning(tokenizer: &TextTokenizer, prompt: &[u32]) -> Result<bool> {
-    /// More tokens than the mark and the white space behind it have in any tokenizer.
+    /// More tokens than the marker and the white space after it take in any tokenizer.
     const LAST: usize = 24;
     let text = tokenizer.decode_all(&prompt[prompt.len().saturating_sub(LAST)..])?;
     Ok(ends_in_reasoning(&text))
@@ -25,38 +25,38 @@ pub fn opens_reasoning(tokenizer: &TextTokenizer, prompt: &[u32]) -> Result<bool
 /// A model's answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The system's text, where the problem comes with one.
+    /// The system message, if the problem comes with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// The exchanges before the problem, in a conversation of several turns.
+    /// The earlier turns of a conversation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierTurn>,
     /// The problem.
     pub problem: String,
     /// The reference answer.
     pub reference: String,
-    /// What the model wrote.
+    /// The text of the model.
     pub text: String,
-    /// Whether the prompt had opened its reasoning, so that the text begins within it.
+    /// Whether the prompt opened the reasoning, so that the text starts inside it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reasoning_opened: bool,
-    /// Its tokens, the end token left out.
+    /// Number of tokens without the end token.
     pub tokens: usize,
-    /// Whether the length limit ended it.
+    /// Whether the length limit truncated the answer.
     pub hit_limit: bool,
-    /// The final answer that it states, if any.
+    /// The final answer that the text states, if any.
     pub stated: Option<String>,
-    /// Whether that is the reference answer.
+    /// Whether the stated answer equals the reference.
     pub correct: bool,
 }
 
 impl Answer {
-    /// The prompt that it answers.
+    /// The prompt of the question.
     pub fn prompt(&self) -> Prompt<'_> {
         Prompt { system: self.system.as_deref(), earlier: &self.earlier, problem: &self.problem }
     }
 
-    /// The same answer, graded anew: what an earlier version said of it is forgotten.
+    /// Grades the answer again and replaces the earlier grade.
     pub fn graded_anew(mut self, kind: AnswerKind) -> Self {
         self.stated = kind.answer_after(&self.text, self.reasoning_opened);
         self.correct = self.stated.as_ref().is_some_and(|s| same_answer(&self.reference, s));
@@ -65,7 +65,7 @@ impl Answer {
 }
 
 impl Accuracy {
-    /// Counts answers.
+    /// The accuracy of answers, with their statistics.
     pub fn of(answers: &[Answer]) -> Self {
         let count = |test: &dyn Fn(&Answer) -> bool| answers.iter().filter(|a| test(a)).count();
         let share = |n: usize| n as f64 / answers.len().max(1) as f64;
@@ -82,11 +82,11 @@ impl Accuracy {
     }
 }
 
-/// Lets a model answer questions and grades the answers, which are looked for as `kind` says; an answer
-/// stops at one of the end tokens.
+/// Lets a model answer questions and grades the answers. `kind` says where to look for the final answer.
 ///
 /// # Errors
-/// [`Error::Stopped`](crate::Error::Stopped); as [`Generate::generate`]; what template and tokenizer give.
+/// [`Error::Stopped`](crate::Error::Stopped); errors of [`Generate::generate`], the template, and the
+/// tokenizer.
 pub fn ask(
     model: &dyn Generate,
     text: &TextInterface<'_>,
@@ -99,8 +99,7 @@ pub fn ask(
     ask_as(model, text, questions, &numbers, kind, config, context)
 }
 
-/// As [`ask`], of questions that have these numbers among others: their random choices are those that
-/// they have there.
+/// Same as [`ask`], for questions with the given numbers, which determine their random draws.
 pub(crate) fn ask_as(
     model: &dyn Generate,
     text: &TextInterface<'_>,

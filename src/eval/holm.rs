@@ -1,11 +1,12 @@
-//! Holm's correction for several tests: who tests twenty differences at 5 % finds one by chance.
+//! Holm's correction for multiple tests. Of twenty tests at the 5% level, one is expected to be significant
+//! by chance.
 //!
 //! Source: S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of
-//! Statistics 6 (1979). The chance of one or more false finds in the family stays at the level,
-//! however the tests depend on each other.
+//! Statistics 6 (1979). The probability of one or more false positives in the family stays below the level,
+//! no matter how the tests depend on each other.
 
-/// The adjusted p-value of each test of a family, in the order given: the lowest level at which Holm's
-/// procedure calls the difference significant. A p-value that is not a number counts as 1.
+/// The adjusted p-values of a family of tests, in the given order: the lowest level at which Holm's procedure
+/// rejects each null hypothesis. NaN counts as 1.
 ///
 /// ```
 /// let adjusted = mixdistill::eval::holm(&[0.01, 0.04, 0.03]);

@@ -1,7 +1,8 @@
-//! A judge for what the rules call wrong: another model that is shown problem, reference and answer.
+//! A judge for answers that the rules grade as wrong: another model that sees the problem, the reference, and
+//! the answer.
 //!
-//! As in the paper, only misses go to the judge: answers that state something and that no rule finds
-//! equal to the reference. Its verdicts are kept apart, so that both shares can be reported.
+//! As in the paper, only misses go to the judge: answers that state a final answer that no rule finds equal
+//! to the reference. Its verdicts are stored separately, so that both accuracies can be reported.
 
 use super::evaluate::GradedAnswer;
 use crate::context::{Context, Task};
@@ -11,15 +12,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Says whether an answer is the reference answer.
+/// Decides whether an answer is equivalent to the reference answer.
 pub trait Judge {
-    /// Who it is, such as its model's name: verdicts of others are not taken for its own.
+    /// The judge's name, such as its model. Only stored verdicts of the same name are reused.
     fn name(&self) -> &str;
 
-    /// Whether `stated` answers `problem` as `reference` does; `None` where the judge does not say.
+    /// Whether `stated` is equivalent to `reference` as an answer to `problem`. `None` if the judge gives no
+    /// clear verdict.
     ///
     /// # Errors
-    /// [`Error::Stopped`] where a stop was asked for meanwhile; whatever asking it may give.
+    /// [`Error::Stopped`] if a stop was requested; errors of asking the judge.
     fn agrees(
         &mut self,
         problem: &str,
@@ -29,7 +31,7 @@ pub trait Judge {
     ) -> Result<Option<bool>>;
 }
 
-/// What a judge is asked; it answers with yes or no.
+/// The prompt for a judge, which asks for yes or no.
 pub fn judge_prompt(problem: &str, reference: &str, stated: &str) -> String {
     format!(
         "Problem:\n{problem}\n\nReference answer:\n{reference}\n\nA student's final answer:\n\
@@ -38,7 +40,7 @@ pub fn judge_prompt(problem: &str, reference: &str, stated: &str) -> String {
     )
 }
 
-/// The verdict in a judge's reply: its last "yes" or "no" as a word; `None` where it has neither.
+/// The verdict in a judge's reply: the last word "yes" or "no", or `None` if it has neither.
 ///
 /// ```
 /// use mixdistill::eval::judge_verdict;
@@ -54,7 +56,7 @@ pub fn judge_verdict(reply: &str) -> Option<bool> {
     })
 }
 
-/// A verdict as it is stored.
+/// A stored verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Verdict {
     #[serde(default)]
@@ -62,17 +64,17 @@ struct Verdict {
     problem: String,
     reference: String,
     stated: String,
-    /// `None` where the judge did not say.
+    /// `None` if the verdict was not clear.
     agrees: Option<bool>,
 }
 
-/// Asks a judge about the answers that state something and are wrong by the rules, and sets
-/// [`GradedAnswer::by_judge`]. Each verdict is appended to `store` as it comes, and what it holds already of
-/// this judge is not asked again. Returns how many the judge said nothing clear of.
+/// Asks a judge about answers that state a final answer and are wrong by the rules, and sets
+/// [`GradedAnswer::by_judge`]. Appends each verdict to `store` and reuses this judge's verdicts in it.
+/// Returns the number of unclear verdicts.
 ///
 /// # Errors
-/// [`Error::Stopped`] and what [`Judge::agrees`] gives: verdicts up to there stay. [`Error::Io`];
-/// [`Error::Data`] where `store` holds something else, which is then left as it is.
+/// [`Error::Stopped`] and errors of [`Judge::agrees`]: earlier verdicts stay in `store`. [`Error::Io`];
+/// [`Error::Data`] if `store` holds something else, which then stays unchanged.
 pub fn judge_misses(
     answers: &mut [GradedAnswer],
     judge: &mut dyn Judge,
@@ -83,8 +85,8 @@ pub fn judge_misses(
     let mut known = HashMap::new();
     let mut store = JsonlLog::open(store, &mut |line| {
         let verdict: Verdict = line.parse().map_err(|e| {
-            let hint = "Name another directory, or remove this file to ask again";
-            Error::data(Place::line(store, line.number), format!("it is no verdict: {e}"), hint)
+            let hint = "Choose another directory, or remove this file to ask again";
+            Error::data(Place::line(store, line.number), format!("it is not a verdict: {e}"), hint)
         })?;
         if verdict.judge == name {
             known.insert((verdict.problem, verdict.reference, verdict.stated), verdict.agrees);
@@ -92,7 +94,7 @@ pub fn judge_misses(
         Ok(())
     })?;
     store.refuse_without_whole_line()?;
-    // Cut off by a kill; it is asked again.
+    // An incomplete line after a crash; its question is asked again.
     store.cut_torn()?;
     let total = answers.iter().filter(|a| !a.correct && a.stated.is_some()).count();
     let mut progress = context.task(Task::Judge, total as u64);
@@ -120,10 +122,10 @@ pub fn judge_misses(
     Ok(unclear)
 }
 
-/// What a stop leaves.
+/// Adds to a stop how many verdicts are saved.
 fn verdicts_stay(error: Error, done: u64) -> Error {
     match error {
-        Error::Stopped { .. } => Error::stopped(format!("{done} verdicts are stored")),
+        Error::Stopped { .. } => Error::stopped(format!("{done} verdicts are saved")),
         error => error,
     }
 }

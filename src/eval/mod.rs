@@ -1,4 +1,24 @@
-//! Answers extracted, compared and counted; benchmarks asked and scored.
+//! Extracts and compares final answers, runs models on benchmarks, and scores the results.
+//!
+//! - **Answers**: [`final_answer`] and [`extract`] find the final answer in a solution. [`same_answer`] and
+//!   [`equal`] compare two answers; [`grade()`] does both.
+//! - **Benchmarks**: [`Benchmark`] reads problems. An [`EvaluationDirectory`] asks a model, saves each
+//!   answer, and writes [`Scores`]. [`grade_answers`] grades answers of another program, and
+//!   [`judge_misses`] asks a [`Judge`] about wrong answers.
+//! - **Statistics**: [`wilson`] intervals, the paired [`Bootstrap`], and the correction of [`holm()`].
+//!
+//! ```
+//! use mixdistill::eval::{final_answer, same_answer};
+//!
+//! let solution = r"Two of the four are red, so the probability is \boxed{\frac{2}{4}}.";
+//! let answer = final_answer(solution).unwrap();
+//! assert_eq!(answer, r"\frac{2}{4}");
+//!
+//! // Different forms of the same number are equal, different numbers are not.
+//! assert!(same_answer("0.5", &answer));
+//! assert!(same_answer(r"\frac12", &answer));
+//! assert!(!same_answer("0.05", &answer));
+//! ```
 
 mod answers;
 mod benchmark;

@@ -1,4 +1,4 @@
-//! The parts of an evaluation: what each says of itself, and all of them put together.
+//! The parts of an evaluation: the record of each part, and joining them.
 
 use super::benchmark::{Benchmark, BenchmarkProblem};
 use super::directory::{EvaluationDirectory, WEIGHTS, answers_file};
@@ -22,14 +22,14 @@ pub(super) struct AskedProblem {
     problem: BenchmarkProblem,
 }
 
-/// What is asked, beside the problems.
+/// What is asked, besides the problems.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Job {
     samples: usize,
     benchmarks: Vec<String>,
 }
 
-/// What a part of an evaluation says of itself.
+/// The record of a part.
 pub(super) fn part_record(
     part: Part,
     settings: &Value,
@@ -50,10 +50,10 @@ pub(super) fn part_record(
     PartRecord::new(part, settings.clone(), job, problems)
 }
 
-/// The parts of an evaluation, put together.
+/// A joined evaluation.
 #[derive(Debug)]
 pub struct JoinedEvaluation {
-    /// The directory with all answers, as if one process had asked.
+    /// The directory with all answers.
     pub directory: EvaluationDirectory,
     /// The problems that were asked.
     pub benchmarks: Vec<Benchmark>,
@@ -61,21 +61,21 @@ pub struct JoinedEvaluation {
     pub answers: Vec<Vec<GradedAnswer>>,
 }
 
-/// Puts the parts of an evaluation together in a directory, as if one process had asked: answers in the
-/// order of problems and samples, settings and commits of datasets.
-/// [`EvaluationDirectory::write_scores`] scores them. No model is read. The parts stay.
+/// Joins the parts of an evaluation in a directory, as if one process had asked: the answers in the order of
+/// problems and samples, the settings, and the commits of datasets.
+/// [`EvaluationDirectory::write_scores`] scores them. Loads no model. The parts stay unchanged.
 ///
 /// # Errors
-/// All that is wrong, with nothing written. [`RunDirectory`](crate::Error::RunDirectory) for a directory
-/// that is no part, of another job, there twice, not finished, or that another process works on, and where
-/// `out` holds something else; [`Config`](crate::Error::Config) for parts that are missing;
+/// All errors at once, with nothing written. [`RunDirectory`](crate::Error::RunDirectory) for a directory
+/// that is not a part, belongs to another job, is given twice, is not finished, or is in use by another
+/// process, and if `out` holds something else; [`Config`](crate::Error::Config) for missing parts;
 /// [`Data`](crate::Error::Data) for answers that cannot be read.
 pub fn join_evaluations(parts: &[PathBuf], out: &Path) -> Result<JoinedEvaluation> {
     let parts = Parts::<AskedProblem>::read(parts, |path| path.join(PART))?;
     let first = parts.first();
     let job: Job = serde_json::from_value(first.record.job.clone()).map_err(|e| {
-        let what = format!("it does not say what was asked: {e}");
-        refused(&first.path, what, "Make the part anew in another directory")
+        let what = format!("its record does not say what was asked: {e}");
+        refused(&first.path, what, "Run the part again in another directory")
     })?;
     let answers = parts.each(|part| answers_of_part(part, &job))?;
     let own = parts.iter().map(|part| part.record.own.clone()).collect();
@@ -85,7 +85,7 @@ pub fn join_evaluations(parts: &[PathBuf], out: &Path) -> Result<JoinedEvaluatio
     }
     let mut all = vec![vec![]; benchmarks.len()];
     for (asked, answers) in in_order::<AskedProblem>(own).zip(in_order(answers)) {
-        // Each part was looked at.
+        // Cannot fail, since each part was checked.
         let Some(place) = job.benchmarks.iter().position(|name| *name == asked.benchmark) else {
             continue;
         };
@@ -114,12 +114,12 @@ fn answers_of_part(part: &Output<AskedProblem>, job: &Job) -> Result<Vec<Vec<Gra
     }
     let asked = part.record.own.len().saturating_mul(job.samples);
     if found != asked || answers.len() != part.record.own.len() {
-        return Err(unfinished(part, format!("{found} of {asked} answers are there")));
+        return Err(unfinished(part, format!("{found} of {asked} answers are done")));
     }
     Ok(answers)
 }
 
-/// Writes the directory of the whole, where nothing stands against it.
+/// Writes the joined directory unless something conflicts with it.
 fn write(
     parts: &Parts<AskedProblem>,
     out: &Path,
@@ -142,7 +142,7 @@ fn write(
         write_text(path, text)?;
     }
     Datasets::of(&first.path)?.write(files)?;
-    // Of one file system all have noted the same weights.
+    // Parts on one file system have noted the same weights.
     let noted = parts.iter().map(|part| fs::read_to_string(part.path.join(WEIGHTS)).ok());
     let mut noted: Vec<Option<String>> = noted.collect();
     noted.dedup();

@@ -1,5 +1,4 @@
-//! What a model's answers to a benchmark come to: accuracy with its interval, pass@k, majority, and
-//! what the answers are like.
+//! The scores of a benchmark: accuracy with its interval, pass@k, majority, and statistics of the answers.
 
 use super::benchmark::Benchmark;
 use super::bootstrap::Bootstrap;
@@ -14,38 +13,39 @@ use std::fmt;
 /// The score of one benchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// The benchmark.
+    /// Name of the benchmark.
     pub benchmark: String,
-    /// Problems that were answered.
+    /// Number of answered problems.
     pub problems: usize,
-    /// Problems of the benchmark.
+    /// Number of problems in the benchmark.
     pub of: usize,
-    /// Answers to each problem, the fewest.
+    /// Number of answers per problem; the minimum if it varies.
     pub samples: usize,
-    /// Share of right answers: pass@1, 0 to 1.
+    /// Share of correct answers (pass@1), 0 to 1.
     pub accuracy: f64,
-    /// The same with what a judge agreed to, where one was asked.
+    /// The accuracy including answers that the judge accepted, if one was asked.
     pub with_judge: Option<f64>,
-    /// The accuracy's 95 % interval: Wilson's for one answer a problem, else a bootstrap over problems.
+    /// The accuracy's 95% interval: Wilson's for one answer per problem, else a bootstrap over problems.
     pub interval: (f64, f64),
-    /// Chance that one of k answers is right, for k a power of 2 and all, without bias
-    /// (arXiv 2107.03374, equation 1).
+    /// Pass@k for powers of 2 and for all samples: an unbiased estimate of the probability that one of k
+    /// answers is correct (arXiv 2107.03374, equation 1).
     pub pass_at: Vec<(usize, f64)>,
-    /// Share of problems whose commonest answer is right (maj@n); of as common ones the first.
+    /// Share of problems whose most common answer is correct (maj@n). The first answer wins a tie.
     pub majority: Option<f64>,
     /// Share of answers without a box.
     pub without_box: f64,
-    /// Share of answers in which no final answer is found, where the benchmark has it.
+    /// Share of answers without a final answer.
     pub without_answer: f64,
-    /// Share of answers that the length limit ended.
+    /// Share of answers that the length limit truncated.
     pub hit_limit: f64,
-    /// Mean tokens of an answer; 0 where they are not known.
+    /// Mean number of tokens of an answer; 0 if unknown.
     pub mean_tokens: f64,
-    /// Tokens generated a second; 0 where the time is not known.
+    /// Generated tokens per second; 0 if unknown.
     pub tokens_per_second: f64,
 }
 
-/// `1 - C(n - c, k) / C(n, k)`: the chance that k of n answers, c of them right, hold a right one.
+/// `1 - C(n - c, k) / C(n, k)`: the probability that k of n answers, c of them correct, include a correct
+/// one.
 fn pass_at(n: usize, c: usize, k: usize) -> f64 {
     if n - c < k {
         return 1.0;
@@ -54,7 +54,7 @@ fn pass_at(n: usize, c: usize, k: usize) -> f64 {
 }
 
 impl Scores {
-    /// The score of answers to a benchmark's problems; answers to others do not count.
+    /// Scores the answers to a benchmark's problems. Answers to other problems are ignored.
     pub fn of(benchmark: &Benchmark, answers: &[GradedAnswer]) -> Self {
         let known: HashSet<&str> = benchmark.problems.iter().map(|p| p.id.as_str()).collect();
         let answers = answers.iter().filter(|answer| known.contains(answer.id.as_str()));
@@ -118,8 +118,8 @@ impl Scores {
     }
 }
 
-/// Whether the commonest answer to a problem is right: answers that are equal count together, and
-/// those that state nothing do not count.
+/// Whether the most common answer to a problem is correct. Equal answers count together, and texts without a
+/// final answer do not count.
 fn majority(answers: &[&GradedAnswer]) -> bool {
     let mut groups: Vec<(&GradedAnswer, usize)> = vec![];
     for answer in answers {
@@ -132,7 +132,7 @@ fn majority(answers: &[&GradedAnswer]) -> bool {
             None => groups.push((answer, 1)),
         }
     }
-    // The first of the largest: max_by_key would take the last.
+    // The first of the largest groups; max_by_key would return the last.
     let largest = groups.iter().map(|(_, count)| *count).max();
     groups.iter().find(|(_, count)| Some(*count) == largest).is_some_and(|(first, _)| first.correct)
 }
@@ -140,26 +140,26 @@ fn majority(answers: &[&GradedAnswer]) -> bool {
 /// Columns of the table.
 const COLUMNS: usize = 9;
 
-/// Scores as a table.
+/// The scores of several benchmarks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScoresTable {
-    /// One line for each benchmark.
+    /// One entry per benchmark.
     pub scores: Vec<Scores>,
 }
 
 impl ScoresTable {
-    /// What does not fit into the table: the judge's share, pass@k, the majority.
+    /// Lines below the table: the accuracy with the judge, pass@k, and the majority.
     fn remarks(&self) -> Vec<String> {
         let mut lines = vec![];
         for score in &self.scores {
             let name = &score.benchmark;
             if let Some(share) = score.with_judge {
-                lines.push(format!("{name}: {:.1} % right with the judge", 100.0 * share));
+                lines.push(format!("{name}: {:.1}% right with the judge", 100.0 * share));
             }
             if let Some(majority) = score.majority {
-                let at = score.pass_at.iter().map(|(k, p)| format!("pass@{k} {:.1} %", 100.0 * p));
+                let at = score.pass_at.iter().map(|(k, p)| format!("pass@{k} {:.1}%", 100.0 * p));
                 let at: Vec<String> = at.collect();
-                let majority = format!("maj@{} {:.1} %", score.samples, 100.0 * majority);
+                let majority = format!("maj@{} {:.1}%", score.samples, 100.0 * majority);
                 lines.push(format!("{name}: {}, {majority}", at.join(", ")));
             }
         }
@@ -172,16 +172,16 @@ impl ScoresTable {
         table
     }
 
-    /// The table and what does not fit into it, in lines of at most `width` columns.
+    /// The table and the lines below it, at most `width` columns wide.
     pub fn to_text(&self, width: usize) -> String {
         let table = self.table([
             "benchmark",
             "problems",
             "right",
-            "95 % interval",
+            "95% interval",
             "no box",
             "no answer",
-            "at limit",
+            "truncated",
             "tokens",
             "tokens/s",
         ]);
@@ -190,17 +190,17 @@ impl ScoresTable {
         lines.join("\n")
     }
 
-    /// The same as Markdown.
+    /// The table and the lines below it as Markdown.
     pub fn to_markdown(&self) -> String {
         let table = self.table([
             "benchmark",
             "problems",
             "right",
-            "95 % interval",
+            "95% interval",
             "without a box",
             "without an answer",
-            "at the limit",
-            "tokens an answer",
+            "truncated",
+            "tokens per answer",
             "tokens/s",
         ]);
         let mut out = table.to_markdown();
@@ -229,11 +229,11 @@ fn cells(score: &Scores) -> [String; COLUMNS] {
     [
         score.benchmark.clone(),
         problems,
-        format!("{:.1} %", 100.0 * score.accuracy),
-        format!("{:.1} to {:.1} %", 100.0 * score.interval.0, 100.0 * score.interval.1),
-        format!("{:.1} %", 100.0 * score.without_box),
-        format!("{:.1} %", 100.0 * score.without_answer),
-        format!("{:.1} %", 100.0 * score.hit_limit),
+        format!("{:.1}%", 100.0 * score.accuracy),
+        format!("{:.1} to {:.1}%", 100.0 * score.interval.0, 100.0 * score.interval.1),
+        format!("{:.1}%", 100.0 * score.without_box),
+        format!("{:.1}%", 100.0 * score.without_answer),
+        format!("{:.1}%", 100.0 * score.hit_limit),
         known(score.mean_tokens, 1),
         known(score.tokens_per_second, 0),
     ]
@@ -248,7 +248,7 @@ mod tests {
     fn pass_at_k_is_the_chance_of_a_draw_without_replacement() {
         assert_eq!(pass_at(1, 1, 1), 1.0);
         assert_eq!(pass_at(4, 0, 2), 0.0);
-        // Two of four right: of the six pairs one has no right one.
+        // Two of four are correct: one of the six pairs has no correct answer.
         assert!((pass_at(4, 2, 2) - 5.0 / 6.0).abs() < 1e-12);
         assert!((pass_at(10, 3, 1) - 0.3).abs() < 1e-12);
         assert_eq!(pass_at(5, 3, 3), 1.0);

@@ -120,7 +120,7 @@ pub(crate) fn read_values<T: DeserializeOwned>(
 #[derive(Debug)]
 pub(crate) struct JsonlLog {
     path: PathBuf,
-    /// Opened at the first write or second read.
+    /// Opened at the first write, or when a line is read again.
     file: Option<File>,
     /// Bytes in complete lines.
     whole: u64,

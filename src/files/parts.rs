@@ -418,7 +418,7 @@ mod tests {
             &["other: it belongs to another job", "model was \"m\", is \"n\""],
         );
         keep("changed", &PartRecord { own: vec![1, 5], ..record("2/3", 7) });
-        refused(&["p1", "changed", "p3"], &["not all of 7 items"]);
+        refused(&["p1", "changed", "p3"], &["do not have all of 7 items"]);
         std::fs::write(place("mine"), "").unwrap();
         refused(&["p1", "p2", "mine"], &["mine: it is not a part"]);
         refused(&["p1", "p2", "p3", "nowhere"], &["cannot read", "nowhere"]);

@@ -1,14 +1,45 @@
-//! GGUF, the file format of llama.cpp: one file with a model's weights, settings and tokenizer.
+//! GGUF, the file format of llama.cpp: one file with a model's weights, settings, and tokenizer.
 //!
-//! ```text
-//! GgufFile     a file's metadata and tensors, read with bounds
-//! write_file   a file, tensor by tensor
-//! TensorType   how numbers are stored: f32, f16, bf16, and blocks of codes
+//! [`GgufFile`] reads a file: its metadata ([`GgufValue`], [`GgufArray`]), the descriptions of its tensors
+//! ([`TensorInfo`]), and their elements, converted to `f32` from any [`TensorType`]. It checks all sizes, so
+//! a damaged file is an error. This module implements only the format. To write a model, use
+//! [`export_gguf`](crate::model::export_gguf); to load one, pass the file to
+//! [`TextModel::load`](crate::model::TextModel::load).
+//!
+//! ```
+//! use mixdistill::context::Context;
+//! use mixdistill::data::TextTokenizer;
+//! use mixdistill::gguf::{GgufFile, TensorType};
+//! use mixdistill::model::{DecoderConfig, GgufOptions, SaveFolder, export_gguf};
+//!
+//! # fn main() -> mixdistill::Result<()> {
+//! // A tiny random model in a folder.
+//! let tokenizer = TextTokenizer::builtin([" one", " two"])?;
+//! let config = DecoderConfig {
+//!     vocab_size: tokenizer.vocabulary_size(),
+//!     hidden_size: 32,
+//!     num_hidden_layers: 1,
+//!     ..DecoderConfig::default()
+//! };
+//! let model = config.init(1, &mixdistill::device::by_name("auto")?)?;
+//! let place = tempfile::tempdir().unwrap();
+//! let (folder, path) = (place.path().join("model"), place.path().join("model.gguf"));
+//! model.save(&folder, &SaveFolder::new(&tokenizer))?;
+//!
+//! // Write it as GGUF, and read the file.
+//! let name = folder.display().to_string();
+//! export_gguf(&name, None, &path, &GgufOptions::default(), &Context::default())?;
+//! let file = GgufFile::open(&path)?;
+//! assert_eq!(file.metadata()["general.architecture"].as_str(), Some("llama"));
+//! let info = &file.tensors()["blk.0.attn_q.weight"];
+//! assert_eq!((info.shape.as_slice(), info.kind), ([32, 32].as_slice(), TensorType::F16));
+//! assert_eq!(file.read("blk.0.attn_q.weight")?.len(), info.count());
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! This is the format alone; what a model's file holds is in [`model`](crate::model). Sources: the
-//! specification in ggml's `docs/gguf.md`, and for blocks of codes ggml's reference functions, which PyPI's
-//! package `gguf` has too.
+//! Sources: the specification in ggml's `docs/gguf.md` and, for quantized blocks, ggml's reference functions,
+//! which the PyPI package `gguf` also has.
 
 mod blocks;
 mod dequantize;

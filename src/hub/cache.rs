@@ -6,7 +6,7 @@ use crate::files::write_text;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The folder of one repository in the cache, laid out as Hugging Face's tools do.
+/// The folder of one repository in the cache, in the layout of Hugging Face's tools.
 pub(super) struct Cache(pub PathBuf);
 
 impl Cache {
@@ -18,12 +18,12 @@ impl Cache {
         self.snapshot(commit).join(file).is_file()
     }
 
-    /// Whether the hub has said that the commit lacks the file.
+    /// Whether the Hub reported that the commit does not have the file.
     pub fn knows_absent(&self, commit: &str, file: &str) -> bool {
         self.0.join(".no_exist").join(commit).join(file).is_file()
     }
 
-    /// Removes a file that is not whole, and what it links to.
+    /// Removes an incomplete file and the target of its link.
     pub fn discard(&self, path: &Path) {
         if let (Ok(folder), Ok(target)) = (self.0.canonicalize(), path.canonicalize())
             && target.starts_with(folder)
@@ -33,14 +33,14 @@ impl Cache {
         let _ = fs::remove_file(path);
     }
 
-    /// The commit that a revision was when the hub was last asked; a commit is itself.
+    /// The commit of a revision according to the last answer of the Hub. A commit stands for itself.
     pub fn noted(&self, revision: &str) -> Option<String> {
         let noted = fs::read_to_string(self.0.join("refs").join(revision));
         let commit = noted.unwrap_or_else(|_| revision.to_owned());
         Some(commit.trim()).filter(|commit| is_commit(commit)).map(str::to_owned)
     }
 
-    /// Notes which commit the revision is, for when there is no network.
+    /// Saves the commit of a revision, for offline use.
     pub fn remember(&self, revision: &str, commit: &str) -> Result<()> {
         let refs = self.0.join("refs");
         let path = refs.join(revision);
@@ -53,18 +53,18 @@ impl Cache {
         fs::write(&path, commit).map_err(|e| Error::io("write", &path, e))
     }
 
-    /// Where the names of a commit's files are noted. Hugging Face's tools leave it alone; without it
-    /// nothing tells offline whether files are missing.
+    /// The file with the list of a commit's files. Hugging Face's tools ignore it. Without it, missing
+    /// files cannot be detected offline.
     fn list_path(&self, commit: &str) -> PathBuf {
         self.0.join(".mixdistill").join(format!("{commit}.json"))
     }
 
-    /// The names of a commit's files, where they are noted.
+    /// The names of a commit's files, if the list is saved.
     pub fn list(&self, commit: &str) -> Option<Vec<String>> {
         serde_json::from_slice(&fs::read(self.list_path(commit)).ok()?).ok()
     }
 
-    /// Notes the names of a commit's files.
+    /// Saves the names of a commit's files.
     pub fn note_list(&self, commit: &str, files: &[String]) -> Result<()> {
         let path = self.list_path(commit);
         let parent = path.parent().unwrap_or(&self.0);
@@ -72,7 +72,7 @@ impl Cache {
         write_text(&path, &serde_json::json!(files).to_string())
     }
 
-    /// The names of the files that are here of a commit.
+    /// The names of a commit's files that the cache has.
     pub fn files(&self, commit: &str) -> Vec<String> {
         fn below(folder: &Path, prefix: &str, files: &mut Vec<String>) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -91,7 +91,7 @@ impl Cache {
     }
 }
 
-/// The cache's folder, found as Hugging Face's tools find it.
+/// The cache folder, found the same way as by Hugging Face's tools.
 pub(super) fn usual_cache() -> Option<PathBuf> {
     let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).or_else(|| {

@@ -1,4 +1,4 @@
-//! What hf-hub needs, says and reports, in the terms of this crate.
+//! Adapts hf-hub's clients, errors, and progress events to this crate.
 
 use super::fetch::Wanted;
 use super::names::RepoId;
@@ -18,40 +18,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Repetitions of a request that fails; the waits between them add up to a second or two.
+/// Number of retries of a failed request. The pauses between them add up to a second or two.
 const RETRIES: usize = 3;
-/// How long the hub may take to say which commit a revision is.
+/// Time limit for resolving a revision to a commit.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Files from this many bytes on are shown while they come.
+/// Downloads of at least this many bytes show their progress.
 const SHOWN_FROM: u64 = 10_000_000;
 
-/// What to use in place of what the environment says.
+/// Options that override the environment.
 #[derive(Clone, Default)]
 pub struct HubOptions {
-    /// The hub's address, in place of `HF_ENDPOINT`.
+    /// URL of the Hub, instead of `HF_ENDPOINT`.
     pub endpoint: Option<String>,
-    /// The folder of the cache, in place of `HF_HUB_CACHE`.
+    /// Cache folder, instead of `HF_HUB_CACHE`.
     pub cache: Option<PathBuf>,
-    /// The key, in place of `HF_TOKEN`.
+    /// Access token, instead of `HF_TOKEN`.
     pub token: Option<String>,
-    /// Whether the hub is left alone, so that only the cache is looked at.
+    /// Whether to use only the cache and send no request.
     pub offline: bool,
-    /// Whether all but the weights is enough.
+    /// Whether to skip the weights of a model.
     pub settings_only: bool,
 }
 
 pub(super) type Repository<K> = HFRepositorySync<K>;
 
-/// A kind of repositories.
+/// A kind of repository.
 pub(super) trait Kind: RepoType {
-    /// What one is called.
+    /// The word for it in messages.
     const WORD: &'static str;
-    /// How the cache's folders begin.
+    /// The prefix of its folders in the cache.
     const FOLDER: &'static str;
 
     fn repository(client: &HFClientSync, id: &RepoId) -> Repository<Self>;
 
-    /// The commit of a revision, and where they are asked for the names of its files.
+    /// The commit of a revision and, if requested, the names of its files.
     fn describe(
         repository: &Repository<Self>,
         revision: String,
@@ -97,7 +97,7 @@ impl Kind for RepoTypeDataset {
     }
 }
 
-/// Whether the environment says to leave the hub alone.
+/// Whether `HF_HUB_OFFLINE` is set.
 pub(super) fn is_offline() -> bool {
     let offline = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
     ["1", "on", "yes", "true"].contains(&offline.as_str())
@@ -116,14 +116,14 @@ pub(super) fn connect(hub: &HubOptions, cache: &Path) -> HFResult<HFClientSync> 
     HFClientSync::from_inner(builder.build()?)
 }
 
-/// What a revision stands for.
+/// A resolved revision.
 pub(super) struct Resolved {
     pub commit: String,
-    /// The names of its files, where they were asked for.
+    /// The names of its files, if requested.
     pub list: Vec<String>,
 }
 
-/// The commit that a revision stands for; where the hub cannot be reached, the inner `Err` says why.
+/// Resolves a revision to a commit. If the Hub cannot be reached, the inner `Err` says why.
 pub(super) fn resolve<K: Kind>(
     repository: &Repository<K>,
     revision: &str,
@@ -137,7 +137,7 @@ pub(super) fn resolve<K: Kind>(
         let (commit, list) = K::describe(&repository, revision, expand)?;
         Ok(Resolved { commit: commit.unwrap_or_default(), list })
     };
-    // The client itself would wait for minutes where a network swallows packets.
+    // The client itself would wait for minutes if a network drops packets.
     let (start, mut is_late) = (Instant::now(), false);
     let answer = context.aside(ask, &mut || {
         is_late = start.elapsed() > PATIENCE;
@@ -148,14 +148,16 @@ pub(super) fn resolve<K: Kind>(
         Err(error) => return Err(error),
         Ok(Err(HFError::Request { source, .. })) => Err(with_causes(&source.without_url())),
         Ok(Err(HFError::Http { context })) if context.status.is_server_error() => {
-            Err(format!("it answers {}", context.status.as_u16()))
+            Err(format!("it returned status {}", context.status.as_u16()))
         }
-        Ok(Err(HFError::RateLimited { .. })) => Err("it answers 429: too many requests".into()),
+        Ok(Err(HFError::RateLimited { .. })) => {
+            Err("it returned status 429: too many requests".into())
+        }
         Ok(answer) => Ok(answer),
     })
 }
 
-/// An error of the client in words of ours. Addresses are left out: they can hold keys.
+/// Converts an error of the client. URLs are left out, since they can contain keys.
 pub(super) fn failure<W: Wanted>(
     wanted: &W,
     cache: &Path,
@@ -164,8 +166,8 @@ pub(super) fn failure<W: Wanted>(
 ) -> error::Error {
     let kind = W::Kind::WORD;
     let access = "Check the spelling. For a gated or private repository, accept its terms on its \
-        page and set HF_TOKEN to a token that may read it";
-    let later = "Try again; files that are in the cache are not fetched again";
+        page and set HF_TOKEN to a token with read access";
+    let later = "Try again; files in the cache are not downloaded again";
     let said = |message: Option<String>| {
         message.map(|text| format!(": {}", plain(&text))).unwrap_or_default()
     };
@@ -173,28 +175,30 @@ pub(super) fn failure<W: Wanted>(
         HFError::Io(source) => return error::Error::io("write", cache, source),
         HFError::AuthRequired { context } | HFError::Forbidden { context } => {
             let (status, said) = (context.status.as_u16(), said(context.server_message));
-            (format!("the hub refuses access ({status}){said}"), access)
+            (format!("the Hub refuses access ({status}){said}"), access)
         }
         HFError::RevisionNotFound { context, .. } => {
             match context.and_then(|context| context.error_code).as_deref() {
-                Some("RepoNotFound") => (format!("the hub has no such {kind}"), access),
+                Some("RepoNotFound") => (format!("the Hub has no such {kind}"), access),
                 Some("RevisionNotFound") => {
-                    (format!("the {kind} has no such revision"), "Name a branch, a tag or a commit")
+                    (format!("the {kind} has no such revision"), "Use a branch, a tag, or a commit")
                 }
-                _ => (format!("the hub has no such {kind} or revision"), access),
+                _ => (format!("the Hub has no such {kind} or revision"), access),
             }
         }
         HFError::CacheLockTimeout { .. } => {
-            ("another process is fetching it".into(), "Wait until that one has finished")
+            ("another process is downloading it".into(), "Wait until that process has finished")
         }
         HFError::Http { context } | HFError::RateLimited { context, .. } => {
             let (status, said) = (context.status.as_u16(), said(context.server_message));
-            (format!("the hub answers {status}{said}"), later)
+            (format!("the Hub returned status {status}{said}"), later)
         }
         HFError::Request { source, .. } => {
             (format!("the connection failed: {}", with_causes(&source.without_url())), later)
         }
-        HFError::Url(error) => (format!("HF_ENDPOINT is no address: {error}"), "Mend the variable"),
+        HFError::Url(error) => {
+            (format!("HF_ENDPOINT is not a valid URL: {error}"), "Fix the variable")
+        }
         other => (plain(&other.to_string()), later),
     };
     let file = file.map(|file| format!("`{file}`: ")).unwrap_or_default();
@@ -210,7 +214,7 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
     plain(&text)
 }
 
-/// Whether a word holds what the hub's tokens look like.
+/// Whether a word contains something that looks like a token of the Hub.
 fn is_token(word: &str) -> bool {
     const SHORTEST: usize = 8;
     word.split("hf_").skip(1).any(|rest| {
@@ -219,8 +223,7 @@ fn is_token(word: &str) -> bool {
     })
 }
 
-/// A text from outside as one short line, with no more of an address than its host, and without what
-/// looks like a token.
+/// Shortens a text from outside to one line. URLs are reduced to their hosts, and tokens are hidden.
 pub(super) fn plain(text: &str) -> String {
     let word = |word: &str| match word.split_once("://") {
         Some((scheme, rest)) => {
@@ -238,26 +241,26 @@ pub(super) fn plain(text: &str) -> String {
     line.trim_end_matches('.').to_owned()
 }
 
-/// An address without the name and the key that may stand in it.
+/// A URL without the user name and the key that it may contain.
 pub(super) fn without_key(address: &str) -> String {
     let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or_default())
 }
 
-/// Tokens that this process shows to hubs, which no text may show.
+/// The tokens that this process sends, which must not appear in any text.
 static TOKENS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Keeps a token out of all texts.
+/// Registers a token to be hidden in all texts.
 fn keep_secret(token: &str) {
-    /// A shorter one would be found in words.
+    /// Shorter tokens would match parts of words.
     const SHORTEST: usize = 6;
     if token.len() >= SHORTEST {
         TOKENS.lock().unwrap_or_else(PoisonError::into_inner).insert(token.to_owned());
     }
 }
 
-/// One file while it comes: its size as the hub gave it, and the bytes that are there.
+/// A download: its size according to the Hub, and the bytes received.
 #[derive(Default)]
 pub(super) struct Coming {
     size: OnceLock<u64>,
@@ -265,13 +268,13 @@ pub(super) struct Coming {
 }
 
 impl Coming {
-    /// Whether the file has the size that the hub gave; it gave none for one that was there.
+    /// Whether the file has the size that the Hub reported. It reports none for a file that was cached.
     pub(super) fn is_whole(&self, path: &Path) -> bool {
         let has = |size| std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == size);
         self.size.get().is_none_or(|size| has(*size))
     }
 
-    /// Bytes that are there, and all, of a big file that is on its way.
+    /// Received and total bytes of a large download in progress.
     pub(super) fn shown(&self) -> Option<[u64; 2]> {
         let size = self.size.get().copied().filter(|size| *size >= SHOWN_FROM)?;
         let done = self.done.load(Ordering::Relaxed);
@@ -283,7 +286,7 @@ impl ProgressHandler for Coming {
     fn on_progress(&self, event: &ProgressEvent) {
         let done = match event {
             ProgressEvent::Download(DownloadEvent::Start { total_bytes, .. }) => {
-                // 0 stands for an answer without a length too.
+                // 0 also means a response without a length.
                 if *total_bytes > 0 {
                     let _ = self.size.set(*total_bytes);
                 }

@@ -1,16 +1,16 @@
-//! What a dataset's card says of its subsets: the list `configs` in the front matter of its README.
+//! The subsets that a dataset's card lists: `configs` in the front matter of its README.
 
 use serde::Deserialize;
 
-/// A subset as a card has it.
+/// A subset from a card.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(super) struct Subset {
     #[serde(rename = "config_name", default = "usual_name")]
     pub name: String,
-    /// Whether it is the one that is meant where none is named.
+    /// Whether this is the default subset.
     #[serde(default)]
     pub default: bool,
-    /// The folder that the patterns start in.
+    /// The folder that the patterns are relative to.
     #[serde(default)]
     pub data_dir: Option<String>,
     #[serde(default)]
@@ -72,14 +72,14 @@ impl DataFiles {
     }
 }
 
-/// Of a card's front matter what matters here.
+/// The part of a card's front matter that matters here.
 #[derive(Default, Deserialize)]
 struct FrontMatter {
     #[serde(default)]
     configs: Option<Vec<Subset>>,
 }
 
-/// The YAML between the first two lines `---` of a card.
+/// The YAML between the first two `---` lines of a card.
 pub(super) fn front_matter(card: &str) -> Option<&str> {
     let card = card.trim_start_matches('\u{feff}');
     let rest = card.strip_prefix("---").filter(|rest| rest.starts_with(['\r', '\n']))?;
@@ -90,13 +90,13 @@ pub(super) fn front_matter(card: &str) -> Option<&str> {
     Some(&rest[..end])
 }
 
-/// The subsets that a card lists; none where it lists none. The error is the parser's, on one line.
+/// The subsets that a card lists, if any. The error is the parser's message, on one line.
 pub(super) fn subsets(card: &str) -> Result<Vec<Subset>, String> {
     let Some(yaml) = front_matter(card) else { return Ok(vec![]) };
     if !yaml.lines().any(|line| line.starts_with("configs:")) {
         return Ok(vec![]);
     }
-    // The parser bounds nesting, aliases and size itself.
+    // The parser itself limits nesting, aliases, and size.
     let parsed: Result<FrontMatter, _> = serde_saphyr::from_str(yaml);
     let matter = parsed.map_err(|error| {
         let text = error.to_string();
@@ -104,7 +104,7 @@ pub(super) fn subsets(card: &str) -> Result<Vec<Subset>, String> {
         first.chars().filter(|c| !c.is_control()).take(160).collect::<String>()
     })?;
     let subsets = matter.configs.unwrap_or_default();
-    // Each pattern is held against every file.
+    // Each pattern is matched against every file.
     let patterns = |subset: &Subset| {
         let splits = subset.data_files.as_ref().map(DataFiles::splits).unwrap_or_default();
         1 + splits.iter().map(|(_, patterns)| patterns.len()).sum::<usize>()
@@ -115,7 +115,7 @@ pub(super) fn subsets(card: &str) -> Result<Vec<Subset>, String> {
     }
 }
 
-/// Most subsets and patterns of a card; large ones have some hundreds.
+/// Maximum number of subsets and patterns in a card. Large cards have a few hundred.
 const MOST_PATTERNS: usize = 10_000;
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(subsets(card).unwrap(), [], "{card}");
         }
         assert_eq!(subsets("---\nconfigs:\n---\n").unwrap(), []);
-        // What is no concern of ours may be anything.
+        // Other fields may have any value.
         let card = "---\r\ndataset_info:\r\n  x: [1, {a: 2}]\r\nconfigs:\r\n- config_name: b\r\n  \
                     default: true\r\n  drop_labels: false\r\n---\r\n";
         let subsets = subsets(card).unwrap();

@@ -1,4 +1,4 @@
-//! A dataset on the hub: which of its files are meant, and these files in the cache.
+//! Datasets on the Hub: selecting files and downloading them into the cache.
 
 use super::client::{HubOptions, is_offline};
 use super::data_card;
@@ -14,27 +14,27 @@ use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 const CARD: &str = "README.md";
-/// How Hugging Face's tools write the address of a dataset; it may stand before a name.
+/// The optional prefix of a name, as in Hugging Face's tools.
 const ADDRESS: &str = "hf://datasets/";
-const HINT: &str = "Write owner/name, then @revision where it is not main, then :split, :subset:split or \
-                    /file; a file is named by a path that is here";
+const HINT: &str = "Write owner/name, then @revision unless it is main, then :split, :subset:split, or \
+                    /file; for a local file, give a path that exists";
 
 /// Files of a dataset on the Hugging Face Hub.
 ///
 /// ```text
-/// owner/name                      the only split, if there is one
-/// owner/name:test                 a split, or a subset of one split
+/// owner/name                      the only split
+/// owner/name:test                 a split, or a subset with one split
 /// owner/name:main:train           a split of a subset
-/// owner/name@v1.0:train           of a branch, a tag or a commit
+/// owner/name@v1.0:train           a split at a branch, a tag, or a commit
 /// owner/name/data/a.parquet       a file
-/// owner/name@v1.0/data/*.jsonl    files that fit a pattern
+/// owner/name@v1.0/data/*.jsonl    files that match a pattern
 /// ```
 ///
-/// In a revision before a `/file` a slash is written `%2F`, but for `refs/pr/1` and
-/// `refs/convert/parquet`. `hf://datasets/` may stand before all of it.
+/// In a revision before a `/file`, write a slash as `%2F`, except in `refs/pr/1` and `refs/convert/parquet`.
+/// The prefix `hf://datasets/` is optional.
 ///
-/// Which files belong to a split the card says in its list `configs`. Without one it goes by names, as
-/// Hugging Face's `datasets` does: `data/NAME-00000-of-00001...`, else `train`, `validation`, `test` and
+/// The list `configs` in the card says which files belong to a split. Without it, names decide, with the
+/// rules of Hugging Face's `datasets`: `data/NAME-00000-of-00001...`, else `train`, `validation`, `test`, and
 /// their usual synonyms in names of folders, else in names of files, else all files are `train`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubDataset {
@@ -46,7 +46,7 @@ pub struct HubDataset {
 /// Files of a dataset in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedDataset {
-    /// The dataset, at the commit that the files are of.
+    /// The dataset, at the commit of the files.
     pub dataset: HubDataset,
     /// The files, in order.
     pub files: Vec<PathBuf>,
@@ -72,12 +72,12 @@ impl fmt::Display for HubDataset {
     }
 }
 
-/// Whether a revision with slashes can be told from a file behind it.
+/// Whether a revision with slashes can be distinguished from a file after it.
 fn is_special(revision: &str) -> bool {
     special_length(revision) == Some(revision.len())
 }
 
-/// The bytes of `refs/pr/1` or `refs/convert/parquet` that a text begins with.
+/// The length in bytes of `refs/pr/1` or `refs/convert/parquet` at the start of a text.
 fn special_length(text: &str) -> Option<usize> {
     let kind = ["refs/pr/", "refs/convert/"].iter().find(|kind| text.starts_with(**kind))?;
     let rest = &text[kind.len()..];
@@ -85,7 +85,7 @@ fn special_length(text: &str) -> Option<usize> {
     Some(kind.len() + name.len())
 }
 
-/// A revision and what follows it.
+/// A revision and the file after it, if any.
 fn revision_of(text: &str) -> (String, Option<&str>) {
     let end = special_length(text).or_else(|| text.find('/')).unwrap_or(text.len());
     let (revision, rest) = text.split_at(end);
@@ -93,16 +93,16 @@ fn revision_of(text: &str) -> (String, Option<&str>) {
     (revision, rest.strip_prefix('/'))
 }
 
-/// Whether a text can be the name of a subset or split.
+/// Whether a text can be the name of a subset or a split.
 fn is_label(text: &str) -> bool {
     !text.is_empty() && text.len() <= 256 && !text.contains(|c: char| c.is_control() || c == ':')
 }
 
 impl HubDataset {
-    /// Reads the name of a dataset's files; see the type.
+    /// Parses the name of a dataset's files. See [`HubDataset`] for the forms.
     ///
     /// # Errors
-    /// [`Error::Data`] for anything else.
+    /// [`Error::Data`] for any other text.
     pub fn parse(text: &str) -> Result<Self> {
         Self::parts(text).map_err(|what| {
             let shown = text.escape_debug().to_string();
@@ -120,7 +120,7 @@ impl HubDataset {
         let end = rest.find(['@', '/']).unwrap_or(rest.len());
         let (name, rest) = rest.split_at(end);
         let (revision, file) = match rest.strip_prefix('@') {
-            // Without a file, slashes are the revision's.
+            // Without a file, slashes belong to the revision.
             Some(rest) if label.is_some() => (Some(rest.replace("%2F", "/")), None),
             Some(rest) => {
                 let (revision, file) = revision_of(rest);
@@ -139,10 +139,10 @@ impl HubDataset {
                 }
                 _ => return Err(format!("`{}` is not a split", label.escape_debug())),
             },
-            (Some(_), Some(_)) => return Err("it names a file and a split".into()),
+            (Some(_), Some(_)) => return Err("it has both a file and a split".into()),
             (None, Some(file)) => {
                 return Err(format!(
-                    "`{}` is not the name of a file on the hub",
+                    "`{}` is not a valid file name on the Hub",
                     file.escape_debug()
                 ));
             }
@@ -150,7 +150,7 @@ impl HubDataset {
         Ok(Self { id, has_revision: revision.is_some(), selection })
     }
 
-    /// Whether this names no revision and is otherwise `then`, which does.
+    /// Whether this is `then` without its revision.
     pub(crate) fn is_unpinned(&self, then: &Self) -> bool {
         let names = |dataset: &Self| (dataset.id.owner.clone(), dataset.id.name.clone());
         !self.has_revision
@@ -159,7 +159,7 @@ impl HubDataset {
             && self.selection == then.selection
     }
 
-    /// A short name, which can be that of a file.
+    /// A short name that is valid as a file name.
     pub(crate) fn stem(&self) -> String {
         let name = &self.id.name;
         let stem = match &self.selection {
@@ -174,22 +174,22 @@ impl HubDataset {
         stem.chars().map(plain).collect()
     }
 
-    /// Brings the files into the cache, all from one commit, and nothing that the cache has already.
-    /// Where the hub cannot be reached or `HF_HUB_OFFLINE` is set, copies in the cache are enough, as they
-    /// are for a commit that was fetched before.
+    /// Downloads the files into the cache, all from one commit, and only what the cache lacks. If the Hub
+    /// cannot be reached, if `HF_HUB_OFFLINE` is set, or if the revision is a commit that was downloaded
+    /// before, the copy in the cache is used.
     ///
     /// # Errors
-    /// [`Error::Data`] where the hub refuses the dataset or does not have it, where the files that are
-    /// meant cannot be told, with the choices, or where the connection fails and the cache has no whole
-    /// copy; [`Error::Io`]; [`Error::Stopped`]: what has come stays in the cache.
+    /// [`Error::Data`] if the Hub refuses access or does not have the dataset, if the selection is ambiguous
+    /// (with the choices), or if the connection fails and the cache has no complete copy; [`Error::Io`];
+    /// [`Error::Stopped`]: downloaded files stay in the cache.
     pub fn fetch(&self, context: &Context<'_>) -> Result<FetchedDataset> {
         self.fetch_with(&HubOptions { offline: is_offline(), ..HubOptions::default() }, context)
     }
 
-    /// [`HubDataset::fetch`] with other options than those of the environment.
+    /// Same as [`HubDataset::fetch`], with options that override the environment.
     ///
     /// # Errors
-    /// As of [`HubDataset::fetch`].
+    /// Same as [`HubDataset::fetch`].
     pub fn fetch_with(&self, hub: &HubOptions, context: &Context<'_>) -> Result<FetchedDataset> {
         let fetched = fetch(self, hub, context)?;
         let at = Commit { folder: fetched.folder.clone(), list: &fetched.list };
@@ -198,22 +198,22 @@ impl HubDataset {
         Ok(FetchedDataset { dataset: Self { id, has_revision: true, ..self.clone() }, files })
     }
 
-    /// The names of the files that are meant.
+    /// The names of the selected files.
     fn chosen(&self, at: &Commit<'_>) -> Result<Vec<String>> {
         let card = match self.selection {
             Selection::File(_) => vec![],
-            // It may not be there, and it is a file that anyone may have written.
+            // The card may be missing, and its content is not trusted.
             _ => match read_card(&at.folder.join(CARD)) {
                 Ok(bytes) if bytes.len() > LARGEST_CARD => {
                     let what = format!("its {CARD} has more than {LARGEST_CARD} bytes");
-                    return Err(self.error(what, "Name its files: owner/name/FILE"));
+                    return Err(self.error(what, "Choose the files with owner/name/FILE"));
                 }
                 Ok(bytes) => {
                     data_card::subsets(&String::from_utf8_lossy(&bytes)).map_err(|what| {
                         let what = format!("the front matter of its {CARD} cannot be read: {what}");
                         self.error(
                             what,
-                            "Name its files: owner/name/FILE, with patterns such as data/*.jsonl",
+                            "Choose the files with owner/name/FILE or a pattern such as data/*.jsonl",
                         )
                     })?
                 }
@@ -226,10 +226,10 @@ impl HubDataset {
     }
 }
 
-/// Largest card of a dataset, in bytes; those in use have some ten thousand.
+/// Maximum size of a dataset's card in bytes. Real cards have some ten thousand.
 const LARGEST_CARD: usize = 4 << 20;
 
-/// The beginning of a card, which is all of it unless it is too large.
+/// Reads a card up to one byte more than the maximum size.
 fn read_card(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![];
     fs::File::open(path)?.take(LARGEST_CARD as u64 + 1).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! Files of a repository into the cache, all of one commit.
+//! Downloads files of a repository into the cache, all from one commit.
 
 use super::cache::{Cache, usual_cache};
 use super::client::{Coming, HubOptions, Kind, Repository, Resolved, connect, failure, resolve};
@@ -12,18 +12,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// Attempts at a file that does not come whole.
+/// Number of attempts to download a file completely.
 const ATTEMPTS: usize = 3;
-/// Time between them.
+/// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
-const LATER: &str = "Fetch it once with a network; then the cache is enough";
+const LATER: &str = "Download it once with a network connection; after that, the cache is enough";
 
-/// A file that is missing, with what to do.
+/// A missing file, with a hint.
 pub(super) type Lack = (String, &'static str);
 
-/// What of a repository is wanted.
+/// The files to download from a repository.
 pub(super) trait Wanted {
-    /// Of a model or of a dataset.
+    /// A model or a dataset.
     type Kind: Kind;
 
     fn id(&self) -> &RepoId;
@@ -31,11 +31,11 @@ pub(super) trait Wanted {
     /// An error about the repository.
     fn error(&self, what: String, hint: &str) -> Error;
 
-    /// Whether the names of all files must be known to tell which are wanted.
+    /// Whether the selection depends on the names of all files.
     fn needs_list(&self) -> bool;
 
-    /// Asks for every file that is wanted through `get`, which answers whether there is one. `list`
-    /// names the repository's files, where they are needed. Returns the file that is missing.
+    /// Requests all wanted files with `get`, which returns whether the file exists. `at.list` has the names
+    /// of the repository's files if they are needed. Returns a missing file, if any.
     fn gather(
         &self,
         at: &Commit<'_>,
@@ -46,24 +46,24 @@ pub(super) trait Wanted {
 /// A commit in the cache.
 pub(super) struct Commit<'a> {
     pub folder: PathBuf,
-    /// The names of all its files; empty where they are not needed.
+    /// The names of all its files; empty if they are not needed.
     pub list: &'a [String],
 }
 
-/// What has come.
+/// A finished download.
 pub(super) struct Fetched {
     /// The commit's folder in the cache.
     pub folder: PathBuf,
     pub commit: String,
-    /// The names of all files of the commit, where they are needed.
+    /// The names of all files of the commit; empty if they are not needed.
     pub list: Vec<String>,
 }
 
-/// Brings what is wanted into the cache.
+/// Downloads the wanted files into the cache.
 ///
 /// # Errors
-/// [`Wanted::error`] where the hub refuses it or does not have it, or where the connection fails and
-/// the cache has no whole copy; [`Error::Io`]; [`Error::Stopped`].
+/// [`Wanted::error`] if the Hub refuses access or does not have the files, or if the connection fails and
+/// the cache has no complete copy; [`Error::Io`]; [`Error::Stopped`].
 pub(super) fn fetch<W: Wanted>(
     wanted: &W,
     hub: &HubOptions,
@@ -87,14 +87,14 @@ pub(super) fn fetch<W: Wanted>(
     let Resolved { commit, list } = match resolved {
         Ok(resolved) => resolved.map_err(failed)?,
         Err(why) => {
-            let why = format!("the hub cannot be reached ({why})");
+            let why = format!("the Hub cannot be reached ({why})");
             let fetched = cached(wanted, &cache, &why, context)?;
             context.notice(format!("{id}: {why}; using the copy in the cache"))?;
             return Ok(fetched);
         }
     };
     if !is_commit(&commit) {
-        let what = "the hub does not name its commit";
+        let what = "the Hub did not return its commit";
         return Err(wanted.error(what.into(), "Check HF_ENDPOINT"));
     }
     let folder = cache.snapshot(&commit);
@@ -120,7 +120,7 @@ fn cache_root(wanted: &impl Wanted, hub: &HubOptions) -> Result<PathBuf> {
     })
 }
 
-/// The whole copy in the cache, or an error that says `why` it was needed.
+/// The complete copy in the cache, or an error that says `why` it was needed.
 fn cached<W: Wanted>(
     wanted: &W,
     cache: &Cache,
@@ -142,16 +142,15 @@ fn cached<W: Wanted>(
     }
     if !is_noted {
         context.notice(format!(
-            "{}: {why}; whether the cache has all of its files cannot be told, those that are there \
-             are taken",
+            "{}: {why}; using the files that are in the cache, although some may be missing",
             wanted.id()
         ))?;
     }
     Ok(Fetched { folder, commit, list })
 }
 
-/// The names of files, with those that must be there by the names of others: `train-00001-of-00002.parquet`
-/// where there is a `train-00000-of-00002.parquet`.
+/// Adds to file names those that they imply, such as `train-00001-of-00002.parquet` if there is a
+/// `train-00000-of-00002.parquet`.
 fn with_missing_shards(files: Vec<String>) -> Vec<String> {
     const MOST: usize = 100_000;
     let mut all: BTreeSet<String> = files.iter().cloned().collect();
@@ -174,7 +173,7 @@ fn with_missing_shards(files: Vec<String>) -> Vec<String> {
     all.into_iter().collect()
 }
 
-/// The commit, where the revision is one that the cache has whole, with nothing left to ask.
+/// The cached copy, if the revision is a commit that the cache has completely, so that no request is needed.
 fn settled<W: Wanted>(wanted: &W, cache: &Cache) -> Result<Option<Fetched>> {
     let commit = wanted.id().revision.clone();
     let list = match (wanted.needs_list(), cache.list(&commit)) {
@@ -192,7 +191,7 @@ fn settled<W: Wanted>(wanted: &W, cache: &Cache) -> Result<Option<Fetched>> {
     Ok((known && lack.is_none()).then_some(Fetched { folder, commit, list }))
 }
 
-/// What all files of a commit are fetched with.
+/// Downloads the files of a commit.
 struct Download<'a, 'c, W: Wanted> {
     wanted: &'a W,
     hub: &'a Repository<W::Kind>,
@@ -202,7 +201,7 @@ struct Download<'a, 'c, W: Wanted> {
 }
 
 impl<W: Wanted> Download<'_, '_, W> {
-    /// Fetches one file; false where the commit has none of that name.
+    /// Downloads one file. Returns false if the commit does not have it.
     fn file(&self, file: &str) -> Result<bool> {
         let Self { wanted, cache, commit, context, .. } = *self;
         let path = cache.snapshot(commit).join(file);
@@ -225,11 +224,11 @@ impl<W: Wanted> Download<'_, '_, W> {
             drop(progress);
             match came? {
                 Ok(found) if found != path => {
-                    let what = format!("the hub gives `{file}` of another commit");
+                    let what = format!("the Hub returned `{file}` of another commit");
                     return Err(wanted.error(what, "Check HF_ENDPOINT"));
                 }
                 Ok(_) if coming.is_whole(&path) => return Ok(true),
-                // hf-hub takes an error page for the file, and the first part for the whole.
+                // hf-hub accepts an error page as the file, and a partial file as complete.
                 Ok(_) => {
                     cache.discard(&path);
                     is_bad = true;
@@ -240,8 +239,8 @@ impl<W: Wanted> Download<'_, '_, W> {
             }
             context.aside(|| thread::sleep(PAUSE), &mut || Ok(()))?;
         }
-        let hint = "Try again; files that are in the cache are not fetched again";
-        let what = format!("`{file}` does not come whole, or something else comes in its place");
+        let hint = "Try again; files in the cache are not downloaded again";
+        let what = format!("every download of `{file}` was incomplete or had the wrong size");
         Err(wanted.error(what, hint))
     }
 }

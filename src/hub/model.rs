@@ -1,4 +1,4 @@
-//! A model on the hub.
+//! Models on the Hub.
 
 use super::client::{HubOptions, is_offline};
 use super::fetch::{Commit, Lack, Wanted, fetch};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// Files that a model may lack.
+/// Optional files of a model.
 const OPTIONAL: [&str; 6] = [
     "generation_config.json",
     "tokenizer.json",
@@ -40,54 +40,53 @@ pub(super) fn model_error(name: impl Into<PathBuf>, what: String, hint: &str) ->
 }
 
 impl HubModel {
-    /// Reads `owner/name` or `owner/name@revision`. A revision is a branch, a tag or a commit;
-    /// without one it is `main`.
+    /// Parses `owner/name` or `owner/name@revision`. A revision is a branch, a tag, or a commit. The
+    /// default is `main`.
     ///
     /// # Errors
-    /// [`Error::Model`] for anything else.
+    /// [`Error::Model`] for any other text.
     pub fn parse(text: &str) -> Result<Self> {
         let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
         let (owner, name) = id.split_once('/').unwrap_or(("", id));
         RepoId::new(owner, name, revision).map(Self).map_err(|what| {
             let hint =
-                "Write owner/name or owner/name@revision, in letters, digits, `.`, `_` and `-`";
+                "Write owner/name or owner/name@revision, with letters, digits, `.`, `_`, and `-`";
             model_error(text.escape_debug().to_string(), what, hint)
         })
     }
 
-    /// Brings the model into the cache and returns its folder there, which is named after the
-    /// commit that the revision stands for.
+    /// Downloads the model into the cache and returns its folder there. The folder is named after the
+    /// commit that the revision resolves to.
     ///
-    /// Of the model it takes `config.json`, the safetensors and what a tokenizer needs, all from
-    /// one commit, and nothing that the cache has already. Where the hub cannot be reached or
-    /// `HF_HUB_OFFLINE` is set, a whole copy in the cache is enough. A commit that the cache has
-    /// whole is used without asking the hub.
+    /// Downloads `config.json`, the safetensors, and the tokenizer files, all from one commit, and only
+    /// what the cache lacks. If the Hub cannot be reached or `HF_HUB_OFFLINE` is set, a complete copy in
+    /// the cache is used. A commit that the cache has completely is used without a request to the Hub.
     ///
-    /// The library that fetches big files reports speeds to the hub, without names; with
-    /// `HF_HUB_DISABLE_TELEMETRY` or `DO_NOT_TRACK` set to `1` it does not.
+    /// The library that downloads large files reports speeds to the Hub, without names. Set
+    /// `HF_HUB_DISABLE_TELEMETRY` or `DO_NOT_TRACK` to `1` to turn that off.
     ///
     /// # Errors
-    /// [`Error::Model`] where the hub refuses the model or does not have it, where it lacks
-    /// `config.json` or safetensors, or where the connection fails and the cache has no whole copy;
-    /// [`Error::Io`]; [`Error::Stopped`]: what has come stays in the cache.
+    /// [`Error::Model`] if the Hub refuses access or does not have the model, if the model has no
+    /// `config.json` or safetensors, or if the connection fails and the cache has no complete copy;
+    /// [`Error::Io`]; [`Error::Stopped`]: downloaded files stay in the cache.
     pub fn fetch(&self, context: &Context<'_>) -> Result<PathBuf> {
         self.fetch_with(&HubOptions { offline: is_offline(), ..HubOptions::default() }, context)
     }
 
-    /// As [`HubModel::fetch`], but for the weights: the configuration and the tokenizer.
+    /// Same as [`HubModel::fetch`], but without the weights: only the configuration and the tokenizer.
     ///
     /// # Errors
-    /// As of [`HubModel::fetch`].
+    /// Same as [`HubModel::fetch`].
     pub fn fetch_settings(&self, context: &Context<'_>) -> Result<PathBuf> {
         let options =
             HubOptions { offline: is_offline(), settings_only: true, ..HubOptions::default() };
         self.fetch_with(&options, context)
     }
 
-    /// [`HubModel::fetch`] with other options than those of the environment.
+    /// Same as [`HubModel::fetch`], with options that override the environment.
     ///
     /// # Errors
-    /// As of [`HubModel::fetch`].
+    /// Same as [`HubModel::fetch`].
     pub fn fetch_with(&self, hub: &HubOptions, context: &Context<'_>) -> Result<PathBuf> {
         let wanted = WantedModel { model: self, settings_only: hub.settings_only };
         Ok(fetch(&wanted, hub, context)?.folder)
@@ -130,12 +129,12 @@ impl Wanted for WantedModel<'_> {
             return Ok(None);
         }
         if !get(INDEX)? {
-            let hint = "Only safetensors are read: choose another model, or convert this one";
+            let hint = "Choose another model or convert this one; only safetensors are supported";
             return Ok(Some((WEIGHTS.into(), hint)));
         }
         for shard in self.shards(&at.folder.join(INDEX))? {
             if !get(&shard)? {
-                return Ok(Some((shard, "Its index names the file; choose another revision")));
+                return Ok(Some((shard, "Choose another revision; the index names this file")));
             }
         }
         Ok(None)
@@ -149,7 +148,7 @@ impl WantedModel<'_> {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let names = value["weight_map"].as_object().into_iter().flat_map(|map| map.values());
         let names: Option<BTreeSet<&str>> = names.map(|name| name.as_str()).collect();
-        let error = |what| self.error(what, "Do not use this revision of the model");
+        let error = |what| self.error(what, "Use another revision of the model");
         let names = names.filter(|names| !names.is_empty());
         let names = names.ok_or_else(|| error(format!("its {INDEX} names no files")))?;
         let is_plain = |name: &&&str| {
@@ -157,7 +156,8 @@ impl WantedModel<'_> {
         };
         if let Some(name) = names.iter().find(|name| !is_plain(name)) {
             let name = name.escape_debug();
-            return Err(error(format!("its {INDEX} names `{name}`, which is no plain file name")));
+            let what = format!("its {INDEX} names `{name}`, which is not a plain file name");
+            return Err(error(what));
         }
         Ok(names.into_iter().map(str::to_owned).collect())
     }

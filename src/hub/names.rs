@@ -1,8 +1,8 @@
-//! Names on the hub: of owners, repositories, revisions and files, none of which climbs out of a folder.
+//! Names of owners, repositories, revisions, and files on the Hub. None of them can escape a folder.
 
 use std::fmt;
 
-/// The revision where none is named.
+/// The default revision.
 pub(super) const MAIN: &str = "main";
 
 /// A repository at a revision.
@@ -10,7 +10,7 @@ pub(super) const MAIN: &str = "main";
 pub(super) struct RepoId {
     pub owner: String,
     pub name: String,
-    /// A branch, a tag or a commit.
+    /// A branch, a tag, or a commit.
     pub revision: String,
 }
 
@@ -21,28 +21,28 @@ impl fmt::Display for RepoId {
 }
 
 impl RepoId {
-    /// Checks the parts; the error says which is none.
+    /// Validates the parts. The error says which one is invalid.
     pub fn new(owner: &str, name: &str, revision: &str) -> Result<Self, String> {
         let (what, part) = match (is_name(owner), is_name(name), is_revision(revision)) {
             (true, true, true) => {
                 let [owner, name, revision] = [owner, name, revision].map(str::to_owned);
                 return Ok(Self { owner, name, revision });
             }
-            (false, ..) => ("an owner", owner),
-            (_, false, _) => ("a name", name),
-            _ => ("a revision", revision),
+            (false, ..) => ("owner", owner),
+            (_, false, _) => ("repository name", name),
+            _ => ("revision", revision),
         };
-        Err(format!("`{}` is not {what} on the hub", part.escape_debug()))
+        Err(format!("`{}` is not a valid {what} on the Hub", part.escape_debug()))
     }
 }
 
-/// Letters, digits, `.`, `_` and `-`, and nothing that climbs out of a folder.
+/// Letters, digits, `.`, `_`, and `-`, and nothing that escapes a folder.
 pub(super) fn is_word(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     !text.is_empty() && text.bytes().all(is_plain) && !text.contains("..")
 }
 
-/// The hub's own rule for owners and names; the cache's folders need it too.
+/// The Hub's own rule for owners and names. The cache's folders depend on it.
 pub(super) fn is_name(text: &str) -> bool {
     let edge = ['.', '-'];
     is_word(text)
@@ -60,7 +60,7 @@ pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A file in a repository, which has the same name below a folder of any system.
+/// A path in a repository that is valid in a folder on any system.
 pub(super) fn is_file(text: &str) -> bool {
     let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(' ');
     let is_bad = |c: char| c.is_control() || "\\:<>|\"".contains(c);

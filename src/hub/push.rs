@@ -1,4 +1,4 @@
-//! A model, an adapter or a GGUF file to the hub, in one commit.
+//! Pushes a model, an adapter, or a GGUF file to the Hub, in one commit.
 
 use super::client::{HubOptions, is_offline, plain, with_causes, without_key};
 use super::model::model_error;
@@ -16,44 +16,44 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Repetitions of a request that fails.
+/// Number of retries of a failed request.
 const RETRIES: usize = 3;
-/// How often work looks whether it is to stop.
+/// Interval between checks for a stop.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const TOKEN: &str = "Set HF_TOKEN to a token that may write there (huggingface.co/settings/tokens)";
-const LATER: &str = "Try again; what the hub has already is not sent again";
+const TOKEN: &str = "Set HF_TOKEN to a token with write access (huggingface.co/settings/tokens)";
+const LATER: &str = "Try again; data that the Hub already has is not uploaded again";
 
-/// How something is pushed.
+/// Options of [`push`].
 #[derive(Clone, Default)]
 pub struct PushOptions {
-    /// Whether a new repository is public.
+    /// Whether a new repository is public, and a push to a public one is allowed.
     pub public: bool,
-    /// The commit's message, in place of one that says what is pushed.
+    /// Commit message. The default describes what is pushed.
     pub message: Option<String>,
-    /// The branch, in place of `main`; it is made where there is none.
+    /// Branch to push to, created if it does not exist. The default is `main`.
     pub revision: Option<String>,
-    /// What to use in place of what the environment says.
+    /// Options that override the environment. `cache` and `settings_only` are ignored.
     pub hub: HubOptions,
 }
 
-/// What has been pushed, and where.
+/// The result of a push.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pushed {
-    /// `owner/name`.
+    /// The repository, `owner/name`.
     pub repository: String,
-    /// The repository's address.
+    /// URL of the repository.
     pub url: String,
     /// The branch.
     pub revision: String,
-    /// The commit.
+    /// Hash of the commit.
     pub commit: String,
-    /// The commit's address.
+    /// URL of the commit.
     pub commit_url: String,
-    /// The files, by their names there.
+    /// Names of the pushed files in the repository.
     pub files: Vec<String>,
-    /// Their size.
+    /// Total size of the pushed files in bytes.
     pub bytes: u64,
-    /// Files of the folder that are not of the model, and were left out.
+    /// Files of the folder that were left out because they are not part of the model.
     pub left_out: Vec<String>,
     /// Whether the repository is new.
     pub created: bool,
@@ -61,22 +61,21 @@ pub struct Pushed {
     pub private: bool,
 }
 
-/// Pushes a run's student, a model's folder, an adapter's folder or a GGUF file to `repository`,
+/// Pushes a run's student, a model folder, an adapter folder, or a GGUF file to `repository`, given as
 /// `owner/name`, in one commit.
 ///
-/// A new repository is private, unless it is to be public. Of a folder the files of a model are taken:
-/// weights, configurations, tokenizer, chat template, card and license; nothing hidden and nothing that
-/// only training needs. Files of the same name are replaced there, in a commit of their own that leaves
-/// the old ones in the history; other files stay. A folder without a card gets a short one, unless the
-/// repository has a card.
+/// A new repository is private unless [`PushOptions::public`] is set. From a folder, only the files of a
+/// model are pushed: weights, configurations, tokenizer, chat template, card, and license, but no hidden
+/// files and no training state. Files of the same name are replaced; the old ones stay in the history. Other
+/// files in the repository stay. A folder without a card gets a short one, unless the repository has a card.
 ///
-/// Big files go through Xet, the hub's storage, which sends only what it does not have. Where a hub does
-/// not offer it, they are refused.
+/// Large files go through Xet, the Hub's storage, which uploads only what it does not have. If a hub does not
+/// support Xet, large files are refused.
 ///
 /// # Errors
-/// [`Error::Model`] where there is nothing to push, where the hub refuses it, or knows no valid token,
-/// where the repository is public and not to be, or where the connection fails; [`Error::Io`];
-/// [`Error::Stopped`].
+/// [`Error::Model`] if there is nothing to push, if the Hub refuses the push or the token is not valid, if
+/// the repository is public and [`PushOptions::public`] is not set, or if the connection fails;
+/// [`Error::Io`]; [`Error::Stopped`].
 pub fn push(
     what: &Path,
     repository: &str,
@@ -87,14 +86,15 @@ pub fn push(
         |what: String, hint: &str| model_error(repository.escape_debug().to_string(), what, hint);
     let revision = options.revision.as_deref().unwrap_or(MAIN);
     let (owner, name) = repository.split_once('/').unwrap_or(("", repository));
-    let id = RepoId::new(owner, name, revision)
-        .map_err(|what| refuse(what, "Write owner/name, in letters, digits, `.`, `_` and `-`"))?;
+    let id = RepoId::new(owner, name, revision).map_err(|what| {
+        refuse(what, "Write owner/name, with letters, digits, `.`, `_`, and `-`")
+    })?;
     if is_commit(revision) {
-        return Err(refuse("a commit cannot be pushed to".into(), "Name a branch"));
+        return Err(refuse("the revision is a commit".into(), "Name a branch to push to"));
     }
     let files = PushFiles::of(what)?;
     if options.hub.offline || is_offline() {
-        return Err(refuse("HF_HUB_OFFLINE is set".into(), "Push where there is a network"));
+        return Err(refuse("HF_HUB_OFFLINE is set".into(), "Unset it to push"));
     }
     files.notices().iter().try_for_each(|notice| context.notice(notice))?;
     let going = Arc::new(Going::default());
@@ -125,8 +125,8 @@ pub fn push(
     drop(shown);
     let stopped = || {
         Error::stopped(match going.committing.load(Ordering::SeqCst) {
-            true => "the commit was on its way: look at the repository whether it is there",
-            false => "nothing is committed; what has been sent is not sent again",
+            true => "the commit was in progress; check whether it is in the repository",
+            false => "nothing was committed; uploaded data will not be uploaded again",
         })
     };
     match done {
@@ -136,10 +136,10 @@ pub fn push(
     }
 }
 
-/// How far a push is.
+/// The progress of a push.
 #[derive(Default)]
 pub(super) struct Going {
-    /// Bytes that were read to tell what they are.
+    /// Bytes read for checksums.
     pub read: AtomicU64,
     sent: AtomicU64,
     committing: AtomicBool,
@@ -178,13 +178,13 @@ impl Failed {
         Self::Refused { what: what.into(), hint }
     }
 
-    /// In words; `refuse` adds the repository. Addresses are left out: they can hold keys.
+    /// Converts to an error; `refuse` adds the repository. URLs are left out, since they can contain keys.
     fn worded(self, refuse: &dyn Fn(String, &str) -> Error) -> Error {
         let said = |message: Option<String>| {
             message.map(|text| format!(": {}", plain(&text))).unwrap_or_default()
         };
         let error = match self {
-            Self::Stopped => return Error::stopped("nothing is committed"),
+            Self::Stopped => return Error::stopped("nothing was committed"),
             Self::Refused { what, hint } => return refuse(what, hint),
             Self::Io(error) => return error,
             Self::Hub(error) => error,
@@ -192,23 +192,23 @@ impl Failed {
         let (what, hint) = match error {
             HFError::AuthRequired { context } | HFError::Forbidden { context } => {
                 let (status, said) = (context.status.as_u16(), said(context.server_message));
-                (format!("the hub refuses access ({status}){said}"), TOKEN)
+                (format!("the Hub refuses access ({status}){said}"), TOKEN)
             }
-            HFError::RepoNotFound { .. } => ("the hub has no such model any more".into(), LATER),
+            HFError::RepoNotFound { .. } => ("the Hub no longer has this repository".into(), LATER),
             HFError::Http { context }
             | HFError::RateLimited { context, .. }
             | HFError::Conflict { context } => {
                 let (status, said) = (context.status.as_u16(), said(context.server_message));
-                (format!("the hub answers {status}{said}"), LATER)
+                (format!("the Hub returned status {status}{said}"), LATER)
             }
             HFError::Request { source, .. } => {
                 (format!("the connection failed: {}", with_causes(&source.without_url())), LATER)
             }
             HFError::Xet { source, .. } => {
-                (format!("Xet, the hub's storage, fails: {}", with_causes(&*source)), LATER)
+                (format!("Xet, the Hub's storage, failed: {}", with_causes(&*source)), LATER)
             }
             HFError::Url(error) => {
-                (format!("HF_ENDPOINT is no address: {error}"), "Mend the variable")
+                (format!("HF_ENDPOINT is not a valid URL: {error}"), "Fix the variable")
             }
             other => (plain(&other.to_string()), LATER),
         };
@@ -216,7 +216,7 @@ impl Failed {
     }
 }
 
-/// A push on a thread of its own.
+/// A push, which runs on its own thread.
 struct Push {
     id: RepoId,
     public: bool,
@@ -228,7 +228,7 @@ struct Push {
 }
 
 impl Push {
-    /// Does all of it; a stop drops what is under way, so that nothing is committed later.
+    /// Runs all steps. A stop cancels the current one, so that nothing is committed later.
     fn all(self) -> Result<Pushed, Failed> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failed::Io(Error::io("start", "a thread", e)))?;
@@ -258,10 +258,10 @@ impl Push {
     async fn steps(&self) -> Result<Pushed, Failed> {
         let client = self.client()?;
         let RepoId { owner, name, revision } = &self.id;
-        // Before gigabytes are read.
+        // Checks the token before reading gigabytes.
         match client.whoami().send().await {
             Err(HFError::AuthRequired { .. }) => {
-                return Err(Failed::refused("the hub is given no valid token", TOKEN));
+                return Err(Failed::refused("there is no valid token for the Hub", TOKEN));
             }
             answer => answer?,
         };
@@ -292,8 +292,8 @@ impl Push {
         let commit = Self::whole(commit).await?;
         let url = format!("{}/{owner}/{name}", without_key(client.endpoint()));
         let commit = commit.commit_oid.filter(|commit| is_word(commit)).ok_or_else(|| {
-            let hint = "Look at the repository whether it is there";
-            Failed::refused("the hub does not name the commit", hint)
+            let hint = "Check whether it is in the repository";
+            Failed::refused("the Hub did not return the commit", hint)
         })?;
         Ok(Pushed {
             repository: format!("{owner}/{name}"),
@@ -309,18 +309,18 @@ impl Push {
         })
     }
 
-    /// A commit; where big files would go into the request as text, the error of their streams.
+    /// Waits for a commit. Converts the error of large files that would go into the request as text.
     async fn whole<T>(commit: impl Future<Output = HFResult<T>>) -> Result<T, Failed> {
         match commit.await {
             Err(HFError::Other(text)) if text == super::push_files::NO_XET => Err(Failed::refused(
-                "this hub does not take big files through Xet, the only way that this build has",
+                "this hub does not accept large files through Xet, the only way this build supports",
                 "Push it with `hf upload`",
             )),
             other => Ok(other?),
         }
     }
 
-    /// What is there; `None` where nothing is.
+    /// The existing repository, if any.
     async fn there(
         &self,
         repository: &HFRepository<RepoTypeModel>,
@@ -335,15 +335,15 @@ impl Push {
         let private = info.private.unwrap_or(false);
         if !private && !self.public {
             return Err(Failed::refused(
-                "the repository is there and is public",
-                "Push to it as a public one (--public), or choose another name",
+                "the repository exists and is public",
+                "Allow it with --public, or choose another name",
             ));
         }
         let mut names = info.siblings.iter().flatten().map(|file| file.rfilename.as_str());
         Ok(Some(There { private, has_card: names.any(|name| name == super::push_files::CARD) }))
     }
 
-    /// The commit's operations, their names, and their size.
+    /// The operations of the commit, the names of the files, and their total size.
     fn operations(
         &self,
         has_card: bool,
@@ -368,7 +368,7 @@ impl Push {
     }
 }
 
-/// A repository that is there.
+/// An existing repository.
 struct There {
     private: bool,
     has_card: bool,

@@ -1,4 +1,4 @@
-//! What is sent of a model: its files, and a card where it has none.
+//! The files of a model to push, with a card if it has none.
 
 use super::data_card::front_matter;
 use super::push::Going;
@@ -20,14 +20,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as Waking, Poll};
 
 pub(super) const CARD: &str = "README.md";
-/// The error of a big file that would be sent within the commit.
+/// The error of a large file that would be sent inside the commit.
 pub(super) const NO_XET: &str = "no Xet";
-/// Files from this size on go through Xet or not at all; within the commit they would be in memory.
+/// Files from this size on go through Xet or not at all. Inside the commit, they would be held in memory.
 const BIG: u64 = 16 << 20;
 const BLOCK: usize = 256 << 10;
-/// Endings that a model's files alone have.
+/// File extensions that only model files have.
 const ENDINGS: [&str; 4] = ["safetensors", "jinja", "model", "gguf"];
-/// Other files of a model, beside licenses and notices.
+/// Other files of a model, besides licenses and notices.
 const NAMES: [&str; 17] = [
     "README.md",
     "Modelfile",
@@ -47,10 +47,10 @@ const NAMES: [&str; 17] = [
     "processor_config.json",
     "tekken.json",
 ];
-/// What training leaves in a folder.
+/// A file that training leaves in a folder.
 const OF_TRAINING: &str = "optimizer.safetensors";
 
-/// A file to send, by its name there.
+/// A file to push, with its name in the repository.
 pub(super) struct PushFile {
     pub name: String,
     pub source: Source,
@@ -64,7 +64,7 @@ pub(super) enum Source {
 /// The files of a model, an adapter or a GGUF file.
 pub(super) struct PushFiles {
     files: Vec<PushFile>,
-    /// The card to send where neither the folder nor the repository has one.
+    /// The card to push if neither the folder nor the repository has one.
     card: Option<String>,
     left_out: Vec<String>,
     notices: Vec<String>,
@@ -75,7 +75,7 @@ fn failed(path: &Path, what: impl Into<String>, hint: &str) -> Error {
     Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() }
 }
 
-/// Whether a file of a folder is one of the model's.
+/// Whether a file of a folder belongs to the model.
 fn is_of_model(name: &str) -> bool {
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     let is_notice = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].contains(&stem)
@@ -87,7 +87,7 @@ impl PushFiles {
     /// Finds the files.
     ///
     /// # Errors
-    /// [`Error::Model`] where there is nothing to push, or a part of it is missing; [`Error::Io`].
+    /// [`Error::Model`] if there is nothing to push or a part of it is missing; [`Error::Io`].
     pub fn of(what: &Path) -> Result<Self> {
         match pushable(what)? {
             Pushable::Model(folder) => {
@@ -103,7 +103,7 @@ impl PushFiles {
                     return Err(failed(
                         &folder,
                         what,
-                        "Give the folder of an adapter in PEFT's format",
+                        "Give the folder of an adapter in PEFT format",
                     ));
                 }
                 let base = config["base_model_name_or_path"].as_str().unwrap_or_default();
@@ -115,8 +115,8 @@ impl PushFiles {
                 )?;
                 if !is_id {
                     files.notices.push(format!(
-                        "{} names `{}` as the base model, which others do not find: name one on the \
-                         hub, owner/name",
+                        "{} names `{}` as the base model, which others cannot find; use a model on the \
+                         Hub, owner/name",
                         path.display(),
                         base.escape_debug()
                     ));
@@ -139,7 +139,7 @@ impl PushFiles {
         let (mut files, mut left_out) = (vec![], vec![]);
         for entry in std::fs::read_dir(folder).map_err(read)? {
             let path = entry.map_err(read)?.path();
-            // A link into a cache is the file that it leads to; one that leads nowhere is none.
+            // A link into a cache counts as its target. A broken link does not count.
             let file = path.metadata().ok().filter(std::fs::Metadata::is_file);
             let name = path.file_name().and_then(|name| name.to_str());
             match name {
@@ -163,13 +163,13 @@ impl PushFiles {
         let mut notices = vec![];
         if !left_out.is_empty() {
             let names = left_out.join(", ");
-            notices.push(format!("left out, since they are not of the {word}: {names}"));
+            notices.push(format!("left out files that are not part of the {word}: {names}"));
         }
         let card = (!has_card).then(|| card.to_owned());
         Ok(Self { files, card, left_out, notices, word })
     }
 
-    /// What whoever pushes should know.
+    /// Notices for the user.
     pub fn notices(&self) -> &[String] {
         &self.notices
     }
@@ -178,12 +178,12 @@ impl PushFiles {
         &self.left_out
     }
 
-    /// The message of a commit that has no other.
+    /// The default commit message.
     pub fn message(&self) -> String {
         format!("Upload {} with mixdistill {}", self.word, env!("CARGO_PKG_VERSION"))
     }
 
-    /// The size of all files.
+    /// The total size of the files.
     pub fn bytes(&self) -> u64 {
         let size = |file: &PushFile| match &file.source {
             Source::File { size, .. } => *size,
@@ -192,7 +192,7 @@ impl PushFiles {
         self.files.iter().map(size).sum()
     }
 
-    /// The files; a card of our own only where there is none.
+    /// The files to push. Adds the generated card only if the repository has none.
     pub fn to_send(&self, has_card: bool) -> Vec<PushFile> {
         let copy = |file: &PushFile| PushFile {
             name: file.name.clone(),
@@ -210,10 +210,10 @@ impl PushFiles {
 fn json(path: &Path) -> Result<Value> {
     let text = read_if_there(path)?.unwrap_or_default();
     serde_json::from_str(&text)
-        .map_err(|e| failed(path, format!("it is not JSON: {e}"), "Mend the file"))
+        .map_err(|e| failed(path, format!("it is not valid JSON: {e}"), "Fix the file"))
 }
 
-/// Looks whether a model's weights are all there.
+/// Checks that all weights of a model are present.
 fn check_weights(folder: &Path) -> Result<()> {
     const INDEX: &str = "model.safetensors.index.json";
     if folder.join("model.safetensors").is_file() {
@@ -233,7 +233,7 @@ fn check_weights(folder: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a card that the hub would refuse after everything has been sent.
+/// Refuses a card that the Hub would refuse after the upload.
 fn check_card(path: &Path) -> Result<()> {
     let Some(text) = read_if_there(path)? else { return Ok(()) };
     let Some(matter) = front_matter(&text) else { return Ok(()) };
@@ -252,15 +252,15 @@ fn check_card(path: &Path) -> Result<()> {
         None => Ok(()),
         Some(base) => {
             let what = format!("it names `{}` as base_model, which is a path", base.escape_debug());
-            Err(failed(path, what, "Name a model on the hub, owner/name, or remove the line"))
+            Err(failed(path, what, "Use a model on the Hub, owner/name, or remove the line"))
         }
     }
 }
 
-const UNKNOWN: &str = "Its folder had no model card: what it was trained on, how, and how well it does are \
+const UNKNOWN: &str = "Its folder had no model card, so its training data, its training, and its quality are \
                        not recorded here.";
 
-/// A short card, which says no more than the folder does.
+/// A short card with no more than what the folder says.
 fn short_card(library: &str, base: Option<&str>, title: &str, about: &str) -> String {
     let library =
         if library.is_empty() { String::new() } else { format!("library_name: {library}\n") };
@@ -280,8 +280,8 @@ fn model_card(config: &Value) -> String {
 
 fn adapter_card(base: Option<&str>) -> String {
     let base = base.map(|base| base.split('@').next().unwrap_or(base));
-    let of = base.map_or("a model that it does not name".into(), |base| format!("`{base}`"));
-    short_card("peft", base, "A LoRA adapter", &format!("An adapter of {of}, in PEFT's format."))
+    let of = base.map_or("an unnamed model".into(), |base| format!("`{base}`"));
+    short_card("peft", base, "A LoRA adapter", &format!("An adapter of {of} in PEFT format."))
 }
 
 fn gguf_card(name: &str) -> String {
@@ -295,7 +295,7 @@ fn gguf_card(name: &str) -> String {
 }
 
 impl PushFile {
-    /// The file as a stream that can be opened again.
+    /// The file as a stream that can be reopened.
     pub fn stream(&self, path: &Path, stop: &StopFlag, going: &Arc<Going>) -> Factory {
         let Source::File { size, .. } = self.source else {
             return Factory { size: 0, ..Factory::new(path, stop, going) };
@@ -304,7 +304,7 @@ impl PushFile {
     }
 }
 
-/// Opens a file for each time that it is read.
+/// Opens a file each time that it is read.
 pub(super) struct Factory {
     path: PathBuf,
     size: u64,
@@ -323,8 +323,8 @@ impl Factory {
 impl StreamFactory for Factory {
     fn open(&self) -> SourceByteStream {
         let again = self.was_read.swap(true, Ordering::SeqCst);
-        // hf-hub reads a file for its checksum first. After that a task of its own sends it through Xet;
-        // without Xet it is put into the commit as text, in memory, which no task of its own does.
+        // hf-hub first reads a file for its checksum. Then a separate task sends it through Xet. Without Xet,
+        // the file is put into the commit as text, in memory, outside of a separate task.
         let is_within = again && self.size >= BIG && tokio::task::try_id().is_none();
         let file = match is_within {
             true => Err(HFError::Other(NO_XET.into())),
@@ -344,7 +344,7 @@ struct FileStream {
     file: Option<HFResult<File>>,
     left: u64,
     stop: StopFlag,
-    /// Where blocks are counted.
+    /// The counter of read bytes.
     going: Option<Arc<Going>>,
 }
 
@@ -361,9 +361,9 @@ impl FileStream {
         match file.read(&mut block) {
             Err(error) => Some(Err(error.into())),
             Ok(0) if self.left == 0 => None,
-            Ok(0) => Some(Err(HFError::Other("a file became shorter while it was sent".into()))),
+            Ok(0) => Some(Err(HFError::Other("a file shrank during the upload".into()))),
             Ok(_) if self.left == 0 => {
-                Some(Err(HFError::Other("a file became longer while it was sent".into())))
+                Some(Err(HFError::Other("a file grew during the upload".into())))
             }
             Ok(bytes) => {
                 block.truncate(bytes);

@@ -1,5 +1,5 @@
-//! Which files of a dataset are meant: those of a split of a subset, as the card says, or else by the
-//! names that Hugging Face's `datasets` goes by.
+//! Selects the files of a dataset: those of a split of a subset, according to the card, or else by name
+//! with the rules of Hugging Face's `datasets`.
 
 use super::data_card::{Subset, usual_name};
 use super::names::is_file;
@@ -7,15 +7,15 @@ use crate::data::reading::{FileKind, READABLE};
 use globset::{GlobBuilder, GlobMatcher};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The usual splits, with the words that stand for them in names of folders and files.
+/// The usual splits and their synonyms in names of folders and files.
 const WORDS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-/// Characters that a word ends at.
+/// Characters that end a word.
 const APART: &str = "[-._ 0-9]";
-/// Files that are about the data.
+/// Files that are not data.
 const NO_DATA: [&str; 6] = [
     "README.md",
     "config.json",
@@ -27,26 +27,26 @@ const NO_DATA: [&str; 6] = [
 /// Choices that an error lists.
 const SHOWN: usize = 20;
 
-/// What is asked for of a dataset.
+/// The requested part of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Selection {
-    /// All there is, if that is one split.
+    /// The only split.
     Any,
     /// A split, or a subset that has one split.
     Word(String),
     /// A split of a subset.
     Split { subset: String, split: String },
-    /// A file, or all that fit a pattern.
+    /// A file, or all files that match a pattern.
     File(String),
 }
 
-/// What cannot be chosen, and what to do about it.
+/// Why the selection fails, and a hint.
 pub(super) type Unclear = (String, String);
 
 /// A split with its files.
 type Split = (String, Vec<String>);
 
-/// The files that are meant, in order. `name` is the dataset's, for hints.
+/// The selected files, in order. `name` is the dataset's name, for hints.
 pub(super) fn choose(
     selection: &Selection,
     card: &[Subset],
@@ -73,26 +73,24 @@ pub(super) fn choose(
         files.iter().filter_map(|file| Some((FileKind::of(file)?, file))).collect();
     if kinds.len() > 1 {
         let what = format!("it has files of several kinds: {}", listed(kinds.into_values()));
-        return Err((what, format!("Name those that are meant: {name}/FILE or {name}/PATTERN")));
+        return Err((what, format!("Choose the files with {name}/FILE or {name}/PATTERN")));
     }
     if let Some(file) = files.iter().find(|file| !is_file(file)) {
-        let what = format!("it has a file named {:?}, which is no plain path", shortened(file));
-        return Err((what, "Do not use this revision of the dataset".into()));
+        let what = format!("it has a file named {:?}, which is not a plain path", shortened(file));
+        return Err((what, "Use another revision of the dataset".into()));
     }
     match files.iter().find(|file| FileKind::of(file).is_none()) {
-        Some(file) => Err((format!("`{file}` is no file that rows are read from"), readable())),
+        Some(file) => Err((format!("rows cannot be read from `{file}`"), readable())),
         None => Ok(files),
     }
 }
 
-/// What is read, as a hint.
+/// The hint with the readable formats.
 fn readable() -> String {
-    format!(
-        "Files of rows are {READABLE}; many datasets have Parquet files at @refs/convert/parquet"
-    )
+    format!("Use files in {READABLE}; many datasets have Parquet files at @refs/convert/parquet")
 }
 
-/// The subset that is meant, and the name of a split of it.
+/// The selected subset, and the name of its selected split.
 fn subset_of<'a>(
     selection: &'a Selection,
     subsets: &[Subset],
@@ -103,7 +101,7 @@ fn subset_of<'a>(
     let several = || {
         let names = subsets.iter().map(|subset| &subset.name);
         let what = format!("it has several subsets: {}", listed(names));
-        (what, format!("Name one, as in {name}:{}", subsets[0].name))
+        (what, format!("Choose one, such as {name}:{}", subsets[0].name))
     };
     let usual = || match subsets {
         [only] => Some(only.clone()),
@@ -114,7 +112,7 @@ fn subset_of<'a>(
             let found = named(subset).ok_or_else(|| {
                 let names = subsets.iter().map(|subset| &subset.name);
                 let what = format!("it has no subset `{}`", shortened(subset));
-                (what, format!("It has {}", listed(names)))
+                (what, format!("Choose one of these: {}", listed(names)))
             })?;
             Ok((found, Some(split)))
         }
@@ -132,37 +130,37 @@ fn subset_of<'a>(
     }
 }
 
-/// The files of the split that is named, or of the only one.
+/// The files of the selected split, or of the only one.
 fn one_split(splits: Vec<Split>, word: Option<&str>, prefix: &str) -> Result<Vec<String>, Unclear> {
     let names = || listed(splits.iter().map(|(name, _)| name));
     let example = || splits.first().map_or("train", |(name, _)| name).to_owned();
     match (word, &splits[..]) {
-        (_, []) => Err(("it has no files that rows are read from".into(), readable())),
+        (_, []) => Err(("it has no readable data files".into(), readable())),
         (None, [(_, files)]) => Ok(files.clone()),
         (None, _) => {
-            let hint = format!("Name one, as in {prefix}:{}", example());
+            let hint = format!("Choose one, such as {prefix}:{}", example());
             Err((format!("it has several splits: {}", names()), hint))
         }
         (Some(word), _) => match splits.iter().find(|(name, _)| name == word) {
             Some((_, files)) => Ok(files.clone()),
             None => {
                 let what = format!("it has no split `{}`", shortened(word));
-                Err((what, format!("It has {}", names())))
+                Err((what, format!("Choose one of these: {}", names())))
             }
         },
     }
 }
 
-/// A matcher of names in which `*` does not cross a `/`.
+/// A glob matcher in which `*` does not match a `/`.
 fn glob(pattern: &str) -> Result<GlobMatcher, Unclear> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(false).build();
     glob.map(|glob| glob.compile_matcher()).map_err(|_| {
-        let what = format!("`{}` is no pattern of file names", shortened(pattern));
-        (what, "Name its files: owner/name/FILE".into())
+        let what = format!("`{}` is not a valid file pattern", shortened(pattern));
+        (what, "Choose the files with owner/name/FILE".into())
     })
 }
 
-/// Whether a file may be data where no name says so.
+/// Whether a file may be data, judging by its name alone.
 fn is_data(file: &str) -> bool {
     let (folders, name) = file.rsplit_once('/').unwrap_or(("", file));
     !NO_DATA.contains(&name)
@@ -171,7 +169,7 @@ fn is_data(file: &str) -> bool {
         && FileKind::of(file).is_some()
 }
 
-/// The files that fit a pattern; a pattern without wildcards is a file's name.
+/// The files that match a pattern. A pattern without wildcards is a file name.
 fn of_pattern(pattern: &str, list: &[String]) -> Result<Vec<String>, Unclear> {
     if !pattern.contains(['*', '?', '[']) {
         return Ok(vec![pattern.to_owned()]);
@@ -180,7 +178,7 @@ fn of_pattern(pattern: &str, list: &[String]) -> Result<Vec<String>, Unclear> {
     let fits = |file: &&String| glob.is_match(file) && is_data(file);
     let files: BTreeSet<String> = list.iter().filter(fits).cloned().collect();
     match files.is_empty() {
-        true => Err((format!("no file fits `{}`", shortened(pattern)), readable())),
+        true => Err((format!("no file matches `{}`", shortened(pattern)), readable())),
         false => Ok(files.into_iter().collect()),
     }
 }
@@ -212,8 +210,8 @@ fn splits_of(subset: &Subset, list: &[String]) -> Result<Vec<Split>, Unclear> {
     Ok(splits)
 }
 
-/// Splits by the names of folders and files, as `datasets` finds them: `data/NAME-00000-of-00001`, a
-/// usual word in a folder's name, one in a file's name, or all files as `train`.
+/// Finds splits by the names of folders and files, like `datasets`: `data/NAME-00000-of-00001`, a usual
+/// word in a folder's name, a usual word in a file's name, or else all files as `train`.
 fn by_names(folder: &str, list: &[String]) -> Vec<Split> {
     let within = |file: &String| match folder {
         "" => Some(file.clone()),
@@ -271,7 +269,7 @@ fn split_of_shard(name: &str) -> Option<&str> {
     (is_shard && !split.is_empty()).then_some(split)
 }
 
-/// The subsets of a repository without a card's list: those of the hub's own conversion to Parquet,
+/// The subsets of a repository whose card lists none: those of the Hub's own conversion to Parquet,
 /// `SUBSET/SPLIT/0000.parquet`, or else a single one.
 fn by_layout(list: &[String]) -> Vec<Subset> {
     let converted = |file: &str| {
@@ -300,7 +298,7 @@ fn by_layout(list: &[String]) -> Vec<Subset> {
     subsets.into_iter().map(subset).collect()
 }
 
-/// The first few of some names.
+/// The first few names, and how many more there are.
 fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
     let names: Vec<String> = names.map(|name| shortened(name)).collect();
     let more = names.len().saturating_sub(SHOWN);
@@ -316,7 +314,7 @@ fn shortened(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What `get_data_patterns` of `datasets` 5.2 finds in folders with these files, a split a line.
+    /// What `get_data_patterns` of `datasets` 5.2 finds in folders with these files, one split per line.
     const FOUND: &str = "\
 data/train-00000-of-00001.parquet data/sft-00000-of-00001.parquet
   train data/train-00000-of-00001.parquet

@@ -1,8 +1,8 @@
 //! Activation checkpointing (arXiv 1604.06174): gradients with less memory.
 //!
-//! The forward pass keeps only each block's input. The backward pass recomputes one block at a time, this time
-//! with gradients, and then frees it. The feed-forward part has the widest activations, so it processes long
-//! rows in pieces. The gradients are the same; the cost is one extra forward pass.
+//! The forward pass keeps only each block's input. The backward pass recomputes one block at a time, this
+//! time with gradients, and then frees it. The feed-forward part has the widest activations, so it processes
+//! long rows in pieces. The gradients are the same; the cost is one extra forward pass.
 
 use super::blocks::{AttentionMetadata, DecoderLayer, Stream};
 use super::decoder::{DecoderLm, LayerMetadata};

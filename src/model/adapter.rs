@@ -182,9 +182,9 @@ impl DecoderLm {
     /// Attaches the adapters from a folder in PEFT's format and freezes the model's own weights.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be read. [`Error::Model`] if the model already has adapters, the adapter
-    /// needs an unsupported feature (named), its tensors do not fit the model (listed), or it belongs to
-    /// another base model.
+    /// [`Error::Io`] if a file cannot be read. [`Error::Model`] if the model already has adapters, the
+    /// adapter needs an unsupported feature (named), its tensors do not fit the model (listed), or it belongs
+    /// to another base model.
     pub fn with_adapter(self, folder: &Path) -> Result<Self> {
         if self.lora().is_some() {
             let what = "the model already has adapters".into();

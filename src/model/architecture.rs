@@ -1,136 +1,134 @@
-//! The families of decoders that there are, each a row of one table.
+//! The supported decoder families, as a table of properties.
 //!
-//! A family is added by a variant of [`Architecture`], its row in [`Architecture::properties`], and a
-//! new field of [`ArchitectureProperties`] for whatever no other family has. Everything else asks for
-//! properties and never for a name. What differs between two models of one family stands in
-//! [`DecoderConfig`](super::DecoderConfig) instead.
+//! To add a family, add a variant of [`Architecture`], its row in [`Architecture::properties`], and a field
+//! of [`ArchitectureProperties`] for anything that no other family has. All other code reads properties and
+//! never matches on the family. Differences between models of one family belong in
+//! [`DecoderConfig`](super::DecoderConfig).
 
 use super::blocks::{NormPlacement, QkNorm};
 use crate::ops::Activation;
 use serde::{Deserialize, Serialize};
 
-/// Which family a decoder belongs to.
+/// A decoder family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Architecture {
-    /// Llama, SmolLM2.
+    /// Llama and SmolLM2.
     #[default]
     Llama,
-    /// Qwen2 and Qwen2.5: biases on q, k and v.
+    /// Qwen2 and Qwen2.5: biases on the query, key, and value projections.
     Qwen2,
-    /// Qwen3: RMSNorm on each head of q and k.
+    /// Qwen3: RMSNorm on each query and key head.
     Qwen3,
-    /// Mistral: a sliding window in all layers, where it has one.
+    /// Mistral: a sliding window in all layers, if `model.sliding_window` is set.
     Mistral,
     /// SmolLM3: no RoPE in every fourth layer.
     Smollm3,
-    /// Granite 3 without experts: four multipliers.
+    /// Granite 3, dense: multipliers for embeddings, attention scores, residuals, and logits.
     Granite,
-    /// OLMo 2: norms after attention and feed-forward, and over the whole of q and k.
+    /// OLMo 2: norms after attention and feed-forward, and over the full width of queries and keys.
     Olmo2,
-    /// Phi-3, Phi-3.5 and Phi-4-mini: fused projections, LongRoPE.
+    /// Phi-3, Phi-3.5, and Phi-4-mini: fused projections and LongRoPE.
     Phi3,
-    /// The text part of Gemma 3: four norms in a block, five layers with a sliding window to one without.
+    /// The text part of Gemma 3: four norms per block, and a sliding window in five of six layers.
     Gemma3Text,
-    /// The text part of Ministral 3: YaRN, queries scaled by position.
+    /// The text part of Ministral 3: YaRN, and queries scaled by position.
     Ministral3,
-    /// The text part of Qwen3.5: three layers of four are linear attention by the gated delta rule, the others'
-    /// outputs have gates.
+    /// The text part of Qwen3.5: linear attention (the gated delta rule) in three of four layers, and gated
+    /// attention in the others.
     #[serde(rename = "qwen3_5_text")]
     Qwen35Text,
 }
 
-/// Which layers have a sliding window, where `config.json` gives its tokens and no `layer_types`.
+/// Which layers have a sliding window, if `config.json` sets its size but no `layer_types`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowRule {
-    /// None: the family has no window.
+    /// No layer: the family has no window.
     Never,
-    /// All of them.
+    /// All layers.
     All,
-    /// Those from `max_window_layers` on, where `use_sliding_window` is set.
+    /// Layers from `max_window_layers` on, if `use_sliding_window` is set.
     FromLayer,
-    /// Those without RoPE, where `use_sliding_window` is set.
+    /// Layers without RoPE, if `use_sliding_window` is set.
     WithoutRope,
-    /// All but each sixth, or as `sliding_window_pattern` says.
+    /// All but every sixth layer, or as `sliding_window_pattern` specifies.
     AllButEachSixth,
 }
 
-/// What a family computes, and how its `config.json` says so. Defaults are those of its class in
-/// transformers, for what a `config.json` leaves out.
+/// What a family computes, and how its `config.json` expresses it. Defaults apply to keys that `config.json`
+/// omits and are those of the family's class in transformers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ArchitectureProperties {
-    /// The name of its class in `config.json`.
+    /// Class name in `config.json`.
     pub class: &'static str,
-    /// The `model_type` in `config.json`.
+    /// `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// Classes that hold such a decoder as their text part, under `text_config`.
+    /// Multimodal classes that have this decoder as their text part, under `text_config`.
     pub within: &'static [&'static str],
-    /// Whether the projections to q, k and v have biases.
+    /// Whether the query, key, and value projections have biases.
     pub attention_bias: bool,
-    /// What of q and k is normalized before they are rotated.
+    /// Normalization of queries and keys before RoPE.
     pub qk_norm: QkNorm,
-    /// Where a block has its norms.
+    /// Position of the norms in a block.
     pub norm_placement: NormPlacement,
-    /// Whether norms scale by 1 and their weight.
+    /// Whether norms scale by `1 + weight`.
     pub norm_weight_plus_one: bool,
-    /// Whether q, k and v are one projection, and gate and up another.
+    /// Whether queries, keys, and values have one projection, and gate and up another.
     pub fused_projections: bool,
-    /// The activation of the feed-forward part.
+    /// Activation of the feed-forward part.
     pub activation: Activation,
-    /// The key of that activation.
+    /// Key of the activation in `config.json`.
     pub activation_key: &'static str,
-    /// Whether embeddings are multiplied by the root of their width.
+    /// Whether embeddings are multiplied by the square root of their width.
     pub scales_embedding: bool,
-    /// How `config.json` gives what scores are multiplied by; `None` is 1 over the root of the heads'
-    /// width.
+    /// How `config.json` gives the scale of attention scores. `None`: the scale is `1 / sqrt(head_dim)`.
     pub score_scale: Option<ScoreScale>,
-    /// Whether `config.json` has Granite's multipliers of embeddings, residuals and logits.
+    /// Whether `config.json` has Granite's multipliers of embeddings, residuals, and logits.
     pub multipliers: bool,
-    /// Which share of each head's values is rotated, where `config.json` does not say so; `None` always rotates all.
+    /// Default share of each head's values that is rotated. `None`: all values, always.
     pub partial_rotary: Option<f64>,
-    /// Whether the projection to queries gives gates of the attention's output too.
+    /// Whether the query projection also outputs gates of the attention's output.
     pub output_gate: bool,
-    /// Every how many layers one has full attention, where `config.json` does not say which, and the others are
-    /// linear attention; `None` has no linear attention.
+    /// Default interval of layers with full attention; the others have linear attention. `None`: no linear
+    /// attention.
     pub full_attention_interval: Option<usize>,
-    /// Every how many layers one is not rotated; `None` rotates all.
+    /// Interval of layers without RoPE. `None`: all layers have RoPE.
     pub no_rope_interval: Option<usize>,
-    /// Which layers have a sliding window.
+    /// Layers with a sliding window.
     pub window: WindowRule,
-    /// The keys of that window where `config.json` does not mention it; `None` is no window.
+    /// Default size of the window in tokens. `None`: no window.
     pub sliding_window: Option<usize>,
-    /// Sizes that `config.json` may leave out, and what they are then.
+    /// Sizes that `config.json` may omit, and their defaults.
     pub sizes: &'static [(&'static str, usize)],
-    /// Whether a `config.json` without `num_key_value_heads` has as many as heads of the queries;
-    /// otherwise the number must be there.
+    /// Whether `num_key_value_heads` defaults to `num_attention_heads`. Otherwise it is required, unless
+    /// `sizes` has a default.
     pub key_value_heads_follow: bool,
-    /// The width of a head where `config.json` has none; `None` is the width of the model divided by
-    /// the heads.
+    /// Default width of a head. `None`: `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
-    /// Whether the head is the embedding where `config.json` does not say so.
+    /// Default of `tie_word_embeddings`, by which the head shares the embedding's matrix.
     pub tie_word_embeddings: bool,
-    /// The same where it is the text part of one of [`ArchitectureProperties::within`].
+    /// The same default in a class of [`ArchitectureProperties::within`].
     pub tie_within: bool,
-    /// Added to the mean square in norms where `config.json` does not say it.
+    /// Default epsilon of the norms.
     pub rms_norm_eps: f64,
-    /// The base of RoPE's frequencies where `config.json` has none.
+    /// Default base of RoPE's frequencies.
     pub rope_theta: f64,
-    /// RoPE's settings, as JSON, where `config.json` has none at all.
+    /// RoPE settings, as JSON, if `config.json` has none at all.
     pub rope_parameters: Option<&'static str>,
-    /// The same for layers with a sliding window, where these have a base of their own.
+    /// Default RoPE base of layers with a sliding window, if they have their own.
     pub rope_local_base_freq: Option<f64>,
-    /// What the family's `config.json` can switch on and is not computed here; written as off.
+    /// Switches in `config.json` of features that this crate does not support; written as off.
     pub switches: &'static [&'static str],
-    /// What the names of tensors begin with that are of other parts than the decoder: images, several tokens at once.
+    /// Name prefixes of tensors outside the decoder: the vision part and multi-token prediction.
     pub other_parts: &'static [&'static str],
 }
 
-/// How `config.json` gives the scale of scores.
+/// How `config.json` gives the scale of attention scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ScoreScale {
     /// `attention_multiplier` is the scale.
     AttentionMultiplier,
-    /// The scale is 1 over the root of `query_pre_attn_scalar`; where that is not given, of this.
+    /// The scale is `1 / sqrt(query_pre_attn_scalar)`. The value is the key's default.
     QueryPreAttnScalar(f64),
 }
 
@@ -373,7 +371,7 @@ const QWEN3_5: ArchitectureProperties = ArchitectureProperties {
 };
 
 impl Architecture {
-    /// All of them.
+    /// All families.
     pub const ALL: [Self; 11] = [
         Self::Llama,
         Self::Qwen2,
@@ -388,7 +386,7 @@ impl Architecture {
         Self::Qwen35Text,
     ];
 
-    /// The family's row in the table.
+    /// Returns the properties of the family.
     pub fn properties(self) -> &'static ArchitectureProperties {
         match self {
             Self::Llama => &LLAMA,
@@ -405,17 +403,17 @@ impl Architecture {
         }
     }
 
-    /// The family whose class in `config.json` this is.
+    /// Finds the family by its class name in `config.json`.
     pub fn of_class(class: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.properties().class == class)
     }
 
-    /// The family with this `model_type` in `config.json`.
+    /// Finds the family by its `model_type` in `config.json`.
     pub fn of_model_type(model_type: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.properties().model_type == model_type)
     }
 
-    /// Whether some family is the text part of models of this class.
+    /// Returns whether models of this class have a supported family as their text part.
     pub fn is_within(class: &str) -> bool {
         Self::ALL.into_iter().any(|family| family.properties().within.contains(&class))
     }
@@ -431,7 +429,7 @@ mod tests {
             let properties = family.properties();
             assert_eq!(Architecture::of_class(properties.class), Some(family));
             assert_eq!(Architecture::of_model_type(properties.model_type), Some(family));
-            // Run directories and checkpoints hold this name.
+            // Run directories and checkpoints store this name.
             let stored = serde_json::to_value(family).unwrap();
             assert_eq!(stored, properties.model_type);
         }

@@ -1,8 +1,8 @@
-//! Keys and values of the tokens so far, for generation.
+//! Key-value cache for generation.
 //!
 //! ```text
-//! row a   . . P P P | A A          prompts are padded on the left, so that all rows write their
-//! row b   P P P P P | A A          next token to the same place
+//! row a   . . P P P | A A          prompts are padded on the left, so all rows write their
+//! row b   P P P P P | A A          next token to the same position
 //! ```
 
 use crate::ops::{AttentionShape, cached_attention};
@@ -10,20 +10,20 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use std::ops::Range;
 
-/// New tokens for which a cache that lets go of old ones makes room.
+/// Minimum room for new tokens in a cache that drops old ones.
 const LEAST_ROOM: usize = 64;
 
-/// Tokens of a block, in which a cache grows.
+/// Tokens per block. A cache grows by whole blocks.
 const BLOCK: usize = 128;
 
-/// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`; the capacity grows by half when
-/// it is used up, in blocks, so that a generous length limit costs nothing. With a sliding window it then lets go
-/// of what no later token sees, so that its size grows with the window and not with the row.
+/// Keys and values of one layer, `[rows, kv_heads, capacity, head_dim]`. A full cache grows by half, in
+/// blocks, so a generous length limit costs nothing. With a sliding window, a full cache instead drops tokens
+/// that no later token attends to, so its size depends on the window and not on the row.
 #[derive(Debug)]
 pub(super) struct LayerCache {
     keys: Option<Tensor<4>>,
     values: Option<Tensor<4>>,
-    /// Tokens that it holds.
+    /// Tokens in the cache.
     filled: usize,
     heads: usize,
     window: Option<usize>,
@@ -36,9 +36,9 @@ pub(super) struct CacheShape {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Tokens for which it has room at first.
+    /// Initial capacity in tokens.
     pub capacity: usize,
-    /// Keys that a token sees, where it does not see all.
+    /// Keys that a token attends to. `None`: all.
     pub window: Option<usize>,
 }
 
@@ -56,7 +56,7 @@ impl LayerCache {
         AttentionShape { batch, seq: self.filled, heads: self.heads, kv_heads, head_dim }
     }
 
-    /// Takes in new keys and values, `[rows * new, kv_heads * head_dim]`.
+    /// Appends new keys and values, `[rows * new, kv_heads * head_dim]`.
     pub(super) fn append(&mut self, k: Tensor<2>, v: Tensor<2>) {
         let (mut start, mut new) = (self.filled, 0);
         for (all, x) in [(&mut self.keys, k), (&mut self.values, v)] {
@@ -65,7 +65,7 @@ impl LayerCache {
             new = x.dims()[0] / rows;
             start = self.filled;
             if capacity < start + new {
-                // Of what is there, the first new token sees the last `window - 1`.
+                // The first new token attends to the last `window - 1` tokens in the cache.
                 let kept = self.window.map_or(start, |window| start.min(window - 1));
                 let more = match kept < start {
                     true => kept.max(LEAST_ROOM) + new,
@@ -80,17 +80,17 @@ impl LayerCache {
                 old = Tensor::cat(vec![old, room], 2);
             }
             let x = x.reshape([rows, new, kv_heads, dim]).swap_dims(1, 2);
-            // The old tensor is owned here, so that it is written in place.
+            // The old tensor is owned here, so it is written in place.
             *all = Some(old.slice_assign([0..rows, 0..kv_heads, start..start + new, 0..dim], x));
         }
         self.filled = start + new;
     }
 
-    /// Takes in new keys and values and lets the new queries attend to the last of them.
+    /// Appends new keys and values and computes the attention of the new queries.
     ///
     /// # Shapes
     /// `q`: `[rows * new, heads * head_dim]`; `k`, `v`: `[rows * new, kv_heads * head_dim]`;
-    /// `mask`: `[rows, 1, new, keys]`, added to the scores of the last keys; result: like `q`.
+    /// `mask`: `[rows, 1, new, keys]`, added to the scores of the last `keys` keys; result: like `q`.
     pub(super) fn attend(&mut self, [q, k, v]: [Tensor<2>; 3], mask: Tensor<4>) -> Tensor<2> {
         self.append(k, v);
         let all = |cached: &Option<Tensor<4>>| {
@@ -100,8 +100,8 @@ impl LayerCache {
         cached_attention(q, all(&self.keys), all(&self.values), mask, first)
     }
 
-    /// Lets rows of another cache take the places of rows here: their last tokens become the last ones of
-    /// these rows, as far as those go back. What stands before them is not theirs.
+    /// Replaces rows by those of another cache. The last `lengths` tokens of the other rows, as far as the
+    /// two caches reach, become the last tokens here. Anything before them is stale.
     pub(super) fn insert(&mut self, rows: &[usize], from: &Self, lengths: &[usize]) {
         for (all, of_new) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
             let mut old = all.take().expect("a cache is put back after each use");
@@ -115,8 +115,8 @@ impl LayerCache {
         }
     }
 
-    /// Fills the first places of an empty cache: row by row, so many tokens of another cache's first row
-    /// are the last of these places. What stands before them is not theirs.
+    /// Fills the first `places` positions of an empty cache. In each row, the last `lengths[row]` of them
+    /// become the first tokens of the other cache's first row. Anything before them is undefined.
     pub(super) fn begin_with(&mut self, from: &Self, places: usize, lengths: &[usize]) {
         for (all, first) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {
             let mut old = all.take().expect("a cache is put back after each use");
@@ -129,7 +129,7 @@ impl LayerCache {
         self.filled = places;
     }
 
-    /// Keeps no more than the last so many tokens, with room for others.
+    /// Keeps at most the last `tokens` tokens, with room for new ones.
     pub(super) fn keep_last(&mut self, tokens: usize) {
         let kept = self.filled.min(tokens);
         for all in [&mut self.keys, &mut self.values] {
@@ -143,7 +143,7 @@ impl LayerCache {
         self.filled = kept;
     }
 
-    /// Keeps the given rows only.
+    /// Keeps only the given rows.
     pub(super) fn select(&mut self, rows: &Tensor<1, Int>) {
         for all in [&mut self.keys, &mut self.values] {
             *all = all.take().map(|all| all.select(0, rows.clone()));
@@ -151,7 +151,7 @@ impl LayerCache {
     }
 }
 
-/// The same with tokens of a row of another tensor as the last before place `end` of row `row`.
+/// Copies tokens from a row of another tensor into row `row`, so that they end before position `end`.
 fn with_tokens(
     all: Tensor<4>,
     [row, end]: [usize; 2],

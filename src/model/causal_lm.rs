@@ -1,4 +1,4 @@
-//! What training asks of a model.
+//! The interface that training requires of a model.
 
 use super::objective::{Objective, StepOptions};
 use crate::data::Batch;
@@ -6,34 +6,33 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
-/// All that the [`Learner`](crate::train::Learner) knows of a model.
+/// A causal language model that a [`Learner`](crate::train::Learner) can train.
 pub trait CausalLm: Module {
-    /// Number of tokens that the model knows.
+    /// Returns the number of tokens in the vocabulary.
     fn vocabulary_size(&self) -> usize;
 
-    /// `scale` times the sum of the cross-entropies (in nats) of the trained targets, each times
-    /// its weight: `scale * sum_i weights[i] * -log p(targets[i] | ids[..=i])`, in f32.
+    /// Returns the weighted sum of the trained targets' cross-entropies (in nats), times `scale`, in f32:
+    /// `scale * sum_i weights[i] * -log p(targets[i] | ids[..=i])`.
     ///
     /// # Shapes
     /// Result: `[1]`.
     fn loss_sum(&self, batch: &Batch, scale: f64) -> Tensor<1>;
 
-    /// The loss that is trained for: that sum, with what the objective adds to each trained
-    /// token's cross-entropy. A model that takes objectives says so in [`CausalLm::supports`]; by
-    /// default there is only the cross-entropy.
+    /// Returns the training loss: the sum of [`CausalLm::loss_sum`], with the objective's terms added to each
+    /// trained token's cross-entropy. By default, there is only the cross-entropy. Models that implement
+    /// other objectives must override [`CausalLm::supports`] too.
     fn objective_sum(&self, batch: &Batch, scale: f64, objective: &Objective) -> Tensor<1> {
         let _ = objective;
         self.loss_sum(batch, scale)
     }
 
-    /// Whether the model can be trained for an objective.
+    /// Returns whether the model implements an objective.
     fn supports(&self, objective: &Objective) -> bool {
         objective.is_cross_entropy()
     }
 
-    /// The loss that is trained for, on the device without autodiff, and its gradients. A model
-    /// that can do so recomputes its activations in the backward pass where it is asked to; by
-    /// default none is.
+    /// Returns the training loss, on the device without autodiff, and its gradients. A model may recompute
+    /// activations in the backward pass if `options` asks for it; the default never does.
     fn loss_and_gradients(
         &self,
         batch: &Batch,
@@ -44,7 +43,7 @@ pub trait CausalLm: Module {
     }
 }
 
-/// Loss and gradients in one pass.
+/// Computes loss and gradients in one pass.
 pub(super) fn loss_and_gradients<M: CausalLm>(
     model: &M,
     batch: &Batch,

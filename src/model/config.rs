@@ -1,4 +1,4 @@
-//! The shape of a decoder; field names follow Hugging Face's `config.json`.
+//! Configuration of a decoder. Field names follow Hugging Face's `config.json`.
 
 use super::architecture::{Architecture, WindowRule};
 use super::blocks::{
@@ -12,19 +12,18 @@ use crate::ops::Activation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Most layers of a decoder: four times the deepest model in use. What a configuration names is listed
-/// layer by layer.
+/// Maximum number of layers, four times the deepest model in use. Code that lists layers relies on a bound.
 pub(super) const MOST_LAYERS: usize = 512;
 
-/// What a layer's tokens see; the names are those of `layer_types` in `config.json`.
+/// The attention of a layer, by its name in `layer_types` of `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerType {
-    /// All of their example before them.
+    /// Attention to all preceding tokens of the example.
     FullAttention,
-    /// As many keys as the sliding window has.
+    /// Attention to the keys in the sliding window.
     SlidingAttention,
-    /// A state that the tokens before them wrote to, in place of attention.
+    /// Linear attention (the gated delta rule) over a recurrent state.
     LinearAttention,
 }
 
@@ -34,73 +33,85 @@ impl LayerType {
     }
 }
 
-/// A decoder-only transformer: RMSNorm, rotate-half RoPE, grouped-query attention, a gated feed-forward
-/// part. Fields that are `None` or empty are as its family has them.
+/// Configuration of a decoder-only transformer: RMSNorm, rotate-half RoPE, grouped-query attention, and a
+/// gated feed-forward part. Fields that are `None` or empty take the family's values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecoderConfig {
-    /// The family, which says what is computed; see [`Architecture::properties`].
+    /// The model family, which determines what the model computes.
     pub architecture: Architecture,
-    /// Tokens in the vocabulary; 0 in a run's configuration means the tokenizer's.
+    /// Number of tokens in the vocabulary. In a run, 0 means the size of the tokenizer's vocabulary.
     pub vocab_size: usize,
-    /// Width of the residual stream.
+    /// Width of the residual stream. Must be a multiple of `model.num_attention_heads` unless
+    /// `model.head_dim` is set.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Width of the feed-forward part's hidden layer.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of blocks, at most 512.
     pub num_hidden_layers: usize,
-    /// Heads of the queries.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Heads of keys and values; divides the heads of the queries.
+    /// Number of key and value heads. Must divide `model.num_attention_heads`. Fewer heads make the key-value
+    /// cache smaller (grouped-query attention).
     pub num_key_value_heads: usize,
-    /// Width of a head; `None` is `hidden_size / num_attention_heads`.
+    /// Width of an attention head. Unset means `model.hidden_size / model.num_attention_heads`.
     pub head_dim: Option<usize>,
-    /// The gate's activation: `silu` or `gelu_pytorch_tanh`; `None` is the family's.
+    /// Activation of the feed-forward gate: `silu` or `gelu_pytorch_tanh`. Unset means the family's
+    /// activation.
     pub hidden_act: Option<Activation>,
-    /// Longest row that the model is meant for, in tokens.
+    /// Context length: the maximum length of a row, in tokens.
     pub max_position_embeddings: usize,
-    /// Keys that a token sees in layers with a sliding window, itself among them; `None` is no window.
+    /// Number of keys that a token attends to in layers with a sliding window, including its own. Unset means
+    /// no sliding window.
     pub sliding_window: Option<usize>,
-    /// Which layers have that window, or linear attention, one by one; empty is as the family has them.
+    /// Attention of each layer, one entry per layer. Empty means the family's pattern. `sliding_attention`
+    /// has no effect without `model.sliding_window`; `linear_attention` requires the family `qwen3_5_text`.
     pub layer_types: Vec<LayerType>,
-    /// Tokens that the convolution of linear attention sees, including the token itself; `None` is 4.
+    /// Number of tokens that the convolution of linear attention covers, including the current one. Unset
+    /// means 4.
     pub linear_conv_kernel_dim: Option<usize>,
-    /// Width of a key head of linear attention; `None` is that of a head.
+    /// Width of a query or key head of linear attention. Unset means the width of an attention head.
     pub linear_key_head_dim: Option<usize>,
-    /// Width of a value head of linear attention; `None` is that of a head.
+    /// Width of a value head of linear attention. Unset means the width of an attention head.
     pub linear_value_head_dim: Option<usize>,
-    /// Heads of queries and keys of linear attention; `None` is as many as of keys and values.
+    /// Number of query and key heads of linear attention. Unset means `model.num_key_value_heads`.
     pub linear_num_key_heads: Option<usize>,
-    /// Heads of values of linear attention, a multiple of those of keys; `None` is as many as of queries.
+    /// Number of value heads of linear attention, a multiple of the number of key heads. Unset means
+    /// `model.num_attention_heads`.
     pub linear_num_value_heads: Option<usize>,
-    /// 0 for each layer without RoPE, 1 for each with it; empty is as the family has them.
+    /// RoPE in each layer, one entry per layer: 1 with RoPE, 0 without. Empty means the family's pattern.
     pub no_rope_layers: Vec<u8>,
-    /// Added to the mean square in RMSNorm.
+    /// Epsilon of RMSNorm, added to the mean square.
     pub rms_norm_eps: f64,
-    /// Base of RoPE's frequencies.
+    /// Base of RoPE's frequencies. A larger base suits a longer context.
     pub rope_theta: f64,
-    /// The same base in layers with a sliding window; `None` is the family's, or that of all layers.
+    /// Base of RoPE's frequencies in layers with a sliding window. If it is set, these layers ignore
+    /// `model.rope_scaling`. Unset means the family's base, or `model.rope_theta` if the family has none.
     pub rope_local_base_freq: Option<f64>,
-    /// Share of a head's values that are rotated, from the first on; 1 by default, whatever the family.
+    /// Share of each head's values that RoPE rotates, starting with the first: above 0, up to 1. The default
+    /// is 1 for every family.
     pub partial_rotary_factor: f64,
-    /// Scaling of those frequencies; `None` leaves them as they are.
+    /// Scaling of RoPE's frequencies, for a context longer than in pretraining. Unset means no scaling.
     pub rope_scaling: Option<RopeScaling>,
-    /// What embeddings are multiplied by; `None` is the family's.
+    /// Factor of the embeddings. Unset means the family's factor: the square root of `model.hidden_size` for
+    /// `gemma3_text`, and 1 for the others.
     pub embedding_multiplier: Option<f64>,
-    /// What scores are multiplied by; `None` is 1 over the root of `head_dim`.
+    /// Scale of the attention scores. Unset means 1 divided by the square root of the head's width.
     pub attention_multiplier: Option<f64>,
-    /// What attention and feed-forward are multiplied by before they are added to the residual stream.
+    /// Factor of the attention and feed-forward outputs before they are added to the residual stream. 1
+    /// changes nothing.
     pub residual_multiplier: f64,
-    /// What logits are divided by.
+    /// Divisor of the logits. 1 changes nothing.
     pub logits_scaling: f64,
-    /// Whether the head is the embedding, transposed.
+    /// Whether the head shares the embedding's matrix, which saves `vocab_size * hidden_size` parameters.
     pub tie_word_embeddings: bool,
-    /// Standard deviation of the initial weights.
+    /// Standard deviation of the initial weights. Matrices that write to the residual stream use this value
+    /// divided by the square root of twice the number of blocks.
     pub initializer_range: f64,
 }
 
 impl Default for DecoderConfig {
-    /// A student of about a million parameters.
+    /// A Llama student of about a million parameters. `vocab_size` must still be set.
     fn default() -> Self {
         Self {
             architecture: Architecture::Llama,
@@ -137,27 +148,27 @@ impl Default for DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// Width of a head.
+    /// Returns the width of a head.
     pub fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    /// Width of all query heads.
+    /// Returns the total width of the query heads.
     pub fn query_width(&self) -> usize {
         self.num_attention_heads * self.head_dim()
     }
 
-    /// Width of all key (or value) heads.
+    /// Returns the total width of the key heads, which is also that of the value heads.
     pub fn key_value_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim()
     }
 
-    /// The gate's activation.
+    /// Returns the activation of the feed-forward gate.
     pub fn activation(&self) -> Activation {
         self.hidden_act.unwrap_or(self.architecture.properties().activation)
     }
 
-    /// What embeddings are multiplied by.
+    /// Returns the factor of the embeddings.
     pub fn embedding_scale(&self) -> f64 {
         let of_family = match self.architecture.properties().scales_embedding {
             true => (self.hidden_size as f64).sqrt(),
@@ -166,7 +177,7 @@ impl DecoderConfig {
         self.embedding_multiplier.unwrap_or(of_family)
     }
 
-    /// What scores are multiplied by.
+    /// Returns the scale of the attention scores.
     pub fn score_scale(&self) -> f64 {
         self.attention_multiplier.unwrap_or_else(|| (self.head_dim() as f64).powf(-0.5))
     }
@@ -177,8 +188,8 @@ impl DecoderConfig {
         self.rope_local_base_freq.or(of_family).unwrap_or(self.rope_theta)
     }
 
-    /// Tokens of the longest row: that of the model, or where LongRoPE was decided for short rows, of its
-    /// original context.
+    /// Returns the maximum length of a row in tokens: the model's context, or with LongRoPE for short rows at
+    /// most its original context.
     pub fn context(&self) -> usize {
         let longest = self.max_position_embeddings;
         match &self.rope_scaling {
@@ -189,8 +200,8 @@ impl DecoderConfig {
         }
     }
 
-    /// The same for rows of up to so many tokens. LongRoPE has other frequencies where rows go beyond the
-    /// original context; this decides it once, for all rows. Nothing else depends on the length.
+    /// Returns the configuration for rows of up to `tokens` tokens. LongRoPE uses other frequencies for rows
+    /// beyond the original context; this method selects one set for all rows. It changes nothing else.
     #[must_use]
     pub fn for_length(mut self, tokens: usize) -> Self {
         if let Some(scaling) = &mut self.rope_scaling
@@ -201,7 +212,7 @@ impl DecoderConfig {
         self
     }
 
-    /// The type of each layer.
+    /// The attention of each layer.
     pub(super) fn all_layer_types(&self) -> Vec<LayerType> {
         let kind = |layer| match self.is_linear(layer) {
             true => LayerType::LinearAttention,
@@ -210,7 +221,7 @@ impl DecoderConfig {
         (0..self.num_hidden_layers).map(kind).collect()
     }
 
-    /// Whether a layer is linear attention.
+    /// Whether a layer has linear attention.
     pub(crate) fn is_linear(&self, layer: usize) -> bool {
         let interval = self.architecture.properties().full_attention_interval;
         let usual = || interval.is_some_and(|interval| !(layer + 1).is_multiple_of(interval));
@@ -218,12 +229,12 @@ impl DecoderConfig {
         named.unwrap_or_else(usual)
     }
 
-    /// Whether any layer is.
+    /// Whether any layer has linear attention.
     pub(crate) fn has_linear(&self) -> bool {
         (0..self.num_hidden_layers).any(|layer| self.is_linear(layer))
     }
 
-    /// Whether a layer has the sliding window.
+    /// Whether a layer has a sliding window.
     fn slides(&self, layer: usize) -> bool {
         let usual = || match self.architecture.properties().window {
             WindowRule::WithoutRope => !self.is_rotated(layer),
@@ -234,7 +245,7 @@ impl DecoderConfig {
         self.sliding_window.is_some() && named.unwrap_or_else(usual)
     }
 
-    /// Whether queries and keys of a layer are rotated.
+    /// Whether a layer has RoPE.
     pub(super) fn is_rotated(&self, layer: usize) -> bool {
         let usual = || {
             let interval = self.architecture.properties().no_rope_interval;
@@ -243,10 +254,10 @@ impl DecoderConfig {
         self.no_rope_layers.get(layer).map_or_else(usual, |rotated| *rotated != 0)
     }
 
-    /// The attention of a layer, from 0 on.
+    /// Returns the attention of a layer, counted from 0.
     ///
-    /// Initial weights are normal with `initializer_range`, those that write to the residual stream
-    /// divided by the root of twice the number of blocks (GPT-2's rule).
+    /// Initial weights are normal with the standard deviation `initializer_range`. In matrices that write to
+    /// the residual stream, it is divided by the square root of twice the number of blocks, as in GPT-2.
     pub fn attention(&self, layer: usize) -> SelfAttentionConfig {
         let properties = self.architecture.properties();
         let slides = self.slides(layer);
@@ -267,14 +278,14 @@ impl DecoderConfig {
             partial_rotary_factor: self.partial_rotary_factor,
             output_gate: properties.output_gate,
             rope_theta: if slides { self.rope_local_base() } else { self.rope_theta },
-            // A base of their own comes without the scaling of the others.
+            // Scaling does not apply to layers with their own base.
             rope_scaling: self.rope_scaling.clone().filter(|_| !local),
             initializer_range: self.initializer_range,
             output_initializer_range: self.output_initializer_range(),
         }
     }
 
-    /// What a layer has in place of attention, where it is linear.
+    /// Returns a layer's linear attention, if it has linear attention.
     pub fn linear_attention(&self, layer: usize) -> Option<GatedDeltaNetConfig> {
         self.is_linear(layer).then(|| GatedDeltaNetConfig {
             hidden_size: self.hidden_size,
@@ -289,13 +300,13 @@ impl DecoderConfig {
         })
     }
 
-    /// That of any of its layers; those that are linear have the same.
+    /// The linear attention, which is the same in all layers that have it.
     pub(crate) fn any_linear_attention(&self) -> Option<GatedDeltaNetConfig> {
         (0..self.num_hidden_layers).find_map(|layer| self.linear_attention(layer))
     }
 
-    /// The different attentions of its layers, and which of them each layer has; for one that is linear, that which
-    /// it would have.
+    /// The distinct attentions, and each layer's index into them. For a layer with linear attention, this is
+    /// the attention that it replaces.
     pub(super) fn attentions(&self) -> (Vec<SelfAttentionConfig>, Vec<usize>) {
         let mut kinds: Vec<SelfAttentionConfig> = vec![];
         let of_layer = (0..self.num_hidden_layers).map(|layer| {
@@ -309,7 +320,7 @@ impl DecoderConfig {
         (kinds, of_layer)
     }
 
-    /// The feed-forward part of its layers.
+    /// Returns the feed-forward part, which is the same in all layers.
     pub fn mlp(&self) -> MlpConfig {
         MlpConfig {
             hidden_size: self.hidden_size,
@@ -321,7 +332,7 @@ impl DecoderConfig {
         }
     }
 
-    /// A layer, from 0 on.
+    /// Returns a layer, counted from 0.
     pub fn layer(&self, layer: usize) -> DecoderLayerConfig {
         DecoderLayerConfig {
             attention: self.attention(layer),
@@ -332,7 +343,7 @@ impl DecoderConfig {
         }
     }
 
-    /// The norm before the head; all others are like it but for their width.
+    /// Returns the norm before the head. All others differ from it only in width.
     pub fn final_norm(&self) -> RmsNormConfig {
         let weight_plus_one = self.architecture.properties().norm_weight_plus_one;
         RmsNormConfig { width: self.hidden_size, eps: self.rms_norm_eps, weight_plus_one }
@@ -342,7 +353,7 @@ impl DecoderConfig {
         self.initializer_range / (2.0 * self.num_hidden_layers as f64).sqrt()
     }
 
-    /// Elements of the matrices, about all of the model.
+    /// Approximate number of parameters: the elements of all matrices.
     fn parameters(&self) -> u128 {
         let [width, inner, vocabulary, layers, query, key_value] = [
             self.hidden_size,
@@ -355,17 +366,17 @@ impl DecoderConfig {
         .map(|size| size as u128);
         let gates = u128::from(self.architecture.properties().output_gate) * query;
         let linear = self.any_linear_attention();
-        // At most: of each layer the larger one.
+        // An upper bound: the larger kind of attention in every layer.
         let mixer = (2 * query + gates + 2 * key_value)
             .max(linear.map_or(0, |linear| linear.row_width() as u128));
         let heads = if self.tie_word_embeddings { 1 } else { 2 };
         layers * width * (mixer + 3 * inner) + heads * vocabulary * width
     }
 
-    /// Checks that the sizes fit together.
+    /// Checks that all fields are in range and fit together.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) with the name of the first field that does not.
+    /// [`Error::Config`](crate::Error::Config) for the first invalid field.
     pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -380,7 +391,7 @@ impl DecoderConfig {
         sizes.into_iter().try_for_each(|(key, value)| check_size(key, value))?;
         if self.num_hidden_layers > MOST_LAYERS {
             let what = format!("{} is too large", self.num_hidden_layers);
-            return refuse("num_hidden_layers", what, "At most 512");
+            return refuse("num_hidden_layers", what, "Use at most 512");
         }
         if let Some(linear) = self.any_linear_attention() {
             linear.validate()?;
@@ -396,12 +407,16 @@ impl DecoderConfig {
         {
             if length != 0 && length != self.num_hidden_layers {
                 let what = format!("it names {length} of {} layers", self.num_hidden_layers);
-                return refuse(key, what, "Name all layers, or leave it out");
+                return refuse(key, what, "List all layers, or remove it");
             }
         }
         if self.no_rope_layers.iter().any(|rotated| *rotated > 1) {
-            let what = "it holds other numbers than 0 and 1".into();
-            return refuse("no_rope_layers", what, "Give 0 for layers without RoPE, else 1");
+            let what = "it has values other than 0 and 1".into();
+            return refuse(
+                "no_rope_layers",
+                what,
+                "Use 0 for layers without RoPE and 1 for the others",
+            );
         }
         for (key, value) in [
             ("initializer_range", self.initializer_range),
@@ -415,25 +430,25 @@ impl DecoderConfig {
         let properties = self.architecture.properties();
         let is_linear = |kind: &LayerType| *kind == LayerType::LinearAttention;
         if properties.full_attention_interval.is_none() && self.layer_types.iter().any(is_linear) {
-            let what = "it has \"linear_attention\", which this family does not have".into();
-            return refuse("layer_types", what, "Leave it out, or choose another family");
+            let what = "it has \"linear_attention\", which this family does not support".into();
+            return refuse("layer_types", what, "Remove it, or choose another family");
         }
         if properties.full_attention_interval.is_some() {
             let slides = self.layer_types.contains(&LayerType::SlidingAttention);
             if slides || self.sliding_window.is_some() {
                 let key = if slides { "layer_types" } else { "sliding_window" };
                 let what = "this family has no sliding windows".into();
-                return refuse(key, what, "Leave it out, or choose another family");
+                return refuse(key, what, "Remove it, or choose another family");
             }
             if self.activation() != Activation::Silu {
-                let what = "linear attention has `silu` for its activation, and no other".into();
-                return refuse("hidden_act", what, "Leave it out, or choose another family");
+                let what = "linear attention supports only the activation `silu`".into();
+                return refuse("hidden_act", what, "Remove it, or choose another family");
             }
         }
         self.attentions().0.iter().try_for_each(SelfAttentionConfig::validate)
     }
 
-    /// The names and shapes of all tensors, as files hold them: matrices are `[output, input]`.
+    /// Returns the names and shapes of all tensors in weight files. Matrices are `[output, input]`.
     pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<usize>> {
         let (width, inner, head) = (self.hidden_size, self.intermediate_size, self.head_dim());
         let (query, key_value) = (self.query_width(), self.key_value_width());
@@ -485,7 +500,7 @@ impl DecoderConfig {
         shapes
     }
 
-    /// The names of a layer's linear layers, as [`LoraConfig`](super::LoraConfig) targets them.
+    /// Names of the linear layers, as targeted by [`LoraConfig`](super::LoraConfig).
     pub(crate) fn linear_layers(&self) -> Vec<&'static str> {
         if self.architecture.properties().fused_projections {
             return vec!["qkv_proj", "o_proj", "gate_up_proj", "down_proj"];

@@ -1,4 +1,4 @@
-//! The decoder: embedding, blocks, final norm and head.
+//! The decoder: embedding, blocks, final norm, and head.
 
 use super::base_weights::BaseWeights;
 use super::blocks::{AttentionMetadata, DecoderLayer, RmsNorm, SelfAttentionConfig, Stream};
@@ -16,7 +16,7 @@ use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use std::collections::BTreeSet;
 
-/// Embedding, blocks and final norm.
+/// A decoder without its head: embedding, blocks, and final norm.
 #[derive(Module, Debug)]
 pub struct Decoder {
     pub(super) embed_tokens: TokenEmbedding,
@@ -28,38 +28,40 @@ pub struct Decoder {
 #[derive(Module, Debug)]
 pub struct DecoderLm {
     pub(super) model: Decoder,
-    /// `None` where the head is the embedding, transposed.
+    /// `None` if the head is tied to the embedding.
     lm_head: Option<LoraLinear>,
     #[module(skip)]
     pub(super) config: DecoderConfig,
-    /// Set where the linear layers have adapters.
+    /// Set if the linear layers have adapters.
     #[module(skip)]
     lora: Option<LoraConfig>,
-    /// Tensors of the model that belong to the adapters, and not to the base.
+    /// Tensors of the model that belong to the adapters, not to the base.
     #[module(skip)]
     adapted: BTreeSet<String>,
-    /// Whether it is the text part of a model of text and images, which its adapters are then made for.
+    /// Whether this is the text part of a vision-language model. Its adapters then use the names of that
+    /// model.
     #[module(skip)]
     is_part: bool,
-    /// What activations are computed in, where that is not f32.
+    /// Type of the activations, if it is not f32.
     #[module(skip)]
     compute: Option<FloatDType>,
 }
 
 impl DecoderConfig {
-    /// A decoder with random weights; the same seed gives the same weights on every backend. See
-    /// [`DecoderConfig::attention`] for how they are drawn.
+    /// Initializes a decoder with random weights. A seed gives the same weights on every backend. See
+    /// [`DecoderConfig::attention`] for their distribution.
     ///
     /// # Errors
-    /// As [`DecoderConfig::validate`].
+    /// See [`DecoderConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<DecoderLm> {
         self.build(&mut RandomWeights::new(seed, device))
     }
 
-    /// The same with its matrices stored as `base` says, one after the other; they are frozen.
+    /// Initializes a frozen decoder whose matrices are stored in the types of `base`. Only one matrix at a
+    /// time is in f32. With f32 storage, this is the same as [`DecoderConfig::init`].
     ///
     /// # Errors
-    /// As [`DecoderConfig::init`]; [`Error::Config`] where the device cannot store them.
+    /// See [`DecoderConfig::init`]. [`Error::Config`] if the device does not support the types.
     pub fn init_stored(&self, seed: u64, base: &BaseWeights, device: &Device) -> Result<DecoderLm> {
         base.validate()?;
         base.check(device)?;
@@ -68,14 +70,14 @@ impl DecoderConfig {
         Ok(if base.is_f32() { model } else { model.no_grad() })
     }
 
-    /// A decoder with the weights of `source`.
+    /// Builds a decoder with the weights of `source`.
     ///
     /// # Errors
-    /// As [`DecoderConfig::validate`], and what `source` gives.
+    /// See [`DecoderConfig::validate`]; also the errors of `source`.
     pub(super) fn build(&self, source: &mut impl WeightSource) -> Result<DecoderLm> {
         self.validate()?;
         let (std, width) = (self.initializer_range, self.hidden_size);
-        // The largest matrices first, while nothing else is there.
+        // The largest matrices come first, while memory is free.
         let vocabulary = [self.vocab_size, width];
         let embedding = "model.embed_tokens.weight";
         let embedding = source.matrix(embedding, vocabulary, MatrixRole::Embedding, std)?;
@@ -104,27 +106,27 @@ impl DecoderConfig {
 }
 
 impl DecoderLm {
-    /// The shape of the model.
+    /// Returns the configuration of the model.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// The adapters' settings, where the linear layers have adapters.
+    /// Returns the adapters' settings, if the model has adapters.
     pub fn lora(&self) -> Option<&LoraConfig> {
         self.lora.as_ref()
     }
 
-    /// Freezes all weights and adds adapters, which are trained from then on, with the modules that the
-    /// settings name beside them, and nothing else. They change nothing yet; the same seed gives the same A,
-    /// and the same dropout in training.
+    /// Freezes all weights and adds adapters. Only the adapters and the settings' `modules_to_save` are
+    /// trained. New adapters do not change the output. A seed gives the same A and the same dropout in
+    /// training.
     ///
     /// # Errors
-    /// As [`LoraConfig::validate`]; [`Error::Config`] where the model has adapters already, or settings name
-    /// what it does not have.
+    /// See [`LoraConfig::validate`]. [`Error::Config`] if the model already has adapters, or the settings
+    /// name layers that it does not have.
     pub fn with_lora(self, config: &LoraConfig, seed: u64) -> Result<Self> {
         config.validate()?;
         if self.lora.is_some() {
-            let what = "the model has adapters already";
+            let what = "the model already has adapters";
             return Err(Error::config("lora", what, "Merge them first"));
         }
         let config = config.of_user(&self.config);
@@ -143,9 +145,8 @@ impl DecoderLm {
         with_replaced(model, &targets.saved, true, &mut |_| Ok(None))
     }
 
-    /// The model frozen, with the tensors that belong to adapters as numbers: those that are `saved` by the
-    /// settings, and others that are `stored` in a file. Where these make two matrices of one, the head has its
-    /// own.
+    /// Freezes the model and converts the tensors that belong to adapters to floats: those that the settings
+    /// save, and others that are `stored` in a file. Unties the head if the targets require it.
     pub(super) fn for_adapters(self, targets: &LoraTargets, stored: &BTreeSet<String>) -> Self {
         let mut model = self.no_grad();
         if targets.unties {
@@ -169,11 +170,10 @@ impl DecoderLm {
         model
     }
 
-    /// Adds the adapters to the weights and removes them. The result is on a device without
-    /// autodiff.
+    /// Merges the adapters into the weights. The result is on the device without autodiff.
     pub fn merged(self) -> Self {
         let mut model = self.valid();
-        // Held no longer, each old weight goes when the new one is there.
+        // Without this reference, each old weight is freed as soon as it is merged.
         drop(self);
         model.linear_layers_mut().into_iter().for_each(|(_, layer)| layer.merge());
         model.lora = None;
@@ -181,7 +181,7 @@ impl DecoderLm {
         model
     }
 
-    /// The model to be asked, whose weights stay as they are: what follows from them is computed once.
+    /// The model for generation, with precomputed values that depend only on the weights.
     pub(super) fn for_answers(&self) -> Self {
         let mut model = self.clone().valid();
         if self.lora.as_ref().is_some_and(|lora| lora.use_dora) {
@@ -190,12 +190,12 @@ impl DecoderLm {
         model
     }
 
-    /// Tensors of the model that belong to the adapters, and not to the base, by their names in files.
+    /// Tensors of the model that belong to the adapters, not to the base, by their names in files.
     pub(super) fn adapted(&self) -> &BTreeSet<String> {
         &self.adapted
     }
 
-    /// The linear layers of the blocks by their paths.
+    /// The linear layers of the blocks, by path.
     pub(super) fn linear_layers_mut(&mut self) -> Vec<(String, &mut LoraLinear)> {
         let mut layers = vec![];
         for (number, block) in self.model.layers.iter_mut().enumerate() {
@@ -210,7 +210,7 @@ impl DecoderLm {
         self.is_part = is_part;
     }
 
-    /// Whether it is the text part of a model of text and images.
+    /// Whether this is the text part of a vision-language model.
     pub(super) fn is_part(&self) -> bool {
         self.is_part
     }
@@ -219,11 +219,11 @@ impl DecoderLm {
         self.lora = Some(config);
     }
 
-    /// The model computing in this precision. Frozen matrices of linear layers are kept in it;
-    /// trained weights stay f32.
+    /// Sets the precision of the activations. Frozen matrices of linear layers are stored in it, too; trained
+    /// weights stay f32.
     ///
     /// # Errors
-    /// [`Error::Config`] where the device cannot compute in it.
+    /// [`Error::Config`] if the device does not support it.
     pub fn with_precision(mut self, precision: Precision) -> Result<Self> {
         precision.check(&self.device())?;
         self.compute = match precision {
@@ -238,9 +238,9 @@ impl DecoderLm {
         Ok(self)
     }
 
-    /// Whether any of its matrices is stored in codes.
+    /// Whether any matrix is quantized.
     pub(super) fn is_encoded(&self) -> bool {
-        /// Only codes are integers.
+        /// Only quantized matrices have integers.
         struct Visitor(bool);
         impl ModuleVisitor for Visitor {
             fn visit_int<const D: usize>(&mut self, _: &Param<Tensor<D, Int>>) {
@@ -252,7 +252,7 @@ impl DecoderLm {
         visitor.0
     }
 
-    /// Its parameters, adapters included, however they are stored.
+    /// Returns the number of parameters, including adapters, independent of how they are stored.
     pub fn parameter_count(&self) -> usize {
         let size = |shape: &[usize]| shape.iter().product::<usize>();
         let adapters = lazy_tensors(self, false);
@@ -262,19 +262,23 @@ impl DecoderLm {
             + adapters.map(|tensor| size(&tensor.shape)).sum::<usize>()
     }
 
-    /// The model with its matrices stored as `base` says; they are frozen. A folder of weights is better
-    /// read with [`ModelFolder::with_base_weights`](super::ModelFolder::with_base_weights), which never
-    /// holds all of them as numbers.
+    /// Freezes the model and stores its matrices in the types of `base`. To load a folder, prefer
+    /// [`ModelFolder::with_base_weights`](super::ModelFolder::with_base_weights), which never holds all
+    /// weights in f32.
     ///
     /// # Errors
-    /// As [`BaseWeights::validate`]; [`Error::Config`] where the device cannot store them, or the model has
-    /// adapters; [`Error::Training`] where the device cannot be read.
+    /// See [`BaseWeights::validate`]. [`Error::Config`] if the device does not support the types or the model
+    /// has adapters; [`Error::Training`] if the device cannot be read.
     pub fn with_base_weights(self, base: &BaseWeights) -> Result<Self> {
         base.validate()?;
         base.check(&self.device())?;
         if self.lora.is_some() {
-            let what = "the model has adapters already";
-            return Err(Error::config("base", what, "Store its weights first"));
+            let what = "the model already has adapters";
+            return Err(Error::config(
+                "base",
+                what,
+                "Convert the base weights before you add adapters",
+            ));
         }
         let mut model = self.no_grad();
         for (_, layer) in model.linear_layers_mut() {
@@ -287,12 +291,12 @@ impl DecoderLm {
         Ok(model.no_grad())
     }
 
-    /// The type of its activations.
+    /// Type of the activations.
     pub(super) fn activation_type(&self) -> DType {
         self.compute.map_or(DType::F32, DType::from)
     }
 
-    /// What the model computes in.
+    /// Returns the precision of the activations.
     pub fn precision(&self) -> Precision {
         match self.compute {
             Some(_) => Precision::Bf16,
@@ -300,7 +304,7 @@ impl DecoderLm {
         }
     }
 
-    /// The device of the weights.
+    /// Returns the device of the weights.
     pub fn device(&self) -> Device {
         self.model.embed_tokens.device()
     }
@@ -313,7 +317,7 @@ impl DecoderLm {
         }
     }
 
-    /// Normalized output of the last block.
+    /// Returns the normalized output of the last block, as the head receives it.
     ///
     /// # Shapes
     /// `ids`: `[rows, length]`, padded on the right; result: `[rows * length, width]`.
@@ -334,14 +338,14 @@ impl DecoderLm {
         layers.fold(Stream::new(x), through).value()
     }
 
-    /// What the head gets: the output of the last block normalized, and divided by what logits are
-    /// divided by.
+    /// The input of the head: the normalized output of the last block, divided by `logits_scaling`.
     pub(super) fn normalized(&self, x: Tensor<2>) -> Tensor<2> {
         let x = self.model.norm.forward(x);
         if self.config.logits_scaling == 1.0 { x } else { x / self.config.logits_scaling }
     }
 
-    /// Scores of every next token; for inspection and tests, since it holds them all.
+    /// Returns the logits of all positions. Meant for inspection and tests, because it holds all of them at
+    /// once.
     ///
     /// # Shapes
     /// `ids`: `[rows, length]`, padded on the right; result: `[rows, length, vocabulary]`.
@@ -351,7 +355,7 @@ impl DecoderLm {
         logits.reshape([rows, length, self.config.vocab_size])
     }
 
-    /// Activations in the type that is computed in.
+    /// Casts to the type of the activations.
     pub(super) fn computed(&self, x: Tensor<2>) -> Tensor<2> {
         match self.compute {
             Some(dtype) => x.cast(dtype),
@@ -365,23 +369,23 @@ impl DecoderLm {
         self.scaled_embedding(self.model.embed_tokens.forward(ids.reshape([rows * length])))
     }
 
-    /// Embeddings as the first block takes them: multiplied, in the type that is computed in.
+    /// Scales embeddings and casts them to the type of the activations.
     pub(super) fn scaled_embedding(&self, x: Tensor<2>) -> Tensor<2> {
         let scale = self.config.embedding_scale();
         self.computed(if scale == 1.0 { x } else { x * scale })
     }
 }
 
-/// Where the tokens of a forward pass stand, for each layer.
+/// Metadata of the tokens in a forward pass, for each layer.
 pub(super) struct LayerMetadata {
-    /// One for each attention that layers have.
+    /// One per distinct attention.
     kinds: Vec<AttentionMetadata>,
-    /// Which of them a layer has.
+    /// Index into `kinds` of each layer.
     of_layer: Vec<usize>,
 }
 
 impl LayerMetadata {
-    /// `make` gives the metadata of an attention.
+    /// `make` returns the metadata of an attention.
     pub(super) fn new(
         config: &DecoderConfig,
         make: impl FnMut(&SelfAttentionConfig) -> AttentionMetadata,
@@ -395,12 +399,12 @@ impl LayerMetadata {
         Self::new(config, |kind| AttentionMetadata::batch(kind, batch, device))
     }
 
-    /// That of a layer.
+    /// The metadata of a layer.
     pub(super) fn of(&self, layer: usize) -> &AttentionMetadata {
         &self.kinds[self.of_layer[layer]]
     }
 
-    /// The same on the device without autodiff.
+    /// The same, on the device without autodiff.
     pub(super) fn inner(&self) -> Self {
         let kinds = self.kinds.iter().map(AttentionMetadata::inner).collect();
         Self { kinds, of_layer: self.of_layer.clone() }

@@ -1,4 +1,4 @@
-//! Which weights a model has.
+//! Fingerprints of weights.
 
 use super::decoder::DecoderLm;
 use super::folder::ModelFolder;
@@ -15,12 +15,12 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 impl ModelFolder {
-    /// A fingerprint of the files that hold the weights, without loading them: SHA-256 over the length of each, its
-    /// first MiB, which says names and shapes, and 4 KiB at each of 1024 places of even distance. A copy in
-    /// another type or in other shards has another one.
+    /// A fingerprint of the weight files, without loading them: SHA-256 over the length of each file, its
+    /// first MiB (which has names and shapes), and 4 KiB at each of 1,024 evenly spaced positions. A copy in
+    /// another type or in other shards has a different fingerprint.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`] where files are missing or do not fit; [`Error::Io`].
+    /// As [`ModelFolder::load`] if files are missing or do not match; [`Error::Io`].
     pub(crate) fn files_fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         for path in self.open_weights()?.file_paths() {
@@ -30,7 +30,7 @@ impl ModelFolder {
     }
 }
 
-/// Adds a file's length and parts of it to a hash.
+/// Adds a file's length and samples of its bytes to a hash.
 fn add_sample(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {
     const FIRST: u64 = 1 << 20;
     const PLACES: u64 = 1024;
@@ -51,23 +51,23 @@ fn add_sample(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {
     }
     add(0, FIRST)?;
     let last = length - PART;
-    // In 128 bits: a length times 1024 may not fit into 64.
+    // In 128 bits, because a length times 1,024 may not fit into 64.
     let place = |number: u64| u128::from(last) * u128::from(number) / u128::from(PLACES - 1);
     (0..PLACES).try_for_each(|number| add(place(number) as u64, PART))
 }
 
 impl DecoderLm {
-    /// A fingerprint of the weights without adapters, and without the tensors that adapters hold in place of
-    /// the base's: SHA-256 over name, shape and first numbers of each tensor, rounded to bf16, so that a copy in
-    /// bf16 has the same one. Models that were trained apart differ in it.
+    /// Returns a fingerprint of the base weights, without adapters and the tensors that adapters replace:
+    /// SHA-256 over the name, the shape, and the first values of each tensor, rounded to bf16. A copy in bf16
+    /// has the same fingerprint; separately trained models have different ones.
     ///
     /// # Errors
-    /// [`Error::Training`](crate::Error::Training) where the device cannot be read.
+    /// [`Error::Training`](crate::Error::Training) if the device cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         struct Visitor {
             path: PathStack,
             shapes: BTreeMap<String, Vec<usize>>,
-            /// Of what is not counted.
+            /// Tensors that are skipped.
             adapted: BTreeSet<String>,
             parts: Vec<(String, Tensor<1>)>,
         }
@@ -81,7 +81,7 @@ impl DecoderLm {
             }
 
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                /// Numbers of a tensor's first column that count.
+                /// Maximum number of values per tensor, from its first column.
                 const COUNTED: usize = 256;
                 let name = self.path.name();
                 let is_adapted = self.adapted.contains(&name);
@@ -89,7 +89,7 @@ impl DecoderLm {
                     return;
                 }
                 let mut part = param.val();
-                // Of a matrix in codes, what was its first column.
+                // A quantized matrix keeps the original first column.
                 if let Some(matrix) = name.strip_suffix(".encoded.first") {
                     let name = format!("{matrix}.weight");
                     if self.adapted.contains(&name) {
@@ -113,7 +113,7 @@ impl DecoderLm {
         }
         let shapes = self.config().tensor_shapes();
         let mut adapted = self.adapted().clone();
-        // Where one of the two is the adapter's, the base may have them as one.
+        // If one of the two belongs to the adapter, they may be tied in the base.
         if adapted.contains(EMBEDDING) || adapted.contains(HEAD) {
             adapted.extend([EMBEDDING.to_owned(), HEAD.to_owned()]);
         }

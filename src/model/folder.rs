@@ -1,10 +1,10 @@
-//! Models as folders, as Hugging Face's tools read and write them.
+//! Model folders in the format of Hugging Face's tools.
 //!
 //! ```text
-//! config.json              the shape             tokenizer.json         the tokenizer
+//! config.json              configuration         tokenizer.json         the tokenizer
 //! generation_config.json   end tokens            tokenizer_config.json  its settings
 //! model.safetensors        the weights, or shards and model.safetensors.index.json
-//! chat_template.jinja      where the template is not in tokenizer_config.json
+//! chat_template.jinja      the chat template, if tokenizer_config.json lacks it
 //! ```
 
 mod write;
@@ -37,21 +37,20 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The folder of a model, or its GGUF file, that is named by a path or, with the feature `hub`, as `owner/name` or
-/// `owner/name@revision` on the Hugging Face Hub, which is then fetched into the usual cache. A
-/// folder of that name comes first.
+/// Finds the folder or the GGUF file of a model. `name` is a path or, with the feature `hub`, `owner/name` or
+/// `owner/name@revision` on the Hugging Face Hub, which is downloaded into the standard cache. A local folder
+/// of that name takes precedence.
 ///
 /// # Errors
-/// [`Error::Model`] where there is no such folder, and the hub does not have it or is not compiled
-/// in.
+/// [`Error::Model`] if there is no such folder, and the hub does not have the model or is not compiled in.
 pub fn model_folder(name: &str, context: &Context<'_>) -> Result<PathBuf> {
     find_folder(name, true, context)
 }
 
-/// As [`model_folder`]; of a model on the hub nothing is fetched but its configuration and its tokenizer.
+/// As [`model_folder`], but downloads only the configuration and the tokenizer from the hub.
 ///
 /// # Errors
-/// As [`model_folder`].
+/// See [`model_folder`].
 pub(crate) fn folder_without_weights(name: &str, context: &Context<'_>) -> Result<PathBuf> {
     find_folder(name, false, context)
 }
@@ -62,8 +61,8 @@ fn find_folder(name: &str, with_weights: bool, context: &Context<'_>) -> Result<
         return Ok(path);
     }
     if path.exists() {
-        let what = "it is a file, and not one in GGUF".into();
-        let hint = "Give the model's folder, or its GGUF file".into();
+        let what = "it is a file, but not a GGUF file".into();
+        let hint = "Pass the model's folder or its GGUF file".into();
         return Err(Error::Model { path, what, hint });
     }
     #[cfg(not(feature = "hub"))]
@@ -76,10 +75,10 @@ fn find_folder(name: &str, with_weights: bool, context: &Context<'_>) -> Result<
         path,
         what: "there is no such folder".into(),
         hint: match cfg!(feature = "hub") {
-            true => "Give a folder with config.json, tokenizer.json and safetensors, or owner/name",
+            true => "Pass a folder with config.json, tokenizer.json, and safetensors files, or owner/name",
             false => {
-                "Give a folder with config.json, tokenizer.json and safetensors; owner/name on the \
-                 Hugging Face Hub needs the feature `hub`"
+                "Pass a folder with config.json, tokenizer.json, and safetensors files; owner/name on the \
+                 Hugging Face Hub needs a build with the feature `hub`"
             }
         }
         .into(),
@@ -89,23 +88,22 @@ fn find_folder(name: &str, with_weights: bool, context: &Context<'_>) -> Result<
 /// The file of a chat template.
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
-/// A model's folder whose configuration has been read; weights are read by [`ModelFolder::load`]. A GGUF file
-/// stands for the folder that it would be made of.
+/// A model folder or GGUF file whose configuration has been read. [`ModelFolder::load`] reads the weights.
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
     path: PathBuf,
     config: DecoderConfig,
-    /// `config.json`, or of a model of text and images what its text part would have as one.
+    /// `config.json`, or the equivalent for the text part of a vision-language model.
     json: Value,
-    /// Whether the decoder is the text part of such a model.
+    /// Whether the decoder is the text part of a vision-language model.
     is_part: bool,
     generation: Value,
     base: BaseWeights,
-    /// Where it is a GGUF file: what that has in place of a folder's files.
+    /// Set for a GGUF file: its equivalents of a folder's files.
     gguf: Option<GgufModel>,
 }
 
-/// What `config.json` asks for in vain.
+/// The error for an unsupported or invalid `config.json`.
 fn refused(path: &Path, refusal: &Refusal) -> Error {
     Error::Model {
         path: path.to_owned(),
@@ -115,11 +113,11 @@ fn refused(path: &Path, refusal: &Refusal) -> Error {
 }
 
 impl ModelFolder {
-    /// Reads `config.json` and `generation_config.json`, or what a GGUF file has of these.
+    /// Reads `config.json` and `generation_config.json`, or their equivalents in a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`]: the folder holds no model, or one that asks for what the
-    /// decoder does not do, which is named; a GGUF file is damaged.
+    /// [`Error::Io`] if a file cannot be read. [`Error::Model`] if the folder has no model, the model needs
+    /// an unsupported feature (named), or a GGUF file is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |what: String, hint: &str| Error::Model {
             path: path.to_owned(),
@@ -130,21 +128,21 @@ impl ModelFolder {
         if gguf.is_none() && !path.is_dir() {
             return Err(failed(
                 "there is no such folder".into(),
-                "Give a folder with config.json, tokenizer.json and safetensors, or a GGUF file",
+                "Pass a folder with config.json, tokenizer.json, and safetensors files, or a GGUF file",
             ));
         }
         let read = |name: &str| -> Result<Option<Value>> {
             let Some(text) = text_of(path, gguf.as_ref(), name)? else { return Ok(None) };
             let value = serde_json::from_str(&text);
-            value.map(Some).map_err(|e| failed(format!("{name} is not JSON: {e}"), "Mend the file"))
+            value.map(Some).map_err(|e| failed(format!("{name} is not JSON: {e}"), "Fix the file"))
         };
         let json = read("config.json")?.ok_or_else(|| {
             let hint = if path.join("adapter_config.json").is_file() {
-                "This is an adapter; give the folder of its base model"
+                "Pass the folder of its base model; this is an adapter"
             } else if path.join("model").join("config.json").is_file() {
-                "It is a run; give its model/"
+                "Pass its model/ folder; this is a run directory"
             } else {
-                "Give the folder of a Hugging Face model"
+                "Pass the folder of a Hugging Face model"
             };
             failed("it has no config.json".into(), hint)
         })?;
@@ -160,11 +158,11 @@ impl ModelFolder {
         Ok(Self { path: path.to_owned(), config, json, is_part, generation, base, gguf })
     }
 
-    /// The folder for rows of up to so many tokens; see [`DecoderConfig::for_length`]. The context is told
-    /// where that decides anything.
+    /// Selects the configuration for rows of up to `tokens` tokens; see [`DecoderConfig::for_length`].
+    /// Notifies the context if this matters for the model.
     ///
     /// # Errors
-    /// [`Error::Stopped`].
+    /// [`Error::Stopped`] if the context was stopped.
     pub fn for_length(mut self, tokens: usize, context: &Context<'_>) -> Result<Self> {
         self.config = self.config.for_length(tokens);
         if let Some(scaling) = &self.config.rope_scaling
@@ -172,8 +170,8 @@ impl ModelFolder {
         {
             let list = if scaling.long { "long_factor" } else { "short_factor" };
             context.notice(format!(
-                "LongRoPE: rows have up to {tokens} tokens and the model's original context {}, so \
-                 `{list}` is used, for all rows of up to {} tokens",
+                "LongRoPE: rows have up to {tokens} tokens and the model's original context has {}, so \
+                 `{list}` is used for all rows; they may have up to {} tokens",
                 scaling.original_max_position_embeddings,
                 self.config.context()
             ))?;
@@ -181,43 +179,43 @@ impl ModelFolder {
         Ok(self)
     }
 
-    /// The folder, to be trained. The context is told of a dropout that its configuration asks for in
-    /// training: it is trained without.
+    /// Prepares the folder for training. Notifies the context of dropout in `config.json`, which training
+    /// does not apply.
     ///
     /// # Errors
-    /// [`Error::Model`] for a dropout that is no number; [`Error::Stopped`].
+    /// [`Error::Model`] if a dropout is not a number; [`Error::Stopped`] if the context was stopped.
     pub fn for_training(self, context: &Context<'_>) -> Result<Self> {
         let dropouts = dropouts(&self.json).map_err(|refusal| refused(&self.path, &refusal))?;
         for (key, rate) in dropouts {
             context.notice(format!(
-                "the model's config.json sets `{key}` to {rate}; it is trained without that dropout"
+                "the model's config.json sets `{key}` to {rate}; training does not apply this dropout"
             ))?;
         }
         Ok(self)
     }
 
-    /// The folder, whose matrices are stored as `base` says when they are read, one after the other; all
-    /// weights are then frozen.
+    /// Sets the storage types for [`ModelFolder::load`], which converts one matrix at a time. With types
+    /// other than f32, all weights are frozen.
     ///
     /// # Errors
-    /// As [`BaseWeights::validate`].
+    /// See [`BaseWeights::validate`].
     pub fn with_base_weights(mut self, base: BaseWeights) -> Result<Self> {
         base.validate()?;
         self.base = base;
         Ok(self)
     }
 
-    /// The folder.
+    /// Returns the path of the folder or the GGUF file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `config.json`, or of a model of text and images what its text part would have as one.
+    /// `config.json`, or the equivalent for the text part of a vision-language model.
     pub(super) fn json(&self) -> &Value {
         &self.json
     }
 
-    /// The length of its `tokenizer.json`.
+    /// Length of `tokenizer.json` in bytes.
     pub(crate) fn tokenizer_bytes(&self) -> Option<u64> {
         let name = "tokenizer.json";
         match &self.gguf {
@@ -226,15 +224,15 @@ impl ModelFolder {
         }
     }
 
-    /// What it has in a small file of this name.
+    /// The text of a small file of the folder.
     fn text(&self, name: &str) -> Result<Option<String>> {
         text_of(&self.path, self.gguf.as_ref(), name)
     }
 
-    /// `tokenizer_config.json`; an empty one where there is none.
+    /// `tokenizer_config.json`, or an empty one if the folder has none.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Tokenizer`] where it is not a JSON object.
+    /// [`Error::Io`]; [`Error::Tokenizer`] if it is not a JSON object.
     pub(super) fn tokenizer_config(&self) -> Result<TokenizerConfig> {
         match &self.gguf {
             None => TokenizerConfig::read(&self.path),
@@ -245,7 +243,7 @@ impl ModelFolder {
         }
     }
 
-    /// SentencePiece's model, where the folder has one.
+    /// SentencePiece's `tokenizer.model`, if the folder has one.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -261,21 +259,21 @@ impl ModelFolder {
         }
     }
 
-    /// Whether it is a model of text and images, whose text part is read.
+    /// Whether this is a vision-language model, of which only the text part is read.
     pub(crate) fn is_part(&self) -> bool {
         self.is_part
     }
 
-    /// The shape of the model.
+    /// Returns the configuration of the model.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// Its tokenizer, held against the embedding's size.
+    /// Reads the tokenizer. `end_token` overrides the token that ends an answer.
     ///
     /// # Errors
-    /// As [`TextTokenizer::from_folder`]; [`Error::Tokenizer`] where it has tokens that the model
-    /// does not know.
+    /// See [`TextTokenizer::from_folder`]. [`Error::Tokenizer`] if it has more tokens than the embedding has
+    /// rows.
     pub fn tokenizer(&self, end_token: Option<&str>) -> Result<TextTokenizer> {
         let tokenizer = match &self.gguf {
             None => TextTokenizer::from_folder(&self.path, end_token)?,
@@ -290,7 +288,7 @@ impl ModelFolder {
             return Err(Error::Tokenizer {
                 name: tokenizer.name().to_owned(),
                 what: format!(
-                    "it has tokens up to number {}, but the model's embedding has {known} rows",
+                    "its token IDs go up to {}, but the model's embedding has {known} rows",
                     tokens - 1
                 ),
                 hint: "Use the tokenizer that belongs to the model".into(),
@@ -299,10 +297,10 @@ impl ModelFolder {
         Ok(tokenizer)
     }
 
-    /// Its chat template, if it has one.
+    /// Reads the chat template, if the folder has one.
     ///
     /// # Errors
-    /// As [`ChatTemplate::from_folder`].
+    /// See [`ChatTemplate::from_folder`].
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         if self.gguf.is_none() {
             return ChatTemplate::from_folder(&self.path);
@@ -312,11 +310,11 @@ impl ModelFolder {
         ChatTemplate::with_config(name, source, &self.tokenizer_config()?).map(Some)
     }
 
-    /// The chat template to talk in: that of `file` where one is named, else the one that an adapter
-    /// was trained with, else the model's own.
+    /// Reads the chat template: from `file` if it is given, else from the adapter's folder if that has one,
+    /// else the model's own.
     ///
     /// # Errors
-    /// As [`ChatTemplate::from_file`] and [`ChatTemplate::from_folder`].
+    /// See [`ChatTemplate::from_file`] and [`ChatTemplate::from_folder`].
     pub fn chat_template_with(
         &self,
         file: Option<&Path>,
@@ -329,8 +327,8 @@ impl ModelFolder {
         }
     }
 
-    /// All tokens that end an answer: those of the folder's configurations, of its tokenizer, and
-    /// the one that the layout ends answers with.
+    /// Returns all tokens that end an answer: those of the folder's configuration files, the tokenizer's end
+    /// token, and the one with which the layout ends answers.
     pub fn answer_ends(&self, tokenizer: &TextTokenizer, layout: &dyn PromptTemplate) -> Vec<u32> {
         let mut ends = self.end_tokens();
         for token in [layout.end_token(tokenizer), tokenizer.end_token()] {
@@ -341,7 +339,7 @@ impl ModelFolder {
         ends
     }
 
-    /// The tokens that end an answer by the folder's configurations.
+    /// Returns the end tokens (`eos_token_id`) of `generation_config.json` and `config.json`.
     pub fn end_tokens(&self) -> Vec<u32> {
         let ends: BTreeSet<u32> = [&self.generation, &self.json]
             .into_iter()
@@ -350,25 +348,24 @@ impl ModelFolder {
         ends.into_iter().collect()
     }
 
-    /// Reads the weights, whatever their type in the files: as f32, or as
-    /// [`ModelFolder::with_base_weights`] has it.
+    /// Loads the weights, converting them to f32 or to the types of [`ModelFolder::with_base_weights`].
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`]: damaged files, tensors that are missing, left over, of
-    /// another shape or not finite, all listed.
+    /// [`Error::Io`] if a file cannot be read. [`Error::Model`] if a file is damaged or a tensor has values
+    /// that are not finite, and with a list of tensors that are missing, unexpected, or of another shape.
     pub fn load(&self, device: &Device) -> Result<DecoderLm> {
         self.load_with(device, &Context::default())
     }
 
-    /// As [`ModelFolder::load`]; the context is told of the tensors.
+    /// As [`ModelFolder::load`], and reports progress to the context.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`]; [`Error::Stopped`].
+    /// See [`ModelFolder::load`]. [`Error::Stopped`] if the context was stopped.
     pub fn load_with(&self, device: &Device, context: &Context<'_>) -> Result<DecoderLm> {
         self.load_as(Task::LoadModel, device, context)
     }
 
-    /// As [`ModelFolder::load_with`], told as another task.
+    /// As [`ModelFolder::load_with`], reported as another task.
     pub(super) fn load_as(
         &self,
         task: Task,
@@ -380,12 +377,12 @@ impl ModelFolder {
             && files.holds("lm_head.weight")
             && files.read("lm_head.weight")? != files.read("model.embed_tokens.weight")?
         {
-            let what = "lm_head.weight differs from the embedding, which it is tied to";
+            let what = "lm_head.weight differs from the embedding that it is tied to";
             return Err(misfit(files.path(), what));
         }
         if let Some(parts) = files.set_aside() {
             context.notice(format!(
-                "only the model's text part is read; the tensors of its other parts are set aside: {parts}"
+                "only the model's text part is used; these other tensors are ignored: {parts}"
             ))?;
         }
         let progress = context.task(task, self.config.tensor_shapes().len() as u64);
@@ -398,11 +395,11 @@ impl ModelFolder {
         Ok(model)
     }
 
-    /// Opens the files of weights, and holds names and shapes of their tensors against the
-    /// configuration. No weights are read.
+    /// Opens the weight files and checks the names and shapes of their tensors against the configuration.
+    /// Reads no weights.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`], but for the tensors' numbers.
+    /// As [`ModelFolder::load`], except for the tensors' values.
     pub(super) fn open_weights(&self) -> Result<WeightFiles> {
         let mut files = match &self.gguf {
             None => WeightFiles::open(&self.path)?,
@@ -423,11 +420,11 @@ impl ModelFolder {
                     problems.push(format!("{name} is {shape:?}, not {expected:?}"));
                 }
                 Some(_) => {}
-                // Frequencies of RoPE that older files hold; they follow from the configuration.
+                // RoPE's frequencies in older files, which follow from the configuration.
                 None if name.ends_with("rotary_emb.inv_freq") => {}
-                // Looked at when they are read; it is only unexpected where the head is tied.
+                // Checked when the weights are loaded; it is unexpected only if the head is tied.
                 None if name == "lm_head.weight" => {}
-                None => problems.push(format!("{name} is not of this model")),
+                None => problems.push(format!("{name} does not belong to this model")),
             }
         }
         match problems.is_empty() {
@@ -437,7 +434,7 @@ impl ModelFolder {
     }
 }
 
-/// What a folder, or a GGUF file in its place, has in a small file of this name.
+/// The text of a small file of a model folder, or its equivalent in a GGUF file.
 fn text_of(path: &Path, gguf: Option<&GgufModel>, name: &str) -> Result<Option<String>> {
     match gguf {
         Some(gguf) => Ok(gguf.text(name).map(str::to_owned)),
@@ -446,21 +443,21 @@ fn text_of(path: &Path, gguf: Option<&GgufModel>, name: &str) -> Result<Option<S
 }
 
 impl DecoderLm {
-    /// Reads a folder; see [`ModelFolder`].
+    /// Loads a model folder or GGUF file; see [`ModelFolder`] for more options.
     ///
     /// # Errors
-    /// As [`ModelFolder::open`] and [`ModelFolder::load`].
+    /// See [`ModelFolder::open`] and [`ModelFolder::load`].
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         ModelFolder::open(folder)?.load(device)
     }
 }
 
-/// Weights that are not those of the configuration.
+/// The error for weights that do not match the configuration.
 fn misfit(path: &Path, what: &str) -> Error {
     Error::Model {
         path: path.to_owned(),
-        what: format!("its tensors do not fit config.json: {what}"),
-        hint: "Weights and configuration must be of one model".into(),
+        what: format!("its tensors do not match config.json: {what}"),
+        hint: "Use the weights and the configuration of the same model".into(),
     }
 }
 

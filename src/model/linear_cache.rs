@@ -1,25 +1,25 @@
-//! What layers with linear attention keep of the tokens so far, for generation: of each row a state, and the last
-//! inputs of the convolution. Its size does not depend on the number of tokens.
+//! Cache of linear attention for generation: a state and the last inputs of the convolution for each row. Its
+//! size does not depend on the number of tokens.
 
 use super::blocks::GatedDeltaNetConfig;
 use crate::ops::Sequences;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 
-/// What these layers need to know of a step of generation.
+/// Inputs of a generation step for linear attention.
 #[derive(Debug)]
 pub(super) struct LinearStep {
-    /// The rows of the new tokens, without padding.
+    /// The rows of new tokens, without padding.
     sequences: Sequences,
-    /// The same where the inputs before the new ones stand in front of each row.
+    /// The same, with the cached inputs of the convolution before each row.
     with_earlier: Sequences,
-    /// 0 for inputs that are padding among those that the next step sees, else 1, `[rows, inputs, 1]`; `None` where
-    /// none is.
+    /// Mask of the inputs that the next step reads, `[rows, inputs, 1]`: 0 for padding, else 1. `None` if
+    /// there is no padding.
     seen: Option<Tensor<3>>,
 }
 
 impl LinearStep {
-    /// The beginning: prompts of so many tokens, each with so much padding before it.
+    /// The first step: prompts of `tokens` tokens, including the given padding on the left.
     pub(super) fn prompts(
         config: &GatedDeltaNetConfig,
         paddings: &[usize],
@@ -34,7 +34,7 @@ impl LinearStep {
             };
             Sequences::new(paddings.len() * length, paddings.iter().enumerate().map(row).collect())
         };
-        // The last places of a row, of which the first ones may come before its tokens.
+        // The last positions of a row, which may start before its tokens.
         let is_seen = |padding: &usize, place: usize| tokens + place >= earlier + padding;
         let of_row = |padding| (0..earlier).map(move |place| (padding, place));
         let seen = paddings.iter().flat_map(of_row);
@@ -47,7 +47,7 @@ impl LinearStep {
         Self { sequences: rows(0), with_earlier: rows(earlier), seen }
     }
 
-    /// Later: so many new tokens in each row.
+    /// A later step: `tokens` new tokens in each row.
     pub(super) fn later(config: &GatedDeltaNetConfig, rows: usize, tokens: usize) -> Self {
         Self {
             sequences: Sequences::rows(rows, tokens),
@@ -56,18 +56,18 @@ impl LinearStep {
         }
     }
 
-    /// The rows of the new tokens, without padding.
+    /// The rows of new tokens, without padding.
     pub(super) fn sequences(&self) -> &Sequences {
         &self.sequences
     }
 }
 
-/// What one layer keeps.
+/// The cache of one layer.
 #[derive(Debug)]
 pub(super) struct LinearCache {
     /// The last inputs of the convolution, `[rows, taps - 1, channels]`; 0 before a row's first token.
     inputs: Tensor<3>,
-    /// `[rows, value_heads, key_dim, value_dim]`, in f32; taken where it is written in place.
+    /// `[rows, value_heads, key_dim, value_dim]`, in f32. Taken out while it is updated in place.
     states: Option<Tensor<4>>,
 }
 
@@ -86,7 +86,7 @@ impl LinearCache {
         }
     }
 
-    /// What a convolution makes of new inputs, `[rows * new, channels]`, which it sees after those that are kept.
+    /// Applies a convolution to new inputs, `[rows * new, channels]`, preceded by the cached ones.
     pub(super) fn convolve(
         &mut self,
         x: Tensor<2>,
@@ -112,7 +112,7 @@ impl LinearCache {
         y.reshape([rows * new, channels])
     }
 
-    /// Goes from the states to the next ones.
+    /// Replaces the states by the next ones.
     pub(super) fn advance(
         &mut self,
         next: impl FnOnce(Tensor<4>) -> (Tensor<2>, Tensor<4>),
@@ -123,7 +123,7 @@ impl LinearCache {
         y
     }
 
-    /// Lets the rows of another cache take the places of these.
+    /// Replaces rows by those of another cache.
     pub(super) fn insert(&mut self, rows: &[usize], from: &Self) {
         let mut states = self.states.take().expect("states are put back after each use");
         let of_new = from.states.as_ref().expect("states are put back after each use");
@@ -132,7 +132,7 @@ impl LinearCache {
             let here = *row..row + 1;
             let x = of_new.clone().narrow(0, index, 1);
             states = states.slice_assign([here.clone()], x);
-            // A convolution of one tap keeps nothing.
+            // A convolution with one tap caches nothing.
             if inputs.dims()[1] > 0 {
                 let x = from.inputs.clone().narrow(0, index, 1);
                 inputs = inputs.slice_assign([here], x);
@@ -141,7 +141,7 @@ impl LinearCache {
         (self.states, self.inputs) = (Some(states), inputs);
     }
 
-    /// Keeps the given rows only.
+    /// Keeps only the given rows.
     pub(super) fn select(&mut self, rows: &Tensor<1, Int>) {
         self.states = self.states.take().map(|states| states.select(0, rows.clone()));
         let [_, earlier, channels] = self.inputs.dims();

@@ -1,4 +1,4 @@
-//! Where a model and its adapters lie, by the name of a folder, of a run, or of a model on the hub.
+//! Finds a model and its adapter by the name of a folder, a run, or a model on the hub.
 
 use super::adapter::CONFIG as ADAPTER_CONFIG;
 use super::folder::model_folder;
@@ -7,30 +7,30 @@ use crate::error::{Error, Result};
 use crate::files::read_if_there;
 use std::path::{Path, PathBuf};
 
-/// The settings of a run, in its directory.
+/// Settings file of a run.
 const RUN_CONFIG: &str = "config.toml";
-/// Where a run writes its student.
+/// Folder of a run's student.
 const RUN_MODEL: &str = "model";
-/// Where a run writes adapters.
+/// Folder of a run's adapter.
 const RUN_ADAPTER: &str = "adapter";
-/// Runs in the directory of a comparison.
+/// Runs within the directory of a comparison.
 const RUNS_OF_COMPARISON: [&str; 3] = ["long", "short", "mix"];
 
-/// A model's folder, and its adapters.
+/// A model folder and its adapter.
 #[derive(Debug)]
 pub(super) struct Location {
     pub folder: PathBuf,
     pub adapter: Option<PathBuf>,
-    /// The length limit of the rows that a run has trained on.
+    /// The length limit of a run's rows, in tokens.
     pub trained_length: Option<usize>,
 }
 
 impl Location {
-    /// Finds a model: a folder with `config.json`, a run, or what [`model_folder`] finds. A run stands
-    /// for the student that it has written: its model, or its adapters on their base model.
+    /// Finds a model: a folder with `config.json`, a run, or anything that [`model_folder`] finds. A run
+    /// means its student: its model, or its adapter with the base model.
     ///
     /// # Errors
-    /// [`Error::Model`] where nothing is found; [`Error::Config`] for an adapter beside a run's own.
+    /// [`Error::Model`] if nothing is found; [`Error::Config`] if `adapter` is given for a run with its own.
     pub fn find(name: &str, adapter: Option<&Path>, context: &Context<'_>) -> Result<Self> {
         let adapter = adapter.map(adapter_folder).transpose()?;
         let path = Path::new(name);
@@ -47,8 +47,8 @@ impl Location {
             return Err(without_student(path));
         }
         if adapter.is_some_and(|adapter| adapter != own) {
-            let what = format!("the model {name} is a run with adapters of its own");
-            let hint = "Leave it out, or give the base model as the model";
+            let what = format!("the model {name} is a run with its own adapter");
+            let hint = "Remove it, or pass the base model as the model";
             return Err(Error::config("adapter", what, hint));
         }
         let base = base_model(path)?;
@@ -57,7 +57,7 @@ impl Location {
                 path: base,
                 what: format!("{what}; {} is the adapter of this model", own.display()),
                 hint: format!(
-                    "Give the base model's folder as the model, and {} as the adapter",
+                    "Pass the base model's folder as the model and {} as the adapter",
                     path.display()
                 ),
             },
@@ -67,32 +67,32 @@ impl Location {
     }
 }
 
-/// What can be pushed to the hub.
+/// Something that can be pushed to the hub.
 #[cfg(feature = "hub")]
 #[derive(Debug)]
 pub(crate) enum Pushable {
-    /// A model's folder.
+    /// A model folder.
     Model(PathBuf),
-    /// An adapter's folder.
+    /// An adapter folder.
     Adapter(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),
 }
 
-/// Finds what can be pushed: the student of a run, a folder of a model or an adapter, a GGUF file.
+/// Finds what to push: the student of a run, a folder of a model or an adapter, or a GGUF file.
 ///
 /// # Errors
-/// [`Error::Model`] where there is nothing of these.
+/// [`Error::Model`] if the path is none of these.
 #[cfg(feature = "hub")]
 pub(crate) fn pushable(path: &Path) -> Result<Pushable> {
-    const HINT: &str = "Give a run, the folder of a model or an adapter, or a .gguf file";
+    const HINT: &str = "Pass a run, the folder of a model or an adapter, or a .gguf file";
     if !path.exists() {
         return Err(failed(path, "there is no such folder or file", HINT));
     }
     if path.is_file() {
         return match crate::gguf::GgufFile::begins(path) {
             true => Ok(Pushable::Gguf(path.to_owned())),
-            false => Err(failed(path, "it is no GGUF file", HINT)),
+            false => Err(failed(path, "it is not a GGUF file", HINT)),
         };
     }
     if holds_adapter(path) {
@@ -102,7 +102,7 @@ pub(crate) fn pushable(path: &Path) -> Result<Pushable> {
         return Ok(Pushable::Model(path.to_owned()));
     }
     if !is_run(path) {
-        return Err(failed(path, "it holds neither a model nor an adapter", HINT));
+        return Err(failed(path, "it has neither a model nor an adapter", HINT));
     }
     let (model, adapter) = (path.join(RUN_MODEL), path.join(RUN_ADAPTER));
     match (holds_model(&model), holds_adapter(&adapter)) {
@@ -124,16 +124,16 @@ fn holds_adapter(folder: &Path) -> bool {
     folder.join(ADAPTER_CONFIG).is_file()
 }
 
-/// Whether a folder is a run's directory, or that of a comparison of runs.
+/// Whether a folder is the directory of a run or of a comparison of runs.
 fn is_run(folder: &Path) -> bool {
     folder.join(RUN_CONFIG).is_file() && !holds_model(folder)
 }
 
-/// The folder of an adapter, which may be named by its run.
+/// The folder of an adapter. `path` may be the adapter's run.
 fn adapter_folder(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         let what = if path.exists() { "it is a file" } else { "there is no such folder" };
-        let hint = "Give the folder of an adapter in PEFT's format, or a run that trained one";
+        let hint = "Pass a folder with an adapter in PEFT's format, or a run that trained one";
         return Err(failed(path, what, hint));
     }
     let of_run = path.join(RUN_ADAPTER);
@@ -148,8 +148,8 @@ fn adapter_folder(path: &Path) -> Result<PathBuf> {
         return Err(match holds_model(&model) {
             true => failed(
                 path,
-                "it is a run that trained all weights, and has no adapter",
-                format!("Give {} as the model", model.display()),
+                "it is a run that trained all weights and has no adapter",
+                format!("Pass {} as the model", model.display()),
             ),
             false => without_student(path),
         });
@@ -157,7 +157,7 @@ fn adapter_folder(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// A run that has written neither a model nor adapters.
+/// The error for a run that has written neither a model nor an adapter.
 fn without_student(run: &Path) -> Error {
     let of_comparison: Vec<String> = RUNS_OF_COMPARISON
         .iter()
@@ -166,13 +166,13 @@ fn without_student(run: &Path) -> Error {
         .map(|run| run.display().to_string())
         .collect();
     if !of_comparison.is_empty() {
-        let hint = format!("Give one of its runs: {}", of_comparison.join(", "));
+        let hint = format!("Pass one of its runs: {}", of_comparison.join(", "));
         return failed(run, "it is a comparison of several runs", hint);
     }
     failed(
         run,
         "it is a run that has not written its student yet: it has neither model/ nor adapter/",
-        "Let it come to its end, or resume it",
+        "Wait until it finishes, or resume it",
     )
 }
 
@@ -182,23 +182,23 @@ fn settings(run: &Path) -> Result<(PathBuf, toml::Table)> {
     let text = read_if_there(&path)?.unwrap_or_default();
     match toml::from_str(&text) {
         Ok(settings) => Ok((path, settings)),
-        Err(e) => Err(failed(&path, format!("it is not TOML: {e}"), "Mend the file")),
+        Err(e) => Err(failed(&path, format!("it is not TOML: {e}"), "Fix the file")),
     }
 }
 
-/// The length limit of a run's rows, by its settings.
+/// The length limit of a run's rows, from its settings.
 fn trained_length(run: &Path) -> Result<Option<usize>> {
     let (_, settings) = settings(run)?;
     let length = settings.get("data").and_then(|data| data.get("max_length")?.as_integer());
     Ok(length.and_then(|length| usize::try_from(length).ok()))
 }
 
-/// The model that a run has trained adapters for, by its settings.
+/// The base model of a run's adapter, from its settings.
 fn base_model(run: &Path) -> Result<String> {
     let (path, settings) = settings(run)?;
     let name = settings.get("base_model").and_then(toml::Value::as_str);
     name.map(str::to_owned).ok_or_else(|| {
-        let hint = "Give the base model as the model, and the run as the adapter";
-        failed(&path, "it names no base_model, which the run's adapters belong to", hint)
+        let hint = "Pass the base model as the model and the run as the adapter";
+        failed(&path, "it does not name the base_model of the run's adapter", hint)
     })
 }

@@ -1,6 +1,6 @@
-//! Low-rank adapters (LoRA, arXiv 2106.09685): `y = x W + s (x A) B` beside a frozen `W`.
+//! Low-rank adapters (LoRA, arXiv 2106.09685): `y = x W + s (x A) B` with a frozen `W`.
 
-#![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names, which files have")]
+#![allow(non_snake_case, reason = "lora_A and lora_B are PEFT's names in files")]
 
 mod config;
 mod dora;
@@ -32,80 +32,79 @@ use burn::tensor::{DType, FloatDType, TensorData};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// PEFT's name of all linear layers.
+/// PEFT's name for all linear layers.
 const ALL_LINEAR: &str = "all-linear";
 
-/// The linear layers of a block, by the names that PEFT calls them. Some models have several of them as
-/// one; see [`FUSED`].
+/// Names of a block's linear layers, as in PEFT. Some models fuse several of them; see [`FUSED`].
 pub const PROJECTIONS: [&str; 7] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
-/// Those of linear attention, which some layers of a model have in place of the first four of [`PROJECTIONS`]
-/// (Qwen3.5).
+/// Names of the linear layers of linear attention, which replace the first four of [`PROJECTIONS`] in some
+/// layers (Qwen3.5).
 pub const LINEAR_ATTENTION: [&str; 5] =
     ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"];
 
-/// Linear layers that stand for several of [`PROJECTIONS`] in some models (Phi-3), and for which ones.
+/// Fused linear layers of some models (Phi-3), and the [`PROJECTIONS`] that they replace.
 pub const FUSED: [(&str, &[&str]); 2] =
     [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
 
-/// What dropout depends on: which token of which row stands where. The same row loses the same
-/// inputs however it is batched, and after a resume too.
+/// Keys of the dropout's random streams. Dropout depends on the row and the position of a token, so a row's
+/// dropout does not depend on its batch and is the same after a resume.
 #[derive(Clone, Debug)]
 pub(super) struct DropoutKeys {
-    /// Number of the row and position in it, of each token of the batch.
+    /// Row number and position of each token in the batch.
     pub tokens: Arc<Vec<(u64, u32)>>,
 }
 
 impl DropoutKeys {
-    /// Those of some tokens.
+    /// The keys of some tokens.
     pub fn slice(&self, tokens: Range<usize>) -> Self {
         Self { tokens: Arc::new(self.tokens[tokens].to_vec()) }
     }
 }
 
-/// How a layer uses its adapter.
+/// Settings of a layer's adapter.
 #[derive(Clone, Debug)]
 struct Adapter {
-    /// The layer's path, which names its random stream.
+    /// Path of the layer, which names its random stream.
     name: String,
     scale: f64,
     dropout: f64,
     seed: u64,
 }
 
-/// The numbers of an adapter.
+/// The tensors of an adapter.
 pub(super) struct AdapterTensors {
     /// `[input, rank]`.
     pub a: Tensor<2>,
     /// `[rank, output]`.
     pub b: Tensor<2>,
-    /// That of B, `[output]`.
+    /// Bias of B, `[output]`.
     pub bias: Option<Tensor<1>>,
-    /// DoRA's, `[output]`.
+    /// DoRA's magnitudes, `[output]`.
     pub magnitude: Option<Tensor<1>>,
 }
 
 /// A linear layer, `x W + b`, that may have an adapter.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
-    /// `[input, output]`; frozen where there is an adapter.
+    /// `[input, output]`. Frozen if there is an adapter.
     pub(super) weight: Option<Param<Tensor<2>>>,
-    /// In place of it, of a frozen base.
+    /// Replaces it in a quantized base.
     encoded: Option<EncodedMatrix>,
     pub(super) bias: Option<Param<Tensor<1>>>,
     /// `[input, rank]`.
     pub(super) lora_A: Option<Linear>,
     /// `[rank, output]`.
     pub(super) lora_B: Option<Linear>,
-    /// DoRA's.
+    /// DoRA's magnitudes.
     pub(super) lora_magnitude_vector: Option<Magnitude>,
     #[module(skip)]
     adapter: Option<Adapter>,
 }
 
 impl LoraLinear {
-    /// A layer of `[input, output]`, without an adapter; the bias begins at 0.
+    /// A layer of size `[input, output]` without an adapter. The bias starts at 0.
     pub(super) fn build(
         source: &mut impl WeightSource,
         prefix: &str,
@@ -122,14 +121,14 @@ impl LoraLinear {
         Ok(layer)
     }
 
-    /// A layer of this matrix alone.
+    /// A layer with only this matrix.
     pub(super) fn new(matrix: NewMatrix) -> Self {
         let (weight, encoded) = matrix.into_parts();
         let (lora_A, lora_B, lora_magnitude_vector) = (None, None, None);
         Self { weight, encoded, bias: None, lora_A, lora_B, lora_magnitude_vector, adapter: None }
     }
 
-    /// Keeps the weight in this type where it is numbers that are frozen.
+    /// Converts the weight to this type if it is frozen and not quantized.
     pub(super) fn store_frozen(&mut self, dtype: FloatDType) {
         let Some(weight) = &self.weight else { return };
         if weight.val().is_require_grad() || weight.val().dtype() == DType::from(dtype) {
@@ -143,22 +142,22 @@ impl LoraLinear {
         }
     }
 
-    /// Holds the weight as numbers in f32, whatever it was stored in.
+    /// Converts the weight to f32 from any storage type.
     pub(super) fn store_numbers(&mut self) {
         let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), MatrixRole::Linear);
         (self.weight, self.encoded) = (Some(Param::from_tensor(numbers).no_grad()), None);
     }
 
-    /// The sum of the squares of each output's weights, `[output]`.
+    /// The squared norm of each output's weights, `[output]`.
     fn squares(&self) -> Tensor<1> {
         let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), MatrixRole::Linear);
         numbers.square().sum_dim(0).squeeze_dim(0)
     }
 
-    /// Keeps the weight in the type that `base` says.
+    /// Converts the weight to the storage type of `base`.
     ///
     /// # Errors
-    /// [`Error::Training`](crate::Error::Training) where the device cannot be read.
+    /// [`Error::Training`](crate::Error::Training) if the device cannot be read.
     pub(super) fn store(&mut self, role: MatrixRole, base: &BaseWeights) -> Result<()> {
         if let Some(weight) = &self.weight {
             (self.weight, self.encoded) = restored(weight.val(), role, base)?.into_parts();
@@ -166,12 +165,12 @@ impl LoraLinear {
         Ok(())
     }
 
-    /// The matrix as it is.
+    /// The matrix as it is stored.
     pub(super) fn matrix(&self) -> Weight {
         weight_of(self.weight.as_ref(), self.encoded.as_ref())
     }
 
-    /// The matrix for activations such as these: trained numbers in their type.
+    /// The matrix for these activations: f32 weights are cast to their type.
     fn matrix_for(&self, x: &Tensor<2>) -> Weight {
         match self.matrix() {
             Weight::Dense(weight) if weight.dtype() == DType::F32 => Weight::Dense(like(weight, x)),
@@ -186,10 +185,10 @@ impl LoraLinear {
         y
     }
 
-    /// The outputs of layers that have the same input. What their adapters make of it is one product.
+    /// The outputs of layers with the same input, whose adapters share one product with it.
     ///
     /// # Shapes
-    /// As [`LoraLinear::forward`].
+    /// See [`LoraLinear::forward`].
     pub(super) fn forward_all<const N: usize>(
         layers: [&Self; N],
         x: Tensor<2>,
@@ -207,13 +206,13 @@ impl LoraLinear {
         })
     }
 
-    /// What the adapter's inputs are multiplied by, where it loses any.
+    /// The dropout factors of the adapter's inputs, if it has dropout.
     fn factors(&self, dropout: Option<&DropoutKeys>) -> Option<DropoutFactors> {
         let (adapter, keys) = (self.adapter.as_ref()?, dropout?);
         (adapter.dropout > 0.0).then(|| adapter.factors(keys))
     }
 
-    /// What the layers' adapters have between A and B, `[tokens, rank]` of each.
+    /// The product of the input and A for each layer, `[tokens, rank]`.
     fn inner<const N: usize>(
         layers: [&Self; N],
         input: &SharedInput,
@@ -246,7 +245,7 @@ impl LoraLinear {
         })
     }
 
-    /// The output added to `residual`.
+    /// The output plus `residual`.
     ///
     /// # Shapes
     /// `[tokens, input]` and `[tokens, output]` to `[tokens, output]`.
@@ -265,7 +264,7 @@ impl LoraLinear {
         self.complete(input.linear_add(weight, residual), inner)
     }
 
-    /// The output, added to `residual` where there is one.
+    /// The output, plus `residual` if it is given.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -278,7 +277,7 @@ impl LoraLinear {
         }
     }
 
-    /// The output for `gated(gate, up, activation)` added to `residual`.
+    /// The output for `gated(gate, up, activation)`, plus `residual`.
     ///
     /// # Shapes
     /// `[tokens, input]` twice and `[tokens, output]` to `[tokens, output]`.
@@ -296,7 +295,7 @@ impl LoraLinear {
         gated_linear_add(gate, up, weight, residual, activation)
     }
 
-    /// `y` with what bias and adapter add; `inner` is what the adapter has between A and B.
+    /// Adds the bias and the adapter to `y`. `inner` is the product of the input and A.
     fn complete(&self, y: Tensor<2>, inner: Option<Tensor<2>>) -> Tensor<2> {
         let y = self.with_bias(y);
         match inner {
@@ -305,7 +304,7 @@ impl LoraLinear {
         }
     }
 
-    /// `y` with the layer's own bias.
+    /// Adds the layer's own bias to `y`.
     fn with_bias(&self, y: Tensor<2>) -> Tensor<2> {
         match &self.bias {
             Some(bias) => {
@@ -316,7 +315,7 @@ impl LoraLinear {
         }
     }
 
-    /// `y` with what the adapter adds, of which `inner` is between A and B.
+    /// Adds the adapter to `y`. `inner` is the product of the input and A.
     fn with_adapter(&self, y: Tensor<2>, inner: Tensor<2>) -> Tensor<2> {
         let (Some(b), Some(adapter)) = (&self.lora_B, &self.adapter) else { return y };
         let weight = like(b.weight.val(), &y);
@@ -330,9 +329,8 @@ impl LoraLinear {
         }
     }
 
-    /// Adds an adapter that changes nothing yet: A is uniform as PyTorch's linear layers are, B and its
-    /// bias are zero, DoRA's magnitudes are the lengths that they stand for. Of an earlier adapter nothing
-    /// remains.
+    /// Adds an adapter that does not change the output: A is uniform, as in PyTorch's linear layers, B and
+    /// its bias are 0, and DoRA's magnitudes are the norms of the weights. Replaces an earlier adapter.
     pub(super) fn attach(&mut self, lora: &LayerLora, name: &str, seed: u64) {
         let [input, output] = self.matrix().sizes();
         let bound = 1.0 / (input as f64).sqrt();
@@ -350,7 +348,7 @@ impl LoraLinear {
         self.set_adapter(lora, name, seed, tensors);
     }
 
-    /// Sets an adapter.
+    /// Sets the adapter.
     pub(super) fn set_adapter(
         &mut self,
         lora: &LayerLora,
@@ -371,7 +369,7 @@ impl LoraLinear {
         self.adapter = Some(Adapter { name: name.to_owned(), scale, dropout, seed });
     }
 
-    /// What the adapter adds to the weight, `[input, output]`, and to the bias.
+    /// The adapter's changes of the weight, `[input, output]`, and of the bias.
     fn change(&self) -> Option<(Tensor<2>, Option<Tensor<1>>)> {
         let (a, b) = (self.lora_A.as_ref()?, self.lora_B.as_ref()?);
         let scale = self.adapter.as_ref()?.scale;
@@ -379,7 +377,7 @@ impl LoraLinear {
         Some((a.weight.val().matmul(b.weight.val()) * scale, bias))
     }
 
-    /// Adds the adapter to the weight and removes it.
+    /// Merges the adapter into the weight.
     pub(super) fn merge(&mut self) {
         let Some((change, bias)) = self.change() else { return };
         let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), MatrixRole::Linear);
@@ -399,10 +397,10 @@ impl LoraLinear {
 }
 
 impl Adapter {
-    /// What the adapter's inputs are multiplied by: 0, or what keeps their expectation.
+    /// Factors of the adapter's inputs: 0, or the factor that preserves the expectation.
     fn factors(&self, keys: &DropoutKeys) -> DropoutFactors {
         let kept = (1.0 / (1.0 - self.dropout)) as f32;
-        // A draw has 16 bits.
+        // A draw uses 16 bits.
         let threshold = (self.dropout * f64::from(1u32 << 16)).round() as u32;
         let (keys, name, seed) = (keys.clone(), self.name.clone(), self.seed);
         DropoutFactors::new(move |token, factors| {

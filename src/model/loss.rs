@@ -1,8 +1,8 @@
-//! The decoder's loss: from a micro-batch to what is trained for.
+//! The decoder's training loss for a micro-batch.
 //!
-//! Special here: the head is applied only where a target is trained, in chunks, so that no
-//! `[tokens, vocabulary]` tensor exists; the noise on embeddings is a function of seed, row and
-//! position, so that batching and resuming do not change it.
+//! The head is applied only to positions with trained targets, in chunks, so no `[tokens, vocabulary]` tensor
+//! exists. Noise on embeddings is a function of the seed, the row, and the position, so it does not depend on
+//! batching or resuming.
 
 use super::blocks::{DecoderLayer, int_tensor};
 use super::causal_lm::{CausalLm, loss_and_gradients};
@@ -55,12 +55,12 @@ impl DecoderLm {
         &self.model.layers
     }
 
-    /// Whether the embedding has gradients of its own.
+    /// Whether the embedding is trained.
     pub(super) fn trains_embedding(&self) -> bool {
         self.model.embed_tokens.is_trained()
     }
 
-    /// The number of the first block that has gradients of its own; the number of blocks where none has.
+    /// Index of the first block with trained parameters, or the number of blocks if there is none.
     pub(super) fn first_trained_block(&self) -> usize {
         let is_trained = |layer: &DecoderLayer| !lazy_tensors(layer, true).is_empty();
         self.layers().iter().position(is_trained).unwrap_or(self.layers().len())
@@ -81,8 +81,8 @@ impl DecoderLm {
         })
     }
 
-    /// Normalized output of the last block where a target is trained, `[trained, width]`; `None`
-    /// where none is.
+    /// Normalized output of the last block at positions with trained targets, `[trained, width]`. `None` if
+    /// there are none.
     pub(super) fn hidden_at_targets(&self, batch: &Batch) -> Option<Tensor<2>> {
         let device = self.device();
         let trained = trained_places(batch);
@@ -95,7 +95,7 @@ impl DecoderLm {
         Some(self.normalized(x).select(0, places))
     }
 
-    /// The loss that the output of the last block makes; see [`CausalLm::objective_sum`].
+    /// The loss, given the output of the last block; see [`CausalLm::objective_sum`].
     pub(super) fn loss_of_blocks(
         &self,
         x: Tensor<2>,
@@ -121,24 +121,24 @@ impl DecoderLm {
     }
 }
 
-/// The positions of a batch whose targets are trained.
+/// The positions of a batch with trained targets.
 fn trained_places(batch: &Batch) -> Vec<usize> {
     (0..batch.weights.len()).filter(|i| batch.weights[*i] != 0.0).collect()
 }
 
-/// What a batch has of its teacher, on the device.
+/// The teacher's tokens of a batch, on the device.
 ///
 /// # Panics
-/// If it has nothing; the learner refuses such batches.
+/// If there are none; the learner refuses such batches.
 fn teacher_tokens(batch: &Batch, trained: usize, device: &Device) -> TeacherTokens {
-    let top = batch.teacher.as_ref().expect("a batch to distil from comes with its teacher");
+    let top = batch.teacher.as_ref().expect("a batch for distillation has its teacher's tokens");
     let tokens = int_tensor(top.tokens.iter().copied(), device).reshape([trained, top.k]);
     let log_probs = TensorData::new(top.log_probs.clone(), [trained, top.k + 1]);
     TeacherTokens { tokens, log_probs: Tensor::from_data(log_probs, device) }
 }
 
-/// The noise on the embeddings of a batch, `[tokens * width]`: a function of the seed and of each
-/// token's row and position.
+/// The noise on the embeddings of a batch, `[tokens * width]`: a function of the seed and of each token's row
+/// and position.
 fn noise(batch: &Batch, width: usize, objective: &Objective) -> Vec<f32> {
     let mut noise = vec![0f32; batch.ids.len() * width];
     noise.par_chunks_mut(width).enumerate().for_each(|(token, values)| {

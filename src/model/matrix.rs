@@ -1,5 +1,5 @@
-//! The matrices of linear layers, embeddings and heads as a model holds them: as numbers that are trained
-//! or frozen, or, of a frozen base, in codes.
+//! Storage of the matrices of linear layers, embeddings, and heads: as floats, trained or frozen, or
+//! quantized in a frozen base.
 
 use super::base_weights::{BaseType, BaseWeights};
 use super::gguf::StoredBlocks;
@@ -11,10 +11,10 @@ use burn::module::{Module, Param, ParamId};
 use burn::prelude::*;
 use burn::tensor::{DType, TensorData};
 
-/// What a matrix is for.
+/// The role of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MatrixRole {
-    /// A linear layer of a block: `[input, output]`, in files `[output, input]`.
+    /// A linear layer of a block: `[input, output]`; `[output, input]` in files.
     Linear,
     /// The head, as a linear layer.
     Head,
@@ -23,7 +23,7 @@ pub(super) enum MatrixRole {
 }
 
 impl BaseWeights {
-    /// The type of such a matrix.
+    /// The storage type of a matrix with this role.
     pub(super) fn type_of(&self, role: MatrixRole) -> BaseType {
         match role {
             MatrixRole::Linear => self.base_type,
@@ -31,25 +31,25 @@ impl BaseWeights {
         }
     }
 
-    /// Refuses what a device cannot store.
+    /// Checks that a device supports the storage types.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Config`] if it does not.
     pub(super) fn check(&self, device: &Device) -> Result<()> {
         let short = [("base.type", self.base_type), ("base.embeddings", self.embedding_type())];
         let short = short.into_iter().find(|(_, kind)| *kind == BaseType::Bf16);
         match short {
             Some((key, _)) if !device.supports_dtype(DType::BF16) => {
                 let hint =
-                    "Choose int8, or f32; for the embedding and the head base.embeddings says it";
-                Err(Error::config(key, "this device has no numbers of 16 bits (bf16)", hint))
+                    "Use int8 or f32; base.embeddings sets the type of the embedding and the head";
+                Err(Error::config(key, "this device does not support bf16", hint))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Numbers of the first column that the model's fingerprint counts.
+/// Maximum number of values of the first column in the model's fingerprint.
 const COUNTED: usize = 256;
 
 /// A new matrix.
@@ -59,7 +59,7 @@ pub(super) enum NewMatrix {
 }
 
 impl NewMatrix {
-    /// From numbers as files have them.
+    /// Stores a matrix from a file in the type of `base`.
     pub(super) fn stored(
         host: HostTensor,
         role: MatrixRole,
@@ -79,7 +79,7 @@ impl NewMatrix {
             BaseType::Int8 => Encoding::int8(columns),
             BaseType::Nf4 => Encoding::nf4(base.double_quantization),
         };
-        // That of `[input, output]` is the first row here.
+        // The first column of `[input, output]` is the first row here.
         let first: Vec<f32> = match role {
             MatrixRole::Embedding => {
                 host.values.iter().step_by(columns).take(COUNTED).copied().collect()
@@ -90,7 +90,7 @@ impl NewMatrix {
         Self::Encoded(EncodedMatrix::new(encoded, first))
     }
 
-    /// From the codes of a linear layer as files have them.
+    /// From the codes of a linear layer in a file.
     pub(super) fn of_blocks(blocks: StoredBlocks, device: &Device) -> Self {
         let StoredBlocks { values, encoding, size, mut first_row } = blocks;
         first_row.truncate(COUNTED);
@@ -98,7 +98,7 @@ impl NewMatrix {
         Self::Encoded(EncodedMatrix::new(encoded, first_row))
     }
 
-    /// The parts of a module that holds it.
+    /// The fields of a module for this matrix.
     pub(super) fn into_parts(self) -> (Option<Param<Tensor<2>>>, Option<EncodedMatrix>) {
         match self {
             Self::Dense(dense) => (Some(Param::from_tensor(dense)), None),
@@ -107,13 +107,13 @@ impl NewMatrix {
     }
 }
 
-/// A frozen matrix in codes.
+/// A frozen, quantized matrix.
 #[derive(Module, Debug)]
 pub struct EncodedMatrix {
     codes: Param<Tensor<1, Int>>,
     scale_codes: Param<Tensor<1, Int>>,
     scales: Param<Tensor<1>>,
-    /// Numbers of the first column before they were encoded, for the model's fingerprint.
+    /// Values of the first column before quantization, for the model's fingerprint.
     first: Param<Tensor<1>>,
     #[module(skip)]
     encoding: Encoding,
@@ -136,7 +136,7 @@ impl EncodedMatrix {
         }
     }
 
-    /// The matrix, for operations.
+    /// The matrix as an operand.
     pub(super) fn weight(&self) -> Weight {
         Weight::from(EncodedWeight {
             codes: self.codes.val(),
@@ -148,7 +148,7 @@ impl EncodedMatrix {
     }
 }
 
-/// A module's matrix, which is there as numbers or in codes.
+/// The matrix of a module, as floats or quantized.
 pub(super) fn weight_of(
     numbers: Option<&Param<Tensor<2>>>,
     codes: Option<&EncodedMatrix>,
@@ -160,8 +160,8 @@ pub(super) fn weight_of(
     }
 }
 
-/// The numbers of a module's matrix in f32, whatever it is stored in: `[input, output]`, or of an embedding
-/// `[vocabulary, width]`.
+/// The matrix of a module in f32, from any storage type: `[input, output]`, or `[vocabulary, width]` for an
+/// embedding.
 pub(super) fn numbers_of(
     numbers: Option<&Param<Tensor<2>>>,
     codes: Option<&EncodedMatrix>,
@@ -174,12 +174,12 @@ pub(super) fn numbers_of(
     }
 }
 
-/// The embeddings of a vocabulary.
+/// The embedding of a vocabulary.
 #[derive(Module, Debug)]
 pub struct TokenEmbedding {
     /// `[vocabulary, width]`.
     weight: Option<Param<Tensor<2>>>,
-    /// In place of it.
+    /// Replaces `weight` if it is quantized.
     encoded: Option<EncodedMatrix>,
 }
 
@@ -189,7 +189,7 @@ impl TokenEmbedding {
         Self { weight, encoded }
     }
 
-    /// The embeddings of tokens, in f32 where the matrix has fewer bits.
+    /// The embeddings of tokens, in f32 if the matrix has fewer bits.
     ///
     /// # Shapes
     /// `[tokens]` to `[tokens, width]`.
@@ -201,7 +201,7 @@ impl TokenEmbedding {
         weight_of(self.weight.as_ref(), self.encoded.as_ref())
     }
 
-    /// The matrix of a head that is tied to it.
+    /// The matrix of a tied head.
     pub(super) fn as_head(&self) -> Weight {
         match self.rows() {
             Weight::Dense(weight) => Weight::Dense(weight.transpose()),
@@ -209,7 +209,7 @@ impl TokenEmbedding {
         }
     }
 
-    /// A head of its own that begins as it is, frozen, and stored as it is.
+    /// A frozen copy of the matrix for a separate head, in the same storage type.
     pub(super) fn to_head(&self) -> NewMatrix {
         match (&self.weight, &self.encoded) {
             (Some(weight), _) => NewMatrix::Dense(weight.val().detach().transpose()),
@@ -218,14 +218,14 @@ impl TokenEmbedding {
         }
     }
 
-    /// Holds it as numbers in f32, whatever it was stored in.
+    /// Converts the matrix to f32 from any storage type.
     pub(super) fn store_numbers(&mut self) {
         let role = MatrixRole::Embedding;
         let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), role);
         (self.weight, self.encoded) = (Some(Param::from_tensor(numbers).no_grad()), None);
     }
 
-    /// Whether it has gradients of its own.
+    /// Whether the matrix is trained.
     pub(super) fn is_trained(&self) -> bool {
         self.weight.as_ref().is_some_and(|weight| weight.val().is_require_grad())
     }
@@ -234,10 +234,10 @@ impl TokenEmbedding {
         self.rows().device()
     }
 
-    /// Keeps it in the type that `base` says.
+    /// Converts the matrix to the storage type of `base`.
     ///
     /// # Errors
-    /// [`Error::Training`] where the device cannot be read.
+    /// [`Error::Training`] if the device cannot be read.
     pub(super) fn store(&mut self, base: &BaseWeights) -> Result<()> {
         if let Some(weight) = &self.weight {
             let matrix = restored(weight.val(), MatrixRole::Embedding, base)?;
@@ -247,10 +247,10 @@ impl TokenEmbedding {
     }
 }
 
-/// A matrix of numbers, stored as `base` says.
+/// Converts a matrix to the storage type of `base`.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub(super) fn restored(
     weight: Tensor<2>,
     role: MatrixRole,

@@ -1,4 +1,4 @@
-//! Adapters added to their base model, written as a plain model folder.
+//! Merges adapters into their base model and writes the result as a model folder.
 
 use super::folder::{CHAT_TEMPLATE, MAX_SHARD_BYTES, SaveFolder, check_new_folder};
 use super::lora::LoraConfig;
@@ -10,33 +10,34 @@ use crate::device;
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// How a merged model is made and written.
+/// Options of [`merge_adapter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MergeOptions {
-    /// The type of the weights.
+    /// Type of the weights in the files.
     pub file_type: FileType,
-    /// Largest size of a file of weights, in bytes, before it is divided.
+    /// Maximum size of a weight file in bytes. Larger models are split into shards.
     pub max_shard_bytes: u64,
-    /// The device that adds, by the name of its backend.
+    /// Name of the backend that merges.
     pub backend: String,
 }
 
 impl Default for MergeOptions {
-    /// In f32, on the fastest backend.
+    /// f32, on the fastest backend.
     fn default() -> Self {
         let file_type = FileType::F32;
         Self { file_type, max_shard_bytes: MAX_SHARD_BYTES, backend: "auto".into() }
     }
 }
 
-/// Adds an adapter to its base model and writes the result as a model folder, which must not exist:
-/// the base's configuration and tokenizer, with the chat template that the adapter was trained with.
-/// `model` and `adapter` are named as in [`TextModelFiles::open`]; without `adapter`, `model` is a run
-/// that trained one. Returns the adapter's settings.
+/// Merges an adapter into its base model and writes the result as a new model folder, with the base's
+/// configuration and tokenizer and the chat template that the adapter was trained with. `model` and `adapter`
+/// are as in [`TextModelFiles::open`]; without `adapter`, `model` must be a run that trained one. Returns the
+/// adapter's settings.
 ///
 /// # Errors
-/// As [`TextModelFiles::open`] and [`TextModelFiles::load`]; [`Error::Config`] where there is no
-/// adapter; [`Error::Model`] where `out` exists; [`Error::Io`]; [`Error::Backend`].
+/// See [`TextModelFiles::open`] and [`TextModelFiles::load`]. [`Error::Config`] if there is no adapter;
+/// [`Error::Model`] if `out` exists; [`Error::Io`] if it cannot be written; [`Error::Backend`] if the device
+/// is not available.
 pub fn merge_adapter(
     model: &str,
     adapter: Option<&Path>,
@@ -48,8 +49,10 @@ pub fn merge_adapter(
     let load = LoadOptions { adapter: adapter.map(Path::to_owned), ..LoadOptions::default() };
     let files = TextModelFiles::read(model, &load, context)?;
     let Some(adapter) = files.adapter().map(Path::to_owned) else {
-        let what = format!("{model} has no adapter that could be merged");
-        return Err(Error::config("adapter", what, "Name its folder, or the run that trained it"));
+        let what = format!("{model} has no adapter to merge");
+        let hint = "Pass the adapter's folder or the run that trained it; a model that was trained in full \
+                    needs no merge";
+        return Err(Error::config("adapter", what, hint));
     };
     let device = device::by_name(&options.backend)?;
     let TextModel { model, files } = files.load(&device, context)?;
@@ -60,7 +63,7 @@ pub fn merge_adapter(
     let how = SaveFolder {
         base: Some(files.folder()),
         end_tokens: files.end_tokens(),
-        // The base's own comes with its files.
+        // The base's own template is copied with its files.
         chat_template: template.filter(|_| adapter.join(CHAT_TEMPLATE).is_file()),
         file_type: options.file_type,
         max_shard_bytes: options.max_shard_bytes,

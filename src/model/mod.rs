@@ -1,14 +1,43 @@
-//! A small decoder-only transformer, of one of eleven families: training, generation, adapters, folders.
+//! Decoder-only transformers of eleven families: configuration, training, generation, adapters, and files.
 //!
-//! ```text
-//! architecture  the families, as a table of properties    folder, hf_config  models as folders
-//! blocks        norm, attention, feed-forward, layer      adapter, lora      low-rank adapters
-//! config        the shape of a decoder                    text_model         a model with its text side
-//! decoder       the model; causal_lm, loss: its training  generate           answers
+//! - [`DecoderConfig`] describes a model of an [`Architecture`]; [`DecoderLm`] is the model.
+//! - Training requires [`CausalLm`] of a model; generation and evaluation require [`Generate`]. Implement
+//!   them to use your own model.
+//! - [`ModelFolder`] reads and [`DecoderLm::save`] writes Hugging Face folders; [`export_gguf`] writes GGUF
+//!   files. [`TextModel`] is a model with its tokenizer, chat template, and end tokens.
+//! - [`LoraConfig`] describes adapters, which [`DecoderLm::with_lora`] adds and [`merge_adapter`] merges.
+//! - [`BaseWeights`] stores a frozen model in fewer bits; [`Precision`] sets the type of activations.
+//!
 //! ```
+//! use burn::tensor::{Int, Tensor};
+//! use mixdistill::model::{Architecture, DecoderConfig, LoraConfig};
 //!
-//! A family of models is added in `architecture`, a part of a layer in `blocks`, an objective in
-//! `objective` and `loss`.
+//! # fn main() -> mixdistill::Result<()> {
+//! let device = mixdistill::device::by_name("auto")?;
+//! let config = DecoderConfig {
+//!     architecture: Architecture::Qwen3,
+//!     vocab_size: 64,
+//!     hidden_size: 32,
+//!     num_hidden_layers: 2,
+//!     ..DecoderConfig::default()
+//! };
+//! let model = config.init(1, &device)?;
+//!
+//! // Logits of two rows of three tokens.
+//! let ids = Tensor::<2, Int>::from_data([[1, 2, 3], [4, 5, 6]], &device);
+//! let logits = model.logits(ids.clone());
+//! assert_eq!(logits.dims(), [2, 3, 64]);
+//!
+//! // New adapters do not change the output.
+//! let adapted = model.with_lora(&LoraConfig { rank: 4, ..LoraConfig::default() }, 1)?;
+//! let difference = (adapted.logits(ids) - logits).abs().max().into_scalar::<f32>();
+//! assert!(difference < 1e-5);
+//! # Ok(())
+//! # }
+//! ```
+
+// Where to add things: families in `architecture`, parts of layers in `blocks`, objectives in `objective` and
+// `loss`.
 
 mod activation_checkpointing;
 mod adapter;

@@ -1,4 +1,4 @@
-//! The type of numbers that a model computes in.
+//! The precision of a model's computation.
 //!
 //! ```text
 //!              weights           activations     norms, softmax, loss     gradients of weights
@@ -13,21 +13,21 @@ use crate::error::{Error, Result};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What matrix products are computed in. Trained weights, optimizer moments and the loss are f32
-/// with either.
+/// Precision of activations and matrix products. Trained weights, optimizer moments, and the loss are always
+/// f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32 bits.
+    /// 32-bit floats.
     #[default]
     F32,
-    /// 16 bits with 8 significant ones (bfloat16): half the memory of activations and of frozen
-    /// matrices. Faster where the hardware has it; a CPU emulates it, which is slower than f32.
+    /// bfloat16, with 8 significant bits. Halves the memory of activations and of frozen matrices. Faster on
+    /// hardware that supports it; a CPU emulates it, which is slower than f32.
     Bf16,
 }
 
 impl Precision {
-    /// The type of activations and of frozen matrices.
+    /// Type of activations and frozen matrices.
     pub(super) fn dtype(self) -> FloatDType {
         match self {
             Self::F32 => FloatDType::F32,
@@ -35,34 +35,34 @@ impl Precision {
         }
     }
 
-    /// Refuses bf16 where a device does not compute in it.
+    /// Checks that a device supports the precision.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Config`] if it does not.
     pub(super) fn check(self, device: &Device) -> Result<()> {
         check_support(self == Self::F32 || device.supports_dtype(self.dtype()))
     }
 }
 
-/// Refuses bf16 where it is not supported, and says which devices compute in it.
+/// Refuses bf16 if it is not supported, and lists the devices that support it.
 fn check_support(supported: bool) -> Result<()> {
     if supported {
         return Ok(());
     }
     let compiled = device::compiled().join(", ");
     let hint = format!(
-        "cuda, metal, rocm and flex can, ndarray cannot, vulkan and wgpu mostly cannot (compiled in: \
-         {compiled}); or use f32"
+        "Use f32, or another device: cuda, metal, rocm, and flex can, ndarray cannot, vulkan and wgpu mostly \
+         cannot (compiled in: {compiled})"
     );
     Err(Error::config("precision", "this device cannot compute in bf16", hint))
 }
 
-/// A tensor in the type of another, with a gradient in its own.
+/// Casts a tensor to the type of another. Its gradient keeps its own type.
 pub(super) fn like<const D: usize, const E: usize>(x: Tensor<D>, other: &Tensor<E>) -> Tensor<D> {
     in_type(x, other.dtype())
 }
 
-/// A tensor in f32.
+/// Casts a tensor to f32.
 pub(super) fn in_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     in_type(x, DType::F32)
 }

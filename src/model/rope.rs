@@ -1,12 +1,12 @@
-//! Frequencies of the rotary position embedding, and how they are scaled for longer contexts.
+//! Frequencies of the rotary position embedding (RoPE), and their scaling for longer contexts.
 //!
 //! ```text
-//! linear     all divided by `factor`                       arXiv 2306.15595
-//! llama3     low ones divided, high ones kept              Llama 3.1
-//! yarn       the same by a ramp over the dimensions,       arXiv 2309.00071
-//!            cosines and sines scaled
-//! longrope   each divided by a number of its own, of one   arXiv 2402.13753
-//!            list for short rows or of one for long rows
+//! linear     divides all by `factor`                       arXiv 2306.15595
+//! llama3     divides low ones, keeps high ones             Llama 3.1
+//! yarn       the same with a ramp over the dimensions;     arXiv 2309.00071
+//!            scales cosines and sines
+//! longrope   divides each by its own factor, from one      arXiv 2402.13753
+//!            list for short rows and one for long rows
 //! ```
 
 use super::blocks::refuse;
@@ -15,64 +15,67 @@ use crate::ops::rotary_frequencies;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// How frequencies are scaled; the names are those of `rope_type` in `config.json`.
+/// Type of RoPE scaling, by its name in `rope_type` of `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RopeType {
-    /// As in Llama 3.1: frequencies whose waves are longer than the original context are divided by
-    /// `factor`, high ones stay, and between the two the change is gradual.
+    /// As in Llama 3.1: low frequencies are divided by `factor`, high ones stay unchanged, and those in
+    /// between are interpolated.
     #[default]
     Llama3,
-    /// All divided by `factor`.
+    /// All frequencies are divided by `factor`.
     Linear,
-    /// YaRN: as `Llama3` with another ramp; cosines and sines are scaled too.
+    /// YaRN: as `llama3` with a different ramp; cosines and sines are scaled, too.
     Yarn,
-    /// LongRoPE: each frequency divided by a number of its own, which depends on whether rows go
-    /// beyond the original context; cosines and sines are scaled too.
+    /// LongRoPE: each frequency has its own divisor, which depends on whether rows exceed the original
+    /// context; cosines and sines are scaled, too.
     LongRope,
 }
 
-/// Scaling of RoPE's frequencies; field names follow `rope_scaling` in `config.json`. Each type reads
-/// the fields that it names.
+/// Scaling of RoPE's frequencies. Field names follow `rope_scaling` in `config.json`. Each type uses only its
+/// own fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RopeScaling {
-    /// What is done with the frequencies.
+    /// Type of scaling.
     pub rope_type: RopeType,
-    /// Divides the low frequencies; with `longrope` the whole context over the original one.
+    /// Divisor of the low frequencies (`linear`: of all frequencies), 1 or more. With `longrope`, the ratio
+    /// of the whole context to the original one.
     pub factor: f64,
-    /// The context before scaling, in tokens; `linear` has no use for it.
+    /// Context length before scaling, in tokens. Not used by `linear`.
     pub original_max_position_embeddings: usize,
-    /// `llama3`: waves longer than the original context divided by this are low.
+    /// `llama3`: wavelengths above the original context divided by this value are low frequencies.
     pub low_freq_factor: f64,
-    /// `llama3`: waves shorter than the original context divided by this are high.
+    /// `llama3`: wavelengths below the original context divided by this value are high frequencies. Must
+    /// exceed `low_freq_factor`.
     pub high_freq_factor: f64,
-    /// `yarn`: frequencies with more rotations than this in the original context stay.
+    /// `yarn`: frequencies with more rotations than this in the original context stay unchanged.
     pub beta_fast: f64,
-    /// `yarn`: frequencies with fewer rotations than this are divided by `factor`.
+    /// `yarn`: frequencies with fewer rotations than this in the original context are divided by `factor`.
     pub beta_slow: f64,
-    /// `yarn`: whether the ends of its ramp are whole dimensions.
+    /// `yarn`: whether the ends of the ramp are rounded to whole dimensions.
     pub truncate: bool,
-    /// `yarn`, `longrope`: scales cosines and sines; without it what the factor calls for.
+    /// `yarn` and `longrope`: factor of cosines and sines. Unset means the value that follows from `factor`.
     pub attention_factor: Option<f64>,
-    /// `yarn`: with `mscale_all_dim`, part of the scale that the factor calls for.
+    /// `yarn`: with `mscale_all_dim`, sets the factor of cosines and sines to `(0.1 mscale ln(factor) + 1) /
+    /// (0.1 mscale_all_dim ln(factor) + 1)`. Unset or 0 means YaRN's default, `0.1 ln(factor) + 1`.
     pub mscale: Option<f64>,
     /// `yarn`: see `mscale`.
     pub mscale_all_dim: Option<f64>,
-    /// `longrope`: divides each frequency where rows stay within the original context.
+    /// `longrope`: divisor of each frequency if rows stay within the original context.
     pub short_factor: Vec<f64>,
-    /// `longrope`: divides each frequency where rows go beyond it.
+    /// `longrope`: divisor of each frequency if rows exceed the original context.
     pub long_factor: Vec<f64>,
-    /// `longrope`: whether rows go beyond the original context. A run decides it once, by its length
-    /// limit; transformers decides for each batch.
+    /// `longrope`: whether rows exceed the original context, so that `long_factor` applies. A run sets it
+    /// once, from `data.max_length`; transformers decides it for each batch.
     pub long: bool,
-    /// Queries at position `p` are multiplied by `1 + beta ln(1 + floor(p / original context))`, as
-    /// in Llama 4 and Ministral 3.
+    /// Multiplies queries at position `p` by `1 + beta ln(1 + floor(p / original context))`, as in Llama 4
+    /// and Ministral 3. Unset means no scaling.
     pub llama_4_scaling_beta: Option<f64>,
 }
 
 impl Default for RopeScaling {
-    /// Llama 3.1's type with a factor of 1, which changes nothing.
+    /// The type `llama3` with a factor of 1, which changes nothing.
     fn default() -> Self {
         Self {
             rope_type: RopeType::Llama3,
@@ -94,43 +97,42 @@ impl Default for RopeScaling {
     }
 }
 
-/// What YaRN scales cosines and sines by for a factor, times `of`.
+/// YaRN's factor of cosines and sines, with `of` as the `mscale`.
 pub(super) fn yarn_scale(factor: f64, of: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * of * factor.ln() + 1.0 }
 }
 
 impl RopeScaling {
-    /// Checks the fields that its type reads; `rotated` is the number of a head's values that are
-    /// rotated.
+    /// Checks the fields of the type. `rotated` is the number of rotated values per head.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) with what is out of range.
+    /// [`Error::Config`](crate::Error::Config) for the first field that is out of range.
     pub(super) fn validate(&self, rotated: usize) -> Result<()> {
         let refuse = |what: String, hint: &str| refuse("rope_scaling", what, hint);
         let positive = |value: f64| value.is_finite() && value > 0.0;
         if !self.factor.is_finite() || self.factor < 1.0 {
-            return refuse(format!("its factor is {}", self.factor), "Give 1 or more");
+            return refuse(format!("its factor is {}", self.factor), "Use 1 or more");
         }
         if self.original_max_position_embeddings == 0 {
-            return refuse("its original context is 0".into(), "Give its tokens");
+            return refuse("its original context is 0".into(), "Set it to a number of tokens");
         }
         let (low, high) = (self.low_freq_factor, self.high_freq_factor);
         let llama3 = self.rope_type == RopeType::Llama3;
         if llama3 && (!positive(low) || !high.is_finite() || high <= low) {
             let what = format!("its low_freq_factor is {low} and its high_freq_factor {high}");
-            return refuse(what, "Give 0 < low < high");
+            return refuse(what, "Use values with 0 < low < high");
         }
         let (fast, slow) = (self.beta_fast, self.beta_slow);
         if self.rope_type == RopeType::Yarn && (!positive(slow) || !positive(fast) || fast < slow) {
             let what = format!("its beta_fast is {fast} and its beta_slow {slow}");
-            return refuse(what, "Give 0 < slow <= fast");
+            return refuse(what, "Use values with 0 < slow <= fast");
         }
         if let Some(factor) = self.attention_factor.filter(|factor| !positive(*factor)) {
-            return refuse(format!("its attention_factor is {factor}"), "Give a positive number");
+            return refuse(format!("its attention_factor is {factor}"), "Use a positive number");
         }
         let scales = [self.mscale, self.mscale_all_dim, self.llama_4_scaling_beta];
         if let Some(scale) = scales.into_iter().flatten().find(|x| !x.is_finite() || *x < 0.0) {
-            return refuse(format!("one of its scales is {scale}"), "Give 0 or more");
+            return refuse(format!("one of its scales is {scale}"), "Use 0 or more");
         }
         if self.rope_type != RopeType::LongRope {
             return Ok(());
@@ -138,17 +140,17 @@ impl RopeScaling {
         for (name, list) in [("short", &self.short_factor), ("long", &self.long_factor)] {
             if list.len() != rotated / 2 {
                 let what = format!("its {name}_factor has {} numbers", list.len());
-                return refuse(what, &format!("Give {}, one for each frequency", rotated / 2));
+                return refuse(what, &format!("Use {}, one per frequency", rotated / 2));
             }
             if let Some(factor) = list.iter().find(|factor| !positive(**factor)) {
-                let what = format!("its {name}_factor holds {factor}");
-                return refuse(what, "Give positive numbers");
+                let what = format!("its {name}_factor has {factor}");
+                return refuse(what, "Use positive numbers");
             }
         }
         Ok(())
     }
 
-    /// What cosines and sines are multiplied by.
+    /// Factor of cosines and sines.
     pub(super) fn attention_factor(&self) -> f64 {
         let ln = self.factor.ln();
         match self.rope_type {
@@ -156,7 +158,7 @@ impl RopeScaling {
             _ if self.attention_factor.is_some() => self.attention_factor.unwrap_or(1.0),
             RopeType::Yarn => {
                 let scale = |of: f64| yarn_scale(self.factor, of);
-                // A scale of 0 is none, as in transformers.
+                // A scale of 0 means the default, as in transformers.
                 match (self.mscale, self.mscale_all_dim) {
                     (Some(one), Some(all)) if one != 0.0 && all != 0.0 => scale(one) / scale(all),
                     _ => scale(1.0),
@@ -169,21 +171,21 @@ impl RopeScaling {
         }
     }
 
-    /// What each frequency is divided by, of a head of which so many numbers are rotated.
+    /// Divisor of each frequency of a head with `rotated` rotated values.
     pub(super) fn divisors(&self, rotated: usize, theta: f64) -> Vec<f64> {
         let plain = rotary_frequencies(rotated, theta);
         let scaled = self.scaled(plain.clone(), theta);
         plain.into_iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()
     }
 
-    /// What a query at a position is multiplied by.
+    /// Factor of a query at a position.
     pub(super) fn query_scale(&self, position: u32) -> f64 {
         let beta = self.llama_4_scaling_beta.unwrap_or(0.0);
         let contexts = f64::from(position) / self.original_max_position_embeddings as f64;
         1.0 + beta * contexts.floor().ln_1p()
     }
 
-    /// The frequencies scaled.
+    /// Scales the frequencies.
     fn scaled(&self, plain: Vec<f64>, theta: f64) -> Vec<f64> {
         let ramp = match self.rope_type {
             RopeType::Yarn => self.yarn_ramp(plain.len(), theta),
@@ -214,8 +216,8 @@ impl RopeScaling {
         }
     }
 
-    /// How much of each frequency is divided: 0 up to the dimension that rotates `beta_fast` times in
-    /// the original context, 1 from the one that rotates `beta_slow` times on.
+    /// Weight of the divided value of each frequency: 0 up to the dimension that rotates `beta_fast` times in
+    /// the original context, 1 from the dimension that rotates `beta_slow` times.
     fn yarn_ramp(&self, pairs: usize, theta: f64) -> Vec<f64> {
         let width = 2.0 * pairs as f64;
         let context = self.original_max_position_embeddings as f64;
@@ -233,8 +235,7 @@ impl RopeScaling {
     }
 }
 
-/// Angle per position of each pair of the `rotated` values of a head, in radians: `rotated / 2`
-/// numbers.
+/// Angle per position of each pair of a head's `rotated` values, in radians (`rotated / 2` numbers).
 pub(super) fn frequencies(rotated: usize, theta: f64, scaling: Option<&RopeScaling>) -> Vec<f64> {
     let plain = rotary_frequencies(rotated, theta);
     match scaling {

@@ -1,7 +1,7 @@
-//! A module's parameters by name.
+//! Parameters of a module, by name.
 //!
-//! Names are the module's paths (`model.layers.0.mlp.up_proj.weight`). Burn's linear layers hold
-//! `[input, output]`, files hold `[output, input]` as PyTorch does; the change happens here.
+//! Names are paths in the module (`model.layers.0.mlp.up_proj.weight`). Burn's linear layers store
+//! `[input, output]`, files store `[output, input]` as PyTorch does; this module converts between them.
 
 use crate::device;
 use crate::error::{Error, Result};
@@ -14,19 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A tensor on the host in f32, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
-    /// Its sizes.
+    /// Dimensions.
     pub shape: Vec<usize>,
-    /// Its elements.
+    /// Elements.
     pub values: Vec<f32>,
 }
 
 impl HostTensor {
-    /// A matrix, transposed in memory. A transposed view would do for the values, but products with
-    /// it are summed in another order, so that a model that was read would not give the bits of the
-    /// one that was written.
+    /// Transposes a matrix in memory. Products with a transposed view would be summed in another order, so a
+    /// loaded model would not be bit-identical to the one that was saved.
     pub(crate) fn transposed(self) -> Self {
         let [rows, columns] = self.shape[..] else { return self };
-        /// Rows and columns of a block that stays in the cache.
+        /// Rows and columns of a block that fits the cache.
         const BLOCK: usize = 32;
         let mut values = vec![0.0; self.values.len()];
         values.par_chunks_mut((rows * BLOCK).max(1)).enumerate().for_each(|(block, out)| {
@@ -43,7 +42,7 @@ impl HostTensor {
     }
 }
 
-/// Follows the path through a module.
+/// Tracks the path within a module.
 #[derive(Default)]
 pub(crate) struct PathStack {
     path: Vec<String>,
@@ -65,39 +64,39 @@ impl PathStack {
         self.path.join(".")
     }
 
-    /// Whether the parameter is a part of a matrix in codes, which no file has.
+    /// Whether the parameter belongs to a quantized matrix, which no file stores.
     fn is_encoded(&self) -> bool {
         self.containers.last().is_some_and(|last| last == "Struct:EncodedMatrix")
     }
 
-    /// Whether the parameter is the matrix of a linear layer, which files hold transposed.
+    /// Whether the parameter is the matrix of a linear layer, which files store transposed.
     fn is_transposed(&self, rank: usize) -> bool {
         let linear = ["Struct:Linear", "Struct:LoraLinear"];
         rank == 2 && self.containers.last().is_some_and(|last| linear.contains(&last.as_str()))
     }
 }
 
-/// A parameter that is read from its device when it is needed.
+/// A parameter that is read from its device on request.
 pub(crate) struct NamedTensor {
-    /// Its path in the module.
+    /// Path in the module.
     pub(crate) name: String,
-    /// Its shape, as files hold it.
+    /// Shape in files.
     pub(crate) shape: Vec<usize>,
     pub(crate) elements: Elements,
 }
 
-/// How a tensor's elements are read.
+/// Reads the elements of a tensor.
 ///
-/// Both give [`Error::Training`] where the device cannot be read.
+/// Both variants return [`Error::Training`] if the device cannot be read.
 pub(crate) enum Elements {
-    /// Numbers, which files hold in their own type.
+    /// Floats, which are converted to the type of the file.
     Numbers(Box<dyn Fn() -> Result<HostTensor>>),
-    /// Bytes, which files hold as they are.
+    /// Bytes, which are stored unchanged.
     Bytes(Box<dyn Fn() -> Result<Vec<u8>>>),
 }
 
 impl NamedTensor {
-    /// A tensor as it is.
+    /// A tensor of floats, in its own shape.
     pub(crate) fn new<const D: usize>(name: String, tensor: Tensor<D>) -> Self {
         let shape = tensor.dims().to_vec();
         Self { name, shape, elements: Elements::Numbers(Box::new(move || host(tensor.clone()))) }
@@ -113,8 +112,8 @@ impl NamedTensor {
     }
 }
 
-/// The module's parameters as files hold them, in the module's order, without matrices in codes;
-/// `trained` leaves out those that are frozen.
+/// The parameters of a module in the layout of files, in the module's order, without quantized matrices.
+/// `trained` excludes frozen parameters.
 pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTensor> {
     struct Visitor {
         path: PathStack,
@@ -144,10 +143,10 @@ pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTen
     visitor.tensors
 }
 
-/// The module's parameters as files hold them, by name.
+/// Returns the parameters of a module in the layout of files, by name. Quantized matrices are excluded.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTensor>> {
     let tensors = lazy_tensors(module, false).into_iter();
     let numbers = tensors.filter_map(|tensor| match tensor.elements {
@@ -162,20 +161,21 @@ pub(crate) fn off_graph<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     if tensor.device().is_autodiff() { tensor.inner() } else { tensor }
 }
 
-/// A tensor's elements on the host.
+/// Copies a tensor to the host.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor> {
     let shape = tensor.dims().to_vec();
     let values = tensor.try_into_vec_as::<f32>().map_err(device::failure)?;
     Ok(HostTensor { shape, values })
 }
 
-/// The module with its parameters replaced by those of `tensors`; frozen parameters stay.
+/// Replaces the parameters of a module by those that `tensors` returns for their names, in the layout of
+/// files. Frozen parameters stay.
 ///
 /// # Errors
-/// A list of the parameters that are missing, left over or of another shape, in words.
+/// Messages about parameters that are missing or have another shape.
 pub fn with_named_tensors<M: Module>(
     module: M,
     tensors: &mut dyn FnMut(&str) -> Option<HostTensor>,
@@ -228,11 +228,11 @@ pub fn with_named_tensors<M: Module>(
     if mapper.problems.is_empty() { Ok(module) } else { Err(mapper.problems) }
 }
 
-/// The module with the parameters of these names as `value` gives them, or as they are where it gives none; they
-/// are trained from then on or frozen, all others stay.
+/// Replaces the named parameters by the results of `value`, or keeps their values if it returns `None`, and
+/// makes them trained or frozen. All other parameters stay.
 ///
 /// # Errors
-/// What `value` gives.
+/// The errors of `value`.
 pub(crate) fn with_replaced<M: Module>(
     module: M,
     names: &BTreeSet<String>,

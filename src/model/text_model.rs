@@ -1,4 +1,4 @@
-//! A model with all that text needs: its tokenizer, the layout of prompts, the tokens that end answers.
+//! Models with their text side: the tokenizer, the layout of prompts, and the end tokens.
 
 use super::adapter::AdapterFiles;
 use super::base_weights::BaseWeights;
@@ -15,44 +15,44 @@ use burn::tensor::Device;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The value of [`LoadOptions::chat_template`] that stands for the built-in layout.
+/// The value of [`LoadOptions::chat_template`] that means the built-in layout.
 pub(crate) const BUILT_IN: &str = "none";
 
-/// How text goes into a model and comes out of it.
+/// Converts between text and a model's tokens.
 #[derive(Clone, Copy)]
 pub struct TextInterface<'a> {
-    /// Its tokenizer.
+    /// Tokenizer.
     pub tokenizer: &'a TextTokenizer,
-    /// The layout of prompts.
+    /// Layout of prompts.
     pub template: &'a dyn PromptTemplate,
     /// Tokens that end an answer.
     pub end_tokens: &'a [u32],
 }
 
-/// How a model is loaded to be asked.
+/// Options of [`TextModel::load`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// An adapter in PEFT's format, or a run that trained one.
+    /// Adapter in PEFT's format, or a run that trained one.
     pub adapter: Option<PathBuf>,
-    /// A chat template in a file, or `none` for the built-in layout; without it the adapter's, else
-    /// the model's own, and where there is none the built-in layout.
+    /// File with a chat template, or `none` for the built-in layout. `None` means the adapter's template,
+    /// else the model's own, else the built-in layout.
     pub chat_template: Option<PathBuf>,
     /// Variables for the chat template, such as `enable_thinking`.
     pub template_variables: BTreeMap<String, serde_json::Value>,
-    /// The system's message in each conversation. It takes the place of one that a prompt has.
+    /// System message of every conversation, which replaces that of a prompt.
     pub system: Option<String>,
-    /// Tokens of the longest row that is asked for, prompt and answer together, where that is known. It
-    /// decides LongRoPE, which otherwise is that of the model's original context; see
+    /// Maximum length of prompt and answer together in tokens, if it is known. It selects the LongRoPE
+    /// frequencies, which are otherwise those of the original context; see
     /// [`DecoderConfig::for_length`](super::DecoderConfig::for_length).
     pub max_length: Option<usize>,
-    /// How the model's weights are stored in memory.
+    /// Storage types of the model's weights in memory.
     pub base: BaseWeights,
-    /// The device, by the name of its backend; see [`device::by_name`].
+    /// Name of the device's backend; see [`device::by_name`].
     pub backend: String,
 }
 
 impl Default for LoadOptions {
-    /// No adapter, the model's own template, the fastest backend.
+    /// No adapter, the model's own template, and the fastest backend.
     fn default() -> Self {
         Self {
             adapter: None,
@@ -66,7 +66,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// A model's files, opened and checked; no weights are read yet.
+/// The files of a model, opened and checked. No weights have been read.
 #[derive(Clone, Debug)]
 pub struct TextModelFiles {
     folder: ModelFolder,
@@ -78,35 +78,34 @@ pub struct TextModelFiles {
 }
 
 impl TextModelFiles {
-    /// Opens a model by its folder, by a run's directory (its model, or its adapters with their base
-    /// model), or, with the feature `hub`, by `owner/name` or `owner/name@revision`. Whatever is wrong
-    /// with any of its files, but for the weights' numbers, shows here.
+    /// Opens a model. `name` is a folder, a GGUF file, the directory of a run (its model, or its adapter with
+    /// the base model), or, with the feature `hub`, `owner/name` or `owner/name@revision`. Checks all files
+    /// except for the values of the weights.
     ///
-    /// A chat template that is there and cannot lay out a prompt is an error. Where there is none, the
-    /// built-in layout is taken, and the context is told.
+    /// Without a chat template, prompts use the built-in layout, and the context is notified.
     ///
     /// # Errors
-    /// [`Error::Model`] where there is no such model, its adapter is of another one, or it asks for
-    /// what is not done here; [`Error::Tokenizer`]; [`Error::Template`], also for a template without a
-    /// place for the system's text; [`Error::Config`] for a system's text, or variables, where there is
-    /// no template; [`Error::Io`].
+    /// [`Error::Model`] if there is no such model, the adapter does not fit it, or it needs an unsupported
+    /// feature. [`Error::Tokenizer`] if the tokenizer is invalid. [`Error::Template`] if the chat template
+    /// cannot format a prompt, or ignores the given system message. [`Error::Config`] if a system message or
+    /// variables are given without a chat template. [`Error::Io`] if a file cannot be read.
     pub fn open(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
         let files = Self::read(name, options, context)?;
         if files.chat.is_none() && options.chat_template.is_none() {
             let layout = files.plain.prompt_text("...".into());
             context.notice(format!(
-                "{name} has no chat template: prompts have the built-in layout, {layout:?}"
+                "{name} has no chat template: prompts use the built-in layout, {layout:?}"
             ))?;
         }
         Ok(files)
     }
 
-    /// As [`TextModelFiles::open`], where it makes no difference whether there is a template.
+    /// As [`TextModelFiles::open`], without the notice about a missing template.
     pub(super) fn read(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
         let Location { folder, adapter, trained_length } =
             Location::find(name, options.adapter.as_deref(), context)?;
         let mut folder = ModelFolder::open(&folder)?.with_base_weights(options.base)?;
-        // A run's student goes on with what its training had.
+        // A run's student keeps the length limit of its training.
         if let Some(tokens) = options.max_length.max(trained_length) {
             folder = folder.for_length(tokens, context)?;
         }
@@ -126,16 +125,20 @@ impl TextModelFiles {
                 Some(ChatFormat::for_prompts(template, &tokenizer, system)?)
             }
             None if !options.template_variables.is_empty() => {
-                let what = "there is no chat template to give them to";
+                let what = "there is no chat template to pass them to";
                 return Err(Error::config(
                     "template_variables",
                     what,
-                    "Name one, or leave them out",
+                    "Set a chat template, or remove them",
                 ));
             }
             None if system.is_some() => {
-                let what = "there is no chat template to put it into";
-                return Err(Error::config("system", what, "Name one, or leave the text out"));
+                let what = "there is no chat template to insert it into";
+                return Err(Error::config(
+                    "system",
+                    what,
+                    "Set a chat template, or remove the system message",
+                ));
             }
             None => None,
         };
@@ -144,12 +147,12 @@ impl TextModelFiles {
         Ok(files)
     }
 
-    /// The same for rows of up to so many tokens, prompt and answer together; see
-    /// [`DecoderConfig::for_length`](super::DecoderConfig::for_length). What was decided for longer rows
+    /// Selects the configuration for rows of up to `tokens` tokens, prompt and answer together; see
+    /// [`DecoderConfig::for_length`](super::DecoderConfig::for_length). An earlier selection for longer rows
     /// stays.
     ///
     /// # Errors
-    /// [`Error::Stopped`].
+    /// [`Error::Stopped`] if the context was stopped.
     pub fn for_length(mut self, tokens: usize, context: &Context<'_>) -> Result<Self> {
         if self.folder.config().clone().for_length(tokens).context()
             > self.folder.config().context()
@@ -159,22 +162,22 @@ impl TextModelFiles {
         Ok(self)
     }
 
-    /// The folder of the model, or of the adapter's base model.
+    /// Returns the folder of the model, or of the adapter's base model.
     pub fn folder(&self) -> &ModelFolder {
         &self.folder
     }
 
-    /// The folder of the adapter.
+    /// Returns the folder of the adapter.
     pub fn adapter(&self) -> Option<&Path> {
         self.adapter.as_deref()
     }
 
-    /// The tokenizer.
+    /// Returns the tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
     }
 
-    /// The layout of prompts.
+    /// Returns the layout of prompts.
     pub fn template(&self) -> &dyn PromptTemplate {
         match &self.chat {
             Some(chat) => chat,
@@ -187,18 +190,18 @@ impl TextModelFiles {
         &self.plain
     }
 
-    /// The chat template; `None` where prompts have the built-in layout.
+    /// Returns the chat template, or `None` if prompts use the built-in layout.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat.as_ref().map(ChatFormat::template)
     }
 
-    /// All tokens that end an answer: those of the folder's configurations, of its tokenizer, and the
-    /// one that the template ends answers with.
+    /// Returns all tokens that end an answer: those of the folder's configuration files, the tokenizer's end
+    /// token, and the one with which the template ends answers.
     pub fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
     }
 
-    /// How text goes into the model and comes out of it.
+    /// Returns the conversion between text and tokens.
     pub fn text_interface(&self) -> TextInterface<'_> {
         TextInterface {
             tokenizer: &self.tokenizer,
@@ -207,39 +210,39 @@ impl TextModelFiles {
         }
     }
 
-    /// The tokens of a conversation, up to the model's next answer.
+    /// Returns the tokens of a conversation, up to the start of the model's next answer.
     ///
     /// # Errors
-    /// [`Error::Template`] where there is no chat template, or it refuses the conversation.
+    /// [`Error::Template`] if there is no chat template, or it rejects the conversation.
     pub fn conversation(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let Some(chat) = &self.chat else {
             return Err(Error::Template {
                 name: self.folder.path().display().to_string(),
-                what: "a conversation needs a chat template, and there is none".into(),
-                hint: "Name one, or ask single prompts".into(),
+                what: "a conversation needs a chat template, but there is none".into(),
+                hint: "Set a chat template, or use single prompts".into(),
             });
         };
         chat.conversation(&self.tokenizer, messages)
     }
 
-    /// The tokens of a text as it is, without a template; special tokens can be spelled in it.
+    /// Returns the tokens of a text without a template. Special tokens may be spelled out in it.
     ///
     /// # Errors
-    /// What the tokenizer gives.
+    /// The errors of the tokenizer.
     pub fn plain_prompt(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.tokenizer.with_bos(self.tokenizer.encode_marked(text)?))
     }
 
-    /// Reads the weights, and puts the adapter on them.
+    /// Loads the weights and attaches the adapter.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] for damaged weights, or an adapter of another base model;
-    /// [`Error::Stopped`].
+    /// [`Error::Io`] if a file cannot be read; [`Error::Model`] if weights are damaged or the adapter belongs
+    /// to another base model; [`Error::Stopped`] if the context was stopped.
     pub fn load(self, device: &Device, context: &Context<'_>) -> Result<TextModel> {
         self.load_as(Task::LoadModel, device, context)
     }
 
-    /// As [`TextModelFiles::load`], told as another task.
+    /// As [`TextModelFiles::load`], reported as another task.
     pub(crate) fn load_as(
         self,
         task: Task,
@@ -255,7 +258,7 @@ impl TextModelFiles {
     }
 }
 
-/// A model with its tokenizer, its layout of prompts and its end tokens.
+/// A model with its tokenizer, its layout of prompts, and its end tokens.
 ///
 /// ```no_run
 /// use mixdistill::context::Context;
@@ -276,23 +279,24 @@ impl TextModelFiles {
 /// ```
 #[derive(Debug)]
 pub struct TextModel {
-    /// The model, with its adapter.
+    /// Model, with its adapter.
     pub model: DecoderLm,
-    /// What it was loaded from, and all that is not weights.
+    /// The files it was loaded from, with everything but the weights.
     pub files: TextModelFiles,
 }
 
 impl TextModel {
-    /// Opens a model's files and loads it; see [`TextModelFiles::open`].
+    /// Opens and loads a model; see [`TextModelFiles::open`] for `name`.
     ///
     /// # Errors
-    /// As [`TextModelFiles::open`] and [`TextModelFiles::load`]; [`Error::Backend`].
+    /// See [`TextModelFiles::open`] and [`TextModelFiles::load`]. [`Error::Backend`] if the device is not
+    /// available.
     pub fn load(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
         let files = TextModelFiles::open(name, options, context)?;
         files.load(&device::by_name(&options.backend)?, context)
     }
 
-    /// How text goes into the model and comes out of it.
+    /// Returns the conversion between text and tokens.
     pub fn text_interface(&self) -> TextInterface<'_> {
         self.files.text_interface()
     }

@@ -1,4 +1,4 @@
-//! What a model finds likely: its top tokens at the trained targets of a batch.
+//! A model's predictions at the trained targets of a batch: its top tokens, and the ranks of the targets.
 
 use super::decoder::DecoderLm;
 use super::precision::in_f32;
@@ -8,21 +8,21 @@ use crate::error::{Error, Result};
 use crate::ops::linear;
 use rayon::prelude::*;
 
-/// The bucket of all other tokens where nothing is left for it: `ln` of about 1e-13.
+/// Lower bound of the log-probability of all other tokens together: `ln` of about 1e-13.
 const LEAST_LOG_REST: f64 = -30.0;
 
-/// How a model takes one trained target.
+/// A model's score of a trained target.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TargetScore {
-    /// Negative log-probability in nats, over all tokens of the model: a log-sum-exp in f64 of the logits in
-    /// f32. 0 or more.
+    /// Negative log-probability in nats over the model's whole vocabulary, 0 or more. Computed in f64 from
+    /// f32 logits.
     pub nll: f64,
-    /// 1 and how many tokens have a higher logit: 1 for the likeliest. Of equals each has the rank of the first.
+    /// 1 plus the number of tokens with a higher logit: 1 is the most likely. Ties share a rank.
     pub rank: u32,
 }
 
 impl TargetScore {
-    /// Of the logits of all tokens.
+    /// From the logits of all tokens.
     fn of(logits: &[f32], target: usize) -> Self {
         let own = logits[target];
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -36,15 +36,14 @@ impl TargetScore {
 }
 
 impl DecoderLm {
-    /// The `k` likeliest of the first `vocabulary` tokens at each trained target of a batch, with
-    /// the logarithms of their probabilities when the logits are divided by `temperature`. Among
-    /// equals the lower token comes first. Logits beyond the `vocabulary`, which pad an embedding's
-    /// size, count for nothing. `[tokens, vocabulary]` exists for a few hundred tokens at a time.
+    /// Returns the `k` most likely of the first `vocabulary` tokens at each trained target of a batch, with
+    /// their log-probabilities after the logits are divided by `temperature`. Ties go to the lower token ID.
+    /// Logits beyond `vocabulary`, which pad the embedding, are ignored. Only the logits of a few hundred
+    /// tokens are in memory at a time.
     ///
     /// # Errors
-    /// [`Error::Config`] for a `k` that is 0 or above the vocabulary, or a vocabulary that the model
-    /// does not have; [`Error::Training`] where the device cannot be read or a logit is not a
-    /// number.
+    /// [`Error::Config`] if `k` is 0 or above `vocabulary`, or `vocabulary` exceeds the model's;
+    /// [`Error::Training`] if the device cannot be read or a logit is not finite.
     pub fn top_tokens(
         &self,
         batch: &Batch,
@@ -63,11 +62,11 @@ impl DecoderLm {
         Ok(top)
     }
 
-    /// The rank of each trained target of a batch among all tokens: how many are likelier, or as
-    /// likely with a lower number.
+    /// Returns the rank of each trained target of a batch among all tokens, from 0: the number of tokens that
+    /// are more likely, or equally likely with a lower ID.
     ///
     /// # Errors
-    /// [`Error::Training`] where the device cannot be read or a logit is not a number.
+    /// [`Error::Training`] if the device cannot be read or a logit is not finite.
     pub fn target_ranks(&self, batch: &Batch) -> Result<Vec<u32>> {
         let targets = trained_targets(batch);
         self.at_targets(batch, |index, logits| {
@@ -79,16 +78,16 @@ impl DecoderLm {
         })
     }
 
-    /// The negative log-probability and the rank of each trained target of a batch, in their order.
+    /// Returns the negative log-probability and the rank of each trained target of a batch, in order.
     ///
     /// # Errors
-    /// [`Error::Training`] where the device cannot be read or a logit is not a number.
+    /// [`Error::Training`] if the device cannot be read or a logit is not finite.
     pub fn target_scores(&self, batch: &Batch) -> Result<Vec<TargetScore>> {
         let targets = trained_targets(batch);
         self.at_targets(batch, |index, logits| TargetScore::of(logits, targets[index] as usize))
     }
 
-    /// A function of the logits at each trained target, by its number.
+    /// Applies a function to the index and the logits of each trained target.
     fn at_targets<T: Send>(
         &self,
         batch: &Batch,
@@ -110,20 +109,20 @@ impl DecoderLm {
     }
 }
 
-/// The tokens that are trained, in the order of their places.
+/// The trained target tokens, in order.
 fn trained_targets(batch: &Batch) -> Vec<u32> {
     let pairs = batch.targets.iter().zip(&batch.weights);
     pairs.filter(|(_, weight)| **weight != 0.0).map(|(target, _)| *target).collect()
 }
 
-/// Refuses to look for `k` of `vocabulary` tokens in a model that knows fewer.
+/// Checks `k` and `vocabulary` against a model with `known` tokens.
 pub(super) fn check_request(k: usize, vocabulary: usize, known: usize) -> Result<()> {
     if vocabulary > known {
-        let what = format!("{vocabulary} tokens are asked for, the model knows {known}");
-        return Err(Error::config("teacher", what, "Take a teacher with the student's tokens"));
+        let what = format!("{vocabulary} tokens are requested, but the model has only {known}");
+        return Err(Error::config("teacher", what, "Use a teacher with the student's tokens"));
     }
     if k == 0 || k > vocabulary {
-        let hint = format!("Give 1 to {vocabulary}");
+        let hint = format!("Use 1 to {vocabulary}");
         return Err(Error::config("teacher.top_k", format!("it is {k}"), hint));
     }
     Ok(())
@@ -134,12 +133,12 @@ pub(super) fn check_finite(logits: &[f32]) -> Result<()> {
         return Ok(());
     }
     Err(Error::Training {
-        what: "a logit is not a number".into(),
+        what: "a logit is not finite".into(),
         hint: "Check the model's weights, or compute in f32".into(),
     })
 }
 
-/// The `k` largest logits' tokens, the logarithms of their probabilities and of the rest's.
+/// The tokens of the `k` largest logits, and the log-probabilities of each and of all others together.
 pub(super) fn likeliest(logits: &[f32], k: usize, temperature: f64) -> (Vec<u32>, Vec<f32>) {
     let before = |a: &u32, b: &u32| {
         logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b))
@@ -150,7 +149,7 @@ pub(super) fn likeliest(logits: &[f32], k: usize, temperature: f64) -> (Vec<u32>
     }
     let (chosen, others) = order.split_at_mut(k);
     chosen.sort_unstable_by(before);
-    // A fixed order of summation.
+    // Sum in a fixed order.
     others.sort_unstable();
     let scaled = |token: &u32| f64::from(logits[*token as usize]) / temperature;
     let max = scaled(&chosen[0]);
@@ -168,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_target_has_the_rank_and_the_loss_of_its_logit() {
-        // Of equals each has the first one's rank.
+        // Ties share a rank.
         let logits = [0.5, 3.0, -1.0, 3.0, 2.0, 0.0];
         let sum: f64 = logits.iter().map(|x: &f32| f64::from(*x).exp()).sum();
         for (target, rank) in [(0, 4), (1, 1), (2, 6), (3, 1), (4, 3), (5, 5)] {
@@ -176,7 +175,7 @@ mod tests {
             assert_eq!(score.rank, rank, "{target}");
             assert!((score.nll - (sum.ln() - f64::from(logits[target]))).abs() < 1e-12);
         }
-        // Far from 0, where a plain sum of powers overflows, and where all is certain.
+        // Far from 0, where a plain sum of exponentials overflows, and with certainty.
         let far = [3.0e38f32, -3.0e38, 0.0];
         assert_eq!(TargetScore::of(&far, 0), TargetScore { nll: 0.0, rank: 1 });
         let least = TargetScore::of(&far, 1);

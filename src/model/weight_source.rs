@@ -1,4 +1,4 @@
-//! Where the weights of new modules come from: drawn by a seed, or read from files.
+//! Sources of the weights of new modules: random, from a seed, or read from files.
 
 use super::base_weights::{BaseType, BaseWeights};
 use super::matrix::{MatrixRole, NewMatrix};
@@ -9,9 +9,9 @@ use crate::random::Stream;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-/// Gives the weights of a new module by their names, which are paths as in files.
+/// Provides the weights of a new module, by their names in files.
 pub(super) trait WeightSource {
-    /// Numbers of any shape; random ones begin as `initial` draws them, from a stream of their own.
+    /// A tensor of any shape. Random sources draw it with `initial` from a separate stream.
     fn numbers<const D: usize>(
         &mut self,
         name: &str,
@@ -19,13 +19,13 @@ pub(super) trait WeightSource {
         initial: impl FnOnce(&mut Stream) -> Vec<f32>,
     ) -> Result<Tensor<D>>;
 
-    /// A vector; random ones begin at `start`.
+    /// A vector. Random sources fill it with `start`.
     fn vector(&mut self, name: &str, width: usize, start: f32) -> Result<Tensor<1>> {
         self.numbers(name, [width], |_| vec![start; width])
     }
 
-    /// A matrix: `[input, output]`, or `[vocabulary, width]` for an embedding. `deviation` is that of
-    /// random ones.
+    /// A matrix: `[input, output]`, or `[vocabulary, width]` for an embedding. Random sources draw it with
+    /// the standard deviation `deviation`.
     fn matrix(
         &mut self,
         name: &str,
@@ -35,7 +35,7 @@ pub(super) trait WeightSource {
     ) -> Result<NewMatrix>;
 }
 
-/// The path of a part of the module at `prefix`, which is empty for one that stands alone.
+/// The path of a part of the module at `prefix`, which is empty for a standalone module.
 pub(super) fn path(prefix: &str, part: &str) -> String {
     match prefix {
         "" => part.to_owned(),
@@ -43,8 +43,8 @@ pub(super) fn path(prefix: &str, part: &str) -> String {
     }
 }
 
-/// Initial weights: normal, each tensor from its own stream, so that they do not depend on the
-/// backend, on threads, or on which other tensors exist.
+/// Normal initial weights. Each tensor has its own random stream, so weights do not depend on the backend, on
+/// threads, or on other tensors.
 pub(super) struct RandomWeights<'a> {
     pub seed: u64,
     pub device: &'a Device,
@@ -52,13 +52,13 @@ pub(super) struct RandomWeights<'a> {
 }
 
 impl<'a> RandomWeights<'a> {
-    /// In f32.
+    /// Weights in f32.
     pub fn new(seed: u64, device: &'a Device) -> Self {
         Self { seed, device, base: BaseWeights::default() }
     }
 }
 
-/// So many normal numbers of this deviation.
+/// Draws `count` normal numbers with a standard deviation.
 pub(super) fn normal(random: &mut Stream, count: usize, deviation: f64) -> Vec<f32> {
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {

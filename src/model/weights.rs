@@ -1,5 +1,5 @@
-//! Weights in safetensors files: read through a memory map and written, tensor by tensor, in one
-//! file or in shards with an index.
+//! Reads and writes weights in safetensors files, tensor by tensor: a single file, or shards with an index.
+//! Reading uses a memory map.
 
 use super::base_weights::BaseType;
 use super::gguf::{GgufModel, StoredBlocks};
@@ -19,19 +19,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The type of numbers in written files.
+/// Type of the weights in written files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileType {
-    /// 32 bits: the weights as they were trained.
+    /// 32-bit floats: the weights as trained.
     #[default]
     F32,
-    /// 16 bits (bfloat16): half the size, rounded to 8 significant bits.
+    /// bfloat16: half the size, rounded to 8 significant bits.
     Bf16,
 }
 
 impl FileType {
-    /// The name that `config.json` has for it.
+    /// Returns the name of the type in `config.json`.
     pub fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -63,11 +63,11 @@ fn damaged(path: &Path, what: impl Into<String>) -> Error {
     Error::Model {
         path: path.to_owned(),
         what: what.into(),
-        hint: "The file is damaged or incomplete; bring it again".into(),
+        hint: "Download or copy the file again; it is damaged or incomplete".into(),
     }
 }
 
-/// A folder without safetensors, with what is to be done about the weights that it has.
+/// The error for a folder without safetensors, with a hint about the weights that it has.
 fn no_safetensors(folder: &Path) -> Error {
     let mut what = format!("it has neither {SINGLE} nor {INDEX}");
     let is_pickle = |name: &str| {
@@ -81,26 +81,25 @@ fn no_safetensors(folder: &Path) -> Error {
         .collect();
     others.sort();
     let Some(first) = others.first() else {
-        let hint =
-            "Weights are read from safetensors; other forms can be converted with transformers";
+        let hint = "Convert the weights to safetensors with transformers";
         return Error::Model { path: folder.to_owned(), what, hint: hint.into() };
     };
-    what.push_str(&format!(", but {first}; a folder's weights are read from safetensors only"));
+    what.push_str(&format!(", but {first}; only safetensors weights are supported in a folder"));
     let hint = if first.ends_with(".gguf") {
-        format!("Give the GGUF file as the model: {}", folder.join(first).display())
+        format!("Pass the GGUF file as the model: {}", folder.join(first).display())
     } else {
         format!(
             "Convert them with transformers: `from transformers import AutoModelForCausalLM, \
              AutoTokenizer; AutoModelForCausalLM.from_pretrained(\"{0}\", torch_dtype=\"auto\")\
              .save_pretrained(\"NEW\", safe_serialization=True); \
-             AutoTokenizer.from_pretrained(\"{0}\").save_pretrained(\"NEW\")`, and give NEW",
+             AutoTokenizer.from_pretrained(\"{0}\").save_pretrained(\"NEW\")`, and pass NEW",
             folder.display()
         )
     };
     Error::Model { path: folder.to_owned(), what, hint }
 }
 
-/// One open file.
+/// An open file.
 enum WeightFile {
     Safetensors(Box<SafetensorsFile>),
     Gguf(GgufModel),
@@ -115,7 +114,7 @@ impl WeightFile {
     }
 }
 
-/// One open file of safetensors.
+/// An open safetensors file.
 struct SafetensorsFile {
     path: PathBuf,
     store: SafetensorsStore,
@@ -125,7 +124,7 @@ struct SafetensorsFile {
 
 impl SafetensorsFile {
     fn open(path: PathBuf) -> Result<Self> {
-        // The map of a folder or of a missing file would give less clear errors.
+        // Mapping a folder or a missing file would give less clear errors.
         let metadata = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?;
         if metadata.is_file()
             && let Some((what, hint)) = stands_in(&head_of(&path)?)
@@ -139,24 +138,23 @@ impl SafetensorsFile {
         Ok(Self { path, store, read: 0 })
     }
 
-    /// Names and shapes.
+    /// Names and shapes of the tensors.
     fn shapes(&mut self) -> Result<Vec<(String, Vec<usize>)>> {
         let tensors =
             self.store.get_all_tensors().map_err(|e| damaged(&self.path, e.to_string()))?;
         Ok(tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.to_vec())).collect())
     }
 
-    /// The bytes of a tensor, with its type and shape.
+    /// Reads the bytes of a tensor, with its type and shape.
     fn read_raw(&mut self, name: &str) -> Result<(DType, Vec<usize>, Bytes)> {
-        /// After this many bytes the file is mapped anew, so that the pages that were read do not
-        /// stand in memory beside the model.
+        /// The file is mapped again after this many bytes, so that pages already read do not stay in memory.
         const MAPPED: usize = 64 << 20;
         if self.read > MAPPED {
             (self.store, self.read) = (SafetensorsStore::from_file(&self.path), 0);
         }
         let failed = |what: String| damaged(&self.path, format!("tensor `{name}`: {what}"));
         let tensor = self.store.get_tensor(name).map_err(|e| failed(e.to_string()))?;
-        let tensor = tensor.ok_or_else(|| failed("it is gone".into()))?;
+        let tensor = tensor.ok_or_else(|| failed("it is missing".into()))?;
         let bytes = tensor.to_bytes().map_err(|e| failed(e.to_string()))?;
         self.read += bytes.len();
         Ok((tensor.dtype, tensor.shape.to_vec(), bytes))
@@ -183,23 +181,23 @@ impl SafetensorsFile {
             }
             DType::BF16 => pairs().map(|word| bf16::from_le_bytes(*word).to_f32()).collect(),
             DType::F16 => pairs().map(|word| f16::from_le_bytes(*word).to_f32()).collect(),
-            other => return Err(failed(format!("its type is {other:?}, not f32, bf16 or f16"))),
+            other => return Err(failed(format!("its type is {other:?}, not f32, bf16, or f16"))),
         };
         let bad = values.iter().filter(|value| !value.is_finite()).count();
         if bad > 0 {
-            let what = format!("{bad} of its {} numbers are not finite", values.len());
+            let what = format!("{bad} of its {} values are not finite", values.len());
             return Err(failed(what));
         }
         Ok(HostTensor { shape, values })
     }
 }
 
-/// All weights of a folder, by name.
+/// The weights of a model, by name.
 pub(crate) struct WeightFiles {
     files: Vec<WeightFile>,
-    /// Where each tensor is, its name there, and its shape.
+    /// Location, name in the file, and shape of each tensor.
     tensors: BTreeMap<String, Held>,
-    /// Those of other parts than the decoder, by their names in files.
+    /// Tensors of parts other than the decoder, by their names in files.
     set_aside: Vec<String>,
     path: PathBuf,
 }
@@ -211,10 +209,9 @@ struct Held {
     shape: Vec<usize>,
 }
 
-/// The name that a tensor of a model of text and images has in the text part alone; `None` for tensors
-/// of the other parts.
+/// The name in a text-only model of a tensor of a vision-language model. `None` for tensors of other parts.
 pub(super) fn text_name(name: &str) -> Option<String> {
-    // As transformers 4 and 5 name them.
+    // The names in transformers 4 and 5.
     for prefix in ["language_model.model.", "model.language_model."] {
         if let Some(rest) = name.strip_prefix(prefix) {
             return Some(format!("model.{rest}"));
@@ -228,8 +225,7 @@ impl WeightFiles {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] for broken files, or for shards and an index that do not
-    /// fit together.
+    /// [`Error::Io`]; [`Error::Model`] if files are damaged, or shards and index do not match.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         if single.is_file() {
@@ -245,13 +241,16 @@ impl WeightFiles {
         let mut shards: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (tensor, shard) in map {
             let name = shard.as_str().filter(|name| is_plain(name)).ok_or_else(|| {
-                damaged(&index, format!("tensor `{tensor}` is in {shard}, which is no file name"))
+                damaged(
+                    &index,
+                    format!("tensor `{tensor}` is in {shard}, which is not a file name"),
+                )
             })?;
             shards.entry(name).or_default().insert(tensor);
         }
         let mut all = Self::empty(index.clone());
         if let Some(shard) = shards.keys().find(|shard| !folder.join(shard).is_file()) {
-            let what = format!("it names {shard}, which is not in the folder");
+            let what = format!("it lists {shard}, which is not in the folder");
             return Err(damaged(&index, what));
         }
         for (shard, named) in shards {
@@ -271,7 +270,7 @@ impl WeightFiles {
     /// Opens one file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] for a broken file.
+    /// [`Error::Io`]; [`Error::Model`] if the file is damaged.
     pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
         let mut file = SafetensorsFile::open(path.clone())?;
         let shapes = file.shapes()?;
@@ -302,7 +301,7 @@ impl WeightFiles {
         }));
     }
 
-    /// Gives tensors other names, and sets those aside that get none.
+    /// Renames tensors, and sets aside those for which `new_name` returns `None`.
     pub(super) fn rename(&mut self, new_name: impl Fn(&str) -> Option<String>) {
         for (name, held) in std::mem::take(&mut self.tensors) {
             match new_name(&name) {
@@ -314,7 +313,7 @@ impl WeightFiles {
         }
     }
 
-    /// The tensors that are set aside, in words: `model.visual (153), mtp (15)`; `None` where none is.
+    /// The tensors that are set aside, such as `model.visual (153), mtp (15)`. `None` if there are none.
     pub(super) fn set_aside(&self) -> Option<String> {
         let mut parts: BTreeMap<String, usize> = BTreeMap::new();
         for name in &self.set_aside {
@@ -328,12 +327,12 @@ impl WeightFiles {
         (!parts.is_empty()).then(|| listed(&parts))
     }
 
-    /// The file, or the index of the files.
+    /// The file, or the index of the shards.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files that hold the weights, each once.
+    /// The distinct files that contain the weights.
     pub(super) fn file_paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| match file {
             WeightFile::Safetensors(file) => file.path.as_path(),
@@ -341,15 +340,15 @@ impl WeightFiles {
         })
     }
 
-    /// Names and shapes.
+    /// Names and shapes of the tensors.
     pub(super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors.iter().map(|(name, held)| (name.as_str(), held.shape.as_slice()))
     }
 
-    /// An entry of the metadata in the header of the first file.
+    /// A metadata entry in the header of a single file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] for a broken file.
+    /// [`Error::Io`]; [`Error::Model`] if the file is damaged.
     pub(super) fn metadata(&self, key: &str) -> Result<Option<String>> {
         let mut file = File::open(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
         let mut read = |count: u64| -> Result<Vec<u8>> {
@@ -358,14 +357,14 @@ impl WeightFiles {
             part.map(|_| bytes).map_err(|e| Error::io("read", &self.path, e))
         };
         let length = read(8)?.try_into().map(u64::from_le_bytes);
-        // Bounded by the file's own length, whatever the number says.
+        // `take` bounds the length by the size of the file.
         let header = read(length.map_err(|_| damaged(&self.path, "it has no header"))?)?;
         let header: Value = serde_json::from_slice(&header)
             .map_err(|e| damaged(&self.path, format!("its header is not JSON: {e}")))?;
         Ok(header["__metadata__"][key].as_str().map(str::to_owned))
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor with this name.
     pub(crate) fn holds(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -373,7 +372,7 @@ impl WeightFiles {
     /// Reads a tensor as f32.
     ///
     /// # Errors
-    /// [`Error::Model`]: it is missing, of an unknown type, or has numbers that are not finite.
+    /// [`Error::Model`] if it is missing, or has an unknown type or values that are not finite.
     pub(crate) fn read(&mut self, name: &str) -> Result<HostTensor> {
         match self.tensors.get(name) {
             Some(held) => self.files[held.file].read(&held.name),
@@ -381,7 +380,7 @@ impl WeightFiles {
         }
     }
 
-    /// A matrix in the codes that a GGUF file has it in, where these are the base's bits.
+    /// The codes of a matrix in a GGUF file, if their type corresponds to the storage type of the base.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -395,25 +394,27 @@ impl WeightFiles {
     /// Reads a tensor of bytes.
     ///
     /// # Errors
-    /// [`Error::Model`]: it is missing, or of another type.
+    /// [`Error::Model`] if it is missing or has another type.
     pub(crate) fn read_bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         match self.tensors.get(name) {
             Some(Held { file, name, .. }) => match &mut self.files[*file] {
                 WeightFile::Safetensors(file) => file.read_bytes(name),
-                WeightFile::Gguf(_) => Err(damaged(&self.path, format!("`{name}` is no bytes"))),
+                WeightFile::Gguf(_) => {
+                    Err(damaged(&self.path, format!("`{name}` is not a tensor of bytes")))
+                }
             },
             None => Err(damaged(&self.path, format!("tensor `{name}` is missing"))),
         }
     }
 }
 
-/// Whether a name is that of a file in the same folder.
+/// Whether a name is a plain file name, without a path.
 fn is_plain(name: &str) -> bool {
     let path = Path::new(name);
     path.file_name().is_some_and(|file| file == path.as_os_str()) && !name.contains(['/', '\\'])
 }
 
-/// The first few names and how many more there are.
+/// The first few names, and how many more there are.
 pub(super) fn listed<S: AsRef<str>>(names: &[S]) -> String {
     const SHOWN: usize = 12;
     let mut text: String = names
@@ -428,7 +429,7 @@ pub(super) fn listed<S: AsRef<str>>(names: &[S]) -> String {
     text
 }
 
-/// A tensor that is read from its device when its turn to be written comes.
+/// A tensor that is read from its device when it is written.
 struct Written<'a> {
     tensor: &'a NamedTensor,
     file_type: FileType,
@@ -456,7 +457,7 @@ impl View for Written<'_> {
         match bytes {
             Ok(bytes) => Cow::Owned(bytes),
             Err(error) => {
-                // Reported after the write; the length must be right until then.
+                // Reported after the write, which needs the right length.
                 *self.error.borrow_mut() = Some(error);
                 Cow::Owned(vec![0; self.data_len()])
             }
@@ -471,7 +472,7 @@ impl View for Written<'_> {
 /// Writes tensors to one file and flushes it.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Training`] where a device cannot be read.
+/// [`Error::Io`]; [`Error::Training`] if a device cannot be read.
 pub(crate) fn write_file(
     path: &Path,
     tensors: &[NamedTensor],
@@ -488,7 +489,7 @@ pub(crate) fn write_file(
     if let Some(error) = error.into_inner() {
         return Err(error);
     }
-    // The library writes files that only their owner can read; these get what others get.
+    // The library creates files that only their owner can read. Set the usual permissions.
     let usual = path.with_extension("mode");
     let finish = || {
         let permissions = File::create(&usual)?.metadata()?.permissions();
@@ -499,11 +500,11 @@ pub(crate) fn write_file(
     finish().map_err(|e| Error::io("write", path, e))
 }
 
-/// Writes a model's tensors into a folder: one file, or shards of at most `max_shard_bytes` (more
-/// where one tensor alone has more) and their index.
+/// Writes a model's tensors to a folder: a single file, or shards of at most `max_shard_bytes` (more if a
+/// single tensor is larger) and their index.
 ///
 /// # Errors
-/// As [`write_file`].
+/// See [`write_file`].
 pub(super) fn write_model(
     folder: &Path,
     tensors: Vec<NamedTensor>,

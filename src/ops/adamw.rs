@@ -1,5 +1,5 @@
-//! AdamW whose update is one parallel pass over each parameter, in place, with the semantics and
-//! the defaults of PyTorch's `torch.optim.AdamW`.
+//! AdamW whose update is one parallel in-place pass over each parameter, with the semantics and defaults of
+//! PyTorch's `torch.optim.AdamW`.
 //!
 //! Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101.
 
@@ -9,8 +9,8 @@ use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::optim::{AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer};
 use burn::tensor::{Device, FloatDType, Tensor};
 
-/// Factors of one update, with the bias corrections folded in. In f64, so that each is rounded
-/// once: the difference `1 - beta_2` of a rounded `beta_2` would be off by 5e-5.
+/// Factors of one update, including the bias corrections. They are f64 so that each is rounded once:
+/// `1 - beta_2` with a rounded `beta_2` would be off by 5e-5.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Factors {
     beta_1: f64,
@@ -22,17 +22,17 @@ pub(crate) struct Factors {
     epsilon: f64,
     /// `1 - lr * weight_decay`
     decay: f64,
-    /// What the gradient is multiplied by before all else.
+    /// Multiplies the gradient before everything else.
     grad_scale: f64,
 }
 
-/// Parameter, first moment and second moment, before or after an update.
+/// The parameter, first moment, and second moment, before or after an update.
 pub(super) type Updated<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
 kernel_trait! {
-    /// Update on plain backend tensors of equal shape; the moments are f32 (f64 with an f64 gradient).
+    /// The update on plain backend tensors of equal shape. Moments are f32 (f64 with an f64 gradient).
     trait AdamWKernel {
-        /// The new parameter, first moment and second moment.
+        /// Returns the new parameter, first moment, and second moment.
         #[fusion(meta = |param, _grad, m, v, _factors| (param.clone(), m.clone(), v.clone()))]
         fn adamw_update(
             param: FloatTensor<Self>,
@@ -69,7 +69,7 @@ pub(super) fn portable_update<B: Backend>(
     (cast::<B>(param, dtype.into()), m, v)
 }
 
-// An update happens off the autodiff graph.
+// Updates happen off the autodiff graph.
 dispatched! {
     []
     trait AdamWOps {
@@ -96,22 +96,20 @@ dispatched! {
 ///           - lr m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 /// ```
 ///
-/// The factors are computed in f64. Moments are f32 even where parameters
-/// are bf16. The defaults are PyTorch's; Burn's own AdamW has epsilon 1e-5 and weight decay 1e-4.
-/// The weight decay holds for every parameter given: put norms and biases into a group of their
-/// own without it.
+/// The factors are computed in f64. Moments are f32 even for bf16 parameters. The defaults are PyTorch's;
+/// Burn's own AdamW has epsilon 1e-5 and weight decay 1e-4. Weight decay applies to every parameter, so put
+/// norms and biases into a separate group without it.
 ///
 /// Source: arXiv 1711.05101.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
-    /// Decay of the first moment in one step, 0.9 by default.
+    /// Decay rate of the first moment per step, 0.9 by default.
     pub beta_1: f64,
-    /// Decay of the second moment in one step, 0.999 by default.
+    /// Decay rate of the second moment per step, 0.999 by default.
     pub beta_2: f64,
-    /// Added to the root of the second moment, 1e-8 by default.
+    /// Added to the square root of the second moment, 1e-8 by default.
     pub epsilon: f64,
-    /// Share of a parameter that is removed in a step, in units of the learning rate; 1e-2 by
-    /// default.
+    /// Fraction of a parameter that is removed per step, in units of the learning rate; 1e-2 by default.
     pub weight_decay: f64,
 }
 
@@ -122,7 +120,7 @@ impl Default for AdamW {
 }
 
 impl AdamW {
-    /// Optimizer for a whole module.
+    /// Creates an optimizer for a whole module.
     pub fn init(self) -> ModuleOptimizer {
         self.into()
     }
@@ -140,11 +138,11 @@ impl AdamW {
         }
     }
 
-    /// One update with the gradient times `grad_scale`, as clipping wants it; parameter and gradient
-    /// are off the autodiff graph.
+    /// Makes one update with the gradient multiplied by `grad_scale`, as for clipping. The parameter and the
+    /// gradient must be off the autodiff graph.
     ///
     /// # Panics
-    /// If the shapes of the parameter, the gradient and the state's moments differ.
+    /// If the shapes of the parameter, the gradient, and the state's moments differ.
     pub fn update<const D: usize>(
         &self,
         lr: LearningRate,
@@ -181,10 +179,10 @@ impl AdamW {
 impl Optimizer for AdamW {
     type State<const D: usize> = AdaptiveMomentumState<D>;
 
-    /// As [`AdamW::update`] with the gradient as it is.
+    /// Like [`AdamW::update`] with the unscaled gradient.
     ///
     /// # Panics
-    /// As there.
+    /// As [`AdamW::update`].
     fn step<const D: usize>(
         &self,
         lr: LearningRate,
@@ -209,7 +207,7 @@ pub(super) mod flex {
     use super::*;
     use burn::backend::Flex;
 
-    /// Elements in one parallel task.
+    /// Elements per parallel task.
     const BLOCK: usize = 32 * 1024;
 
     impl AdamWKernel for Flex {
@@ -226,7 +224,7 @@ pub(super) mod flex {
             let grad = kernel::contiguous(grad);
             let grads = grad.storage::<f32>();
             let mut outputs = [param, moment_1, moment_2].map(kernel::contiguous);
-            // In place if nothing else holds a tensor, on a copy otherwise.
+            // In place if nothing else holds a tensor, otherwise on a copy.
             let shared = outputs.each_mut().map(|t| SharedMut::new(t.storage_mut::<f32>()));
             kernel::par_blocks(grads.len(), BLOCK, |block| {
                 // SAFETY: the blocks are disjoint.
@@ -250,8 +248,7 @@ pub(super) mod flex {
         }
     }
 
-    /// The update on slices of equal length, for functions that are compiled for several instruction
-    /// sets.
+    /// The update on slices of equal length, for functions that are compiled for several instruction sets.
     #[inline(always)]
     pub(in super::super) fn update(
         params: &mut [f32],

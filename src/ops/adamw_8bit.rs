@@ -1,14 +1,14 @@
-//! AdamW with moments of 8 bits: about 2 bytes of state for each parameter instead of 8.
+//! AdamW with 8-bit moments: about 2 bytes of state per parameter instead of 8.
 //!
-//! The moments are kept as codes of a dynamic map in blocks of 256 with a scale each, the largest
-//! magnitude in the block. An update makes f32 moments of a block's codes, does what
-//! [`AdamW`] does, the parameters from the new f32 moments, and makes codes of those. Map, blocks, order
-//! and roundings are those of `bitsandbytes.optim.AdamW8bit` 0.50 on the CPU.
+//! The moments are stored as codes of a dynamic map, in blocks of 256. Each block has a scale, its largest
+//! magnitude. An update decodes a block to f32, applies the update of [`AdamW`] (parameters use the new f32
+//! moments), and encodes the moments again. The map, blocks, order, and rounding match
+//! `bitsandbytes.optim.AdamW8bit` 0.50 on the CPU.
 //!
-//! That library rounds a moment to one of 65,536 steps over -1..1 before it takes the nearest code, so
-//! that what is below 1.5e-5 of a block's largest has the code of 1.5e-5; its portable implementation
-//! takes the nearest code. Where a second moment is so small, an update is smaller, and none is divided
-//! by the root of a second moment that became 0.
+//! That library rounds a moment to one of 65,536 steps over -1..1 before it takes the nearest code, so values
+//! below 1.5e-5 of the block's maximum get the code of 1.5e-5. Its portable implementation takes the nearest
+//! code directly. With the rounding, updates for such small second moments are smaller, and no update is
+//! divided by the root of a second moment that was rounded to 0.
 //!
 //! Source: Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv 2110.02861.
 
@@ -23,16 +23,16 @@ use burn::tensor::{
     DType, Device, FloatDType, Int, IntDType, Shape, Slice, Tensor, TensorData, TensorReadError,
 };
 
-/// Codes in a word of the tensors that hold them, the first in the lowest byte.
+/// Codes per word, the first in the lowest byte.
 const IN_WORD: usize = 4;
 
-/// Parameter, and codes and scales of both moments, after an update.
+/// The parameter, and the codes and scales of both moments, after an update.
 type Updated<B> = (FloatTensor<B>, IntTensor<B>, FloatTensor<B>, IntTensor<B>, FloatTensor<B>);
 
-/// Update on plain backend tensors: `param` and `grad` are flat, `codes` i32 words for whole blocks,
-/// `scales` one number a block.
+/// The update on plain backend tensors: `param` and `grad` are flat, `codes` are i32 words for whole blocks,
+/// and `scales` has one number per block.
 pub(crate) trait AdamW8BitKernel: Backend {
-    /// The new parameter, codes and scales.
+    /// Returns the new parameter, codes, and scales.
     fn adamw_8bit_update(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -62,7 +62,7 @@ fn portable_update_8bit<B: Backend>(
     (param, codes_1, scales_1, codes_2, scales_2)
 }
 
-/// The first `len` values of codes with their scales.
+/// Decodes the first `len` values.
 fn values_of<B: Backend>(
     (codes, scales): (IntTensor<B>, FloatTensor<B>),
     map: &DynamicMap,
@@ -79,7 +79,7 @@ fn values_of<B: Backend>(
     B::float_slice(all, &[Slice::from(0..len)])
 }
 
-/// The codes of values, in words for whole blocks, and the scales.
+/// Encodes values as words for whole blocks, with their scales.
 fn codes_of<B: Backend>(
     values: FloatTensor<B>,
     map: &DynamicMap,
@@ -98,15 +98,15 @@ fn codes_of<B: Backend>(
     let padded = B::float_reshape(padded, Shape::new([blocks, BLOCK]));
     let scales = B::float_max_dim(B::float_abs(padded.clone()), 1);
     let shares = B::float_div(padded, B::float_clamp_min(scales.clone(), 1e-38.into()));
-    // Where all of a block is 0 the code is 0, whose value is not.
+    // A block of zeros gets code 0, although the value of code 0 is not 0.
     let steps = B::float_mul(
         B::float_add_scalar(shares, 1.0.into()),
         B::float_mul_scalar(B::float_sign(scales.clone()), (STEPS as f64 / 2.0).into()),
     );
     let steps = B::float_floor(B::float_add_scalar(steps, 0.5.into()));
-    // The quotients of some GPUs are not rounded correctly, and may be above 1.
+    // Some GPUs do not round quotients correctly, so they may exceed 1.
     let steps = B::float_clamp(steps, 0.0.into(), (STEPS as f64).into());
-    // What was added has the code 0.
+    // Padding gets code 0.
     let steps = B::float_reshape(steps, Shape::new([blocks * BLOCK]));
     let steps = B::float_slice(steps, &[Slice::from(0..len)]);
     let codes = looked_up::<B>(B::float_into_int(steps, IntDType::I32), map, &device);
@@ -120,7 +120,7 @@ fn codes_of<B: Backend>(
     (packed::<B>(codes), B::float_reshape(scales, Shape::new([blocks])))
 }
 
-/// The codes of steps.
+/// Looks up the codes of steps.
 fn looked_up<B: Backend>(
     steps: IntTensor<B>,
     map: &DynamicMap,
@@ -134,7 +134,7 @@ fn looked_up<B: Backend>(
     B::bitwise_and_scalar(shifted, 0xff.into())
 }
 
-/// The words of codes.
+/// Packs codes into words.
 fn packed<B: Backend>(codes: IntTensor<B>) -> IntTensor<B> {
     let [count] = codes.shape().dims();
     let words = count / IN_WORD;
@@ -145,7 +145,7 @@ fn packed<B: Backend>(codes: IntTensor<B>) -> IntTensor<B> {
         if place + 1 < IN_WORD {
             return B::bitwise_left_shift_scalar(codes, (8 * place as i64).into());
         }
-        // The sign of a word is the upper bit of its last code; a shift into it is an overflow on ndarray.
+        // The sign of a word is the top bit of its last code; shifting into it would overflow on ndarray.
         let signed = B::int_sub_scalar(B::bitwise_xor_scalar(codes, 128.into()), 128.into());
         B::int_mul_scalar(signed, (1i64 << 24).into())
     };
@@ -153,12 +153,12 @@ fn packed<B: Backend>(codes: IntTensor<B>) -> IntTensor<B> {
     B::int_reshape(all, Shape::new([words]))
 }
 
-/// Codes as words.
+/// Packs codes into words on the host.
 fn words_of(codes: &[u8]) -> Vec<i32> {
     codes.as_chunks::<IN_WORD>().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect()
 }
 
-// An update happens off the autodiff graph.
+// Updates happen off the autodiff graph.
 dispatched! {
     []
     #[allow(clippy::type_complexity, reason = "the macro takes no names of tuples")]
@@ -184,19 +184,19 @@ dispatched! {
     }
 }
 
-/// A moment of 8 bits outside of a device.
+/// An 8-bit moment in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredMoment {
-    /// One for each element.
+    /// One code per element.
     pub codes: Vec<u8>,
-    /// The largest magnitude of each block of 256, the last of which may be shorter.
+    /// The largest magnitude of each block of 256; the last block may be shorter.
     pub scales: Vec<f32>,
 }
 
-/// Both moments of a flat tensor in 8 bits, and the updates that they have seen.
+/// Both 8-bit moments of a flat tensor and the number of updates.
 #[derive(Clone, Debug)]
 pub struct Moments8Bit {
-    /// Updates made.
+    /// Number of updates so far.
     pub time: usize,
     len: usize,
     codes: [Tensor<1, Int>; 2],
@@ -204,10 +204,10 @@ pub struct Moments8Bit {
 }
 
 impl Moments8Bit {
-    /// Moments from outside, the first moment first.
+    /// Creates moments from stored ones, the first moment first.
     ///
     /// # Panics
-    /// If there are not as many codes in both and a scale for each block of them.
+    /// If the two moments differ in their number of codes, or the number of scales is not one per block.
     pub fn new(time: usize, moments: [StoredMoment; 2], device: &Device) -> Self {
         let len = moments[0].codes.len();
         let blocks = len.div_ceil(BLOCK);
@@ -225,7 +225,7 @@ impl Moments8Bit {
         Self { time, len, codes: [first.0, second.0], scales: [first.1, second.1] }
     }
 
-    /// Moments of zeros, before the first update of a tensor.
+    /// Zero moments, before the first update of a tensor.
     fn zeros(tensor: &Tensor<1>) -> Self {
         let (len, device) = (tensor.dims()[0], tensor.device());
         let blocks = len.div_ceil(BLOCK);
@@ -236,7 +236,7 @@ impl Moments8Bit {
         Self { time: 0, len, codes: [codes(), codes()], scales: [scales(), scales()] }
     }
 
-    /// Elements of the tensor.
+    /// Number of elements in the tensor.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -246,24 +246,24 @@ impl Moments8Bit {
         self.len == 0
     }
 
-    /// Bytes that codes and scales take on their device.
+    /// Bytes of codes and scales on the device.
     pub fn bytes(&self) -> usize {
         let words: usize = self.codes.iter().map(|codes| codes.dims()[0] * size_of::<i32>()).sum();
         let scales = self.scales.iter();
         words + scales.map(|scales| scales.dims()[0] * scales.dtype().size()).sum::<usize>()
     }
 
-    /// The codes of the first (0) or second (1) moment, in words, and the scales.
+    /// The codes of the first (0) or second (1) moment, in words, and its scales.
     pub(crate) fn moment(&self, index: usize) -> (Tensor<1, Int>, Tensor<1>) {
         (self.codes[index].clone(), self.scales[index].clone())
     }
 
-    /// The scales of so many elements.
+    /// Number of scales for a tensor of `len` elements.
     pub(crate) fn blocks(len: usize) -> usize {
         len.div_ceil(BLOCK)
     }
 
-    /// The first `len` codes in words.
+    /// Reads the first `len` codes from words.
     pub(crate) fn codes_in(words: Tensor<1, Int>, len: usize) -> Result<Vec<u8>, TensorReadError> {
         let words = words.try_into_vec_as::<i32>()?;
         let mut codes: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
@@ -271,10 +271,10 @@ impl Moments8Bit {
         Ok(codes)
     }
 
-    /// Both moments, the first moment first.
+    /// Reads both moments, the first moment first.
     ///
     /// # Errors
-    /// What the device says where it cannot be read.
+    /// If the device cannot be read.
     pub fn stored(&self) -> Result<[StoredMoment; 2], TensorReadError> {
         let stored = |index: usize| -> Result<StoredMoment, TensorReadError> {
             let (words, scales) = self.moment(index);
@@ -284,7 +284,7 @@ impl Moments8Bit {
         Ok([stored(0)?, stored(1)?])
     }
 
-    /// Both moments as numbers, the first moment first.
+    /// Reads both moments as decoded values, the first moment first.
     ///
     /// # Errors
     /// As [`Moments8Bit::stored`].
@@ -302,10 +302,10 @@ impl Moments8Bit {
 }
 
 impl AdamW {
-    /// As [`AdamW::update`] of a flat tensor with moments of 8 bits; without any they are 0.
+    /// Like [`AdamW::update`], for a flat tensor with 8-bit moments. `None` means zero moments.
     ///
     /// # Panics
-    /// If the sizes of the parameter, the gradient and the moments differ, or are 0.
+    /// If the sizes of the parameter, the gradient, and the moments differ or are 0.
     pub fn update_8bit(
         &self,
         lr: f64,
@@ -346,7 +346,7 @@ mod flex {
     use burn::backend::Flex;
     use rayon::prelude::*;
 
-    /// Elements in one parallel task: whole blocks.
+    /// Elements per parallel task: whole blocks.
     const TASK: usize = 128 * BLOCK;
 
     /// Codes and scales of some blocks of a moment.
@@ -368,7 +368,7 @@ mod flex {
                 return portable_update_8bit::<Self>(param, grad, first, second, factors);
             }
             let grad = kernel::contiguous(grad);
-            // In place if nothing else holds a tensor, on a copy otherwise.
+            // In place if nothing else holds a tensor, otherwise on a copy.
             let mut param = kernel::contiguous(param);
             let [mut codes_1, mut codes_2] = [first.0, second.0].map(kernel::contiguous);
             let [mut scales_1, mut scales_2] = [first.1, second.1].map(kernel::contiguous);
@@ -413,7 +413,7 @@ mod flex {
     }
 
     impl Blocks<'_> {
-        /// The values of a block's codes.
+        /// Decodes a block.
         #[inline(always)]
         fn load(&self, index: usize, values: &mut [f32; BLOCK]) {
             const WORDS: usize = BLOCK / IN_WORD;
@@ -426,7 +426,7 @@ mod flex {
             }
         }
 
-        /// Makes codes of a block's first `len` values.
+        /// Encodes the first `len` values of a block.
         #[inline(always)]
         fn store(&mut self, index: usize, values: &mut [f32; BLOCK], len: usize) {
             const WORDS: usize = BLOCK / IN_WORD;
@@ -434,15 +434,15 @@ mod flex {
             let mut lanes = [0f32; 16];
             for values in values.as_chunks::<16>().0 {
                 for (lane, value) in lanes.iter_mut().zip(values) {
-                    // A NaN is no maximum.
+                    // NaN is never the maximum.
                     *lane = if value.abs() > *lane { value.abs() } else { *lane };
                 }
             }
             let scale = lanes.into_iter().fold(0.0, f32::max);
             let mut steps = [0; BLOCK];
             for (step, value) in steps.iter_mut().zip(&*values) {
-                // SAFETY: no magnitude in the block is above the scale; of 0, NaN and infinities the
-                // quotient is NaN where it is none.
+                // SAFETY: no magnitude in the block exceeds the scale, so quotients are in -1..1; for a scale
+                // of 0, NaN, or infinity they may be NaN.
                 *step = unsafe { step_of(value / scale) };
             }
             self.scales[index] = scale;

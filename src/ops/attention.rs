@@ -1,7 +1,7 @@
 //! Causal attention with grouped key and value heads, over packed sequences.
 //!
-//! A packed row holds several sequences (*segments*) one after the other. Each token carries the
-//! index within its row of its segment's first token, and sees the keys from there to itself:
+//! A packed row holds several sequences (*segments*) one after the other. Each token carries the index within
+//! its row of its segment's first token, and sees the keys from there to itself:
 //!
 //! ```text
 //! token           0  1  2  3  4  5       keys:  0 1 2 3 4 5
@@ -13,14 +13,14 @@
 //!                                            5            x
 //! ```
 //!
-//! A sliding window is told in the same way: where token `i` sees `window` keys at most, its first one is
-//! `i - window + 1` or that of its segment, whichever comes later. What is out of sight costs nothing
-//! but the keys that other queries of a block see.
+//! A sliding window uses the same indices: if token `i` sees at most `window` keys, its first key is
+//! `i - window + 1` or the first of its segment, whichever is later. Hidden keys cost nothing unless other
+//! queries of the same block see them.
 //!
-//! Works on the layout that the projections produce, `[tokens, heads * head_dim]`. Queries are
-//! taken in blocks, and the key and value heads are never repeated for their groups of query heads.
-//! What is kept for the backward pass is the output and one log-sum-exp per query and head; the
-//! probabilities are computed again, as in FlashAttention (arXiv 2205.14135).
+//! The layout is that of the projections, `[tokens, heads * head_dim]`. Queries are processed in blocks, and
+//! key and value heads are never repeated for their groups of query heads. The backward pass keeps the output
+//! and one log-sum-exp per query and head, and recomputes the probabilities, as in FlashAttention (arXiv
+//! 2205.14135).
 
 #[cfg(feature = "fusion")]
 use super::backends::wide;
@@ -51,14 +51,14 @@ mod portable;
 pub struct AttentionShape {
     /// Rows of the batch.
     pub batch: usize,
-    /// Tokens in a row.
+    /// Tokens per row.
     pub seq: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; a divisor of `heads`. Query head `h` uses key and value head
     /// `h / (heads / kv_heads)`.
     pub kv_heads: usize,
-    /// Values in a head; scores are divided by its square root.
+    /// Values per head; scores are divided by its square root.
     pub head_dim: usize,
 }
 
@@ -71,7 +71,7 @@ impl AttentionShape {
         self.batch * self.seq
     }
 
-    /// Query heads of one key and value head.
+    /// Query heads per key and value head.
     fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
@@ -85,18 +85,18 @@ impl AttentionShape {
     }
 }
 
-/// Sizes of a call, and how far a query looks.
+/// Sizes of a call, and how far queries see.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extent {
     shape: AttentionShape,
-    /// Most keys that a query sees: tokens of the longest segment, or the window where that is less;
-    /// `shape.seq` where it is not known.
+    /// Maximum number of keys that a query sees: the length of the longest segment, or the window if that is
+    /// smaller; `shape.seq` if unknown.
     longest: usize,
 }
 
 #[cfg(feature = "fusion")]
 impl Extent {
-    /// What the fusing backend is told of the log-sum-exp: portable code and kernels for GPUs have one order.
+    /// The shape of the log-sum-exp for the fusion backend. Portable code and GPU kernels use the same order.
     fn log_sum_exp(&self, q: &TensorSpec) -> TensorSpec {
         let AttentionShape { batch, seq, kv_heads, .. } = self.shape;
         let shape = [batch, kv_heads, self.shape.group(), seq, 1].into();
@@ -104,27 +104,27 @@ impl Extent {
     }
 }
 
-/// Sums of the gradients of keys and values that the backward pass on flex has, for so many rows, tokens
-/// in a row, and heads of queries and of keys and values.
+/// Number of gradient sums of keys and values in the backward pass on flex, for a number of rows, tokens per
+/// row, and heads (of queries, and of keys and values).
 pub(crate) fn parts_of(batch: usize, seq: usize, [heads, kv_heads]: [usize; 2]) -> usize {
     parts(AttentionShape { batch, seq, heads, kv_heads, head_dim: 1 })
 }
 
-/// Queries in one block on flex: few, because a block sees more keys than each of its queries does, but
-/// with the heads that share keys enough that these are worth preparing.
+/// Queries per block on flex. Few, because a block sees more keys than each of its queries does; but enough,
+/// together with the heads that share keys, to be worth preparing the keys.
 fn queries_in_block(shape: AttentionShape) -> usize {
-    /// Most scores of a block, while it has more than the least rows.
+    /// Target number of scores per block, as long as it has more than the minimum number of rows.
     const SCORES: usize = 192 * 2048;
     let rows = (SCORES / shape.seq.max(1)).clamp(64, 192);
     (rows / shape.group()).clamp(1, 64)
 }
 
-/// Parts that the blocks of a task are dealt out to in the backward pass on flex, where tasks are few.
-/// It depends on the shape alone, as does what is summed in which order.
+/// Number of parts that a task's blocks are divided into in the backward pass on flex, if there are few
+/// tasks. It depends only on the shape, so the order of sums does too.
 fn parts(shape: AttentionShape) -> usize {
-    /// Tasks that keep many threads about equally busy.
+    /// Number of tasks that keep many threads evenly busy.
     const ENOUGH: usize = 16;
-    // Each part has gradients of its own for all keys and values: together little more than those of the
+    // Each part has its own gradients for all keys and values, in total little more than those of the
     // queries.
     let most = (shape.group() + 1).min(4);
     let blocks = shape.seq.div_ceil(queries_in_block(shape));
@@ -132,7 +132,7 @@ fn parts(shape: AttentionShape) -> usize {
     ENOUGH.div_ceil(tasks).min(most).min(blocks).max(1)
 }
 
-/// What an implementation's backward pass needs.
+/// What the backward pass of an implementation needs.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub(crate) struct Saved<B: Backend> {
@@ -145,10 +145,10 @@ pub(crate) struct Saved<B: Backend> {
 }
 
 kernel_trait! {
-    /// Forward and backward on plain backend tensors, shaped as in [`causal_attention`].
+    /// Forward and backward on plain backend tensors, with the shapes of [`causal_attention`].
     trait AttentionKernel {
-        /// The output, like `q`, and the log-sum-exp of the scores of each query and head, in an order
-        /// that only the implementation knows.
+        /// Returns the output, like `q`, and the log-sum-exp of the scores of each query and head, in an
+        /// order specific to the implementation.
         #[fusion(meta = |q, _k, _v, _starts, extent| (q.clone(), extent.log_sum_exp(q)))]
         fn attention_forward(
             q: FloatTensor<Self>,
@@ -160,7 +160,7 @@ kernel_trait! {
             portable::forward::<Self>(q, k, v, segment_starts, extent)
         }
 
-        /// The gradients of `q`, `k` and `v`.
+        /// Returns the gradients of `q`, `k`, and `v`.
         #[fusion(meta = |_grad, saved, _extent| (saved.q.clone(), saved.k.clone(), saved.v.clone()))]
         fn attention_backward(
             grad: FloatTensor<Self>,
@@ -234,25 +234,23 @@ impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
 /// Attention of each query to the keys at or before it in its own segment:
 /// `softmax(q k^T / sqrt(head_dim)) v`, with the softmax in f32 (f64 for f64 input).
 ///
-/// The scores exist for a block of queries at a time. What that costs in memory: on flex, 64 to 192
-/// queries of heads that share keys in each thread (64 of them in long rows), and in the backward pass
-/// up to four sums of the gradients of keys and values; elsewhere, up to 256 MiB for each of a
-/// few temporaries.
+/// Scores exist for only one block of queries at a time. Memory: on flex, the scores of 64 to 192 queries of
+/// heads that share keys per thread (64 in long rows), and in the backward pass up to four sums of the
+/// gradients of keys and values; on other backends, up to 256 MiB for each of a few temporaries.
 ///
 /// # Shapes
 /// With `tokens = batch * seq`, row after row:
 /// - `q`: `[tokens, heads * head_dim]`
 /// - `k`, `v`: `[tokens, kv_heads * head_dim]`
-/// - `segment_starts`: `[tokens]`, the index within its row (`0..seq`) of the first key that each token
-///   sees: the first token of its segment, or with a sliding window a later one; never above the
-///   token's own index, and never falling along a row. All 0 for rows that are not packed.
+/// - `segment_starts`: `[tokens]`, the index within its row (`0..seq`) of the first key that each token sees:
+///   the first token of its segment, or a later one with a sliding window. It must not exceed the token's own
+///   index and must not decrease along a row. All 0 for rows that are not packed.
 /// - result: like `q`
 ///
 /// # Panics
-/// If a tensor's shape does not fit `shape`, a size is 0, `heads` is not a multiple of `kv_heads`,
-/// or the element types of `q`, `k` and `v` differ. On flex also if `segment_starts` breaks its
-/// rules; other backends then return values without meaning, since values on a GPU cannot be
-/// looked at without waiting for it.
+/// If a tensor's shape does not match `shape`, a size is 0, `heads` is not a multiple of `kv_heads`, or the
+/// element types of `q`, `k`, and `v` differ. On flex also if `segment_starts` breaks its rules; other
+/// backends then return meaningless values, because checking values on a GPU would require waiting for it.
 pub fn causal_attention(
     q: Tensor<2>,
     k: Tensor<2>,
@@ -263,16 +261,15 @@ pub fn causal_attention(
     causal_attention_within(q, k, v, segment_starts, shape, shape.seq)
 }
 
-/// As [`causal_attention`], where it is known that no token sees more than `longest` keys: for short
-/// examples in a long row, and for sliding windows, time and memory then grow with the row and not with
-/// its square.
+/// Like [`causal_attention`], if no token sees more than `longest` keys. For short examples in a long row and
+/// for sliding windows, time and memory are then linear in the length of the row instead of quadratic.
 ///
 /// # Shapes
-/// As there.
+/// As [`causal_attention`].
 ///
 /// # Panics
-/// As there, and if `longest` is 0. Where a token sees more keys, flex takes all of them in; other
-/// backends may leave out the first ones.
+/// As [`causal_attention`], and if `longest` is 0. If a token sees more keys than `longest`, flex uses all of
+/// them; other backends may ignore the first ones.
 pub fn causal_attention_within(
     q: Tensor<2>,
     k: Tensor<2>,

@@ -1,13 +1,13 @@
-//! Threads that stay awake between operations.
+//! Keeps threads awake between operations.
 //!
-//! The pool's threads go to sleep when they find no work for some ten microseconds. Between two operations
-//! of a token there is often as little as that to do in one thread, and to wake another takes as long as an
-//! operation (in a virtual machine up to a tenth of a millisecond).
+//! The pool's threads sleep after about ten microseconds without work. Between two operations for a token,
+//! one thread often works alone for about that long, and waking another thread takes as long as an operation
+//! (up to a tenth of a millisecond in a virtual machine).
 
 use burn::tensor::Device;
 
-/// Keeps the pool's other threads looking for work until it is dropped, or nothing came for a while. Does
-/// nothing where the work is not done by that pool.
+/// Keeps the pool's other threads looking for work until the result is dropped, or until no work arrives for
+/// a while. Does nothing if the device does not use that pool.
 #[must_use]
 pub(crate) fn keep_awake(device: &Device) -> Option<Awake> {
     #[cfg(feature = "flex")]
@@ -19,7 +19,7 @@ pub(crate) fn keep_awake(device: &Device) -> Option<Awake> {
     }
 }
 
-/// While this lives, threads look for work.
+/// Threads look for work while this lives.
 pub(crate) struct Awake(std::sync::Arc<std::sync::atomic::AtomicBool>);
 
 impl Drop for Awake {
@@ -36,11 +36,11 @@ mod flex {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
-    /// How long a thread looks for work and finds none.
+    /// How long a thread looks without finding work.
     const PATIENCE: Duration = Duration::from_micros(300);
-    /// How long it looks in all. What it interrupts, where it was waiting within other work, goes on then.
+    /// How long it looks in total. Work that it interrupted while waiting continues then.
     const LONGEST: Duration = Duration::from_millis(100);
-    /// Searches between which it lets other threads of the system run.
+    /// Number of searches between yields to other threads of the system.
     const SEARCHES: u32 = 16;
 
     pub(super) fn keep_awake() -> Option<Awake> {
@@ -53,7 +53,7 @@ mod flex {
         Some(Awake(done))
     }
 
-    /// Returns at once in the thread that has to say when it is done.
+    /// Returns immediately in the thread that signals the end.
     fn look_for_work(done: &AtomicBool, owner: usize) {
         if rayon::current_thread_index() == Some(owner) {
             return;
@@ -96,7 +96,7 @@ mod tests {
             });
             assert_eq!(sum, (1..200usize).map(|round| round * (round - 1) / 2).sum::<usize>());
         }
-        // Outside of a pool there is nobody to keep awake.
+        // Outside a pool there are no threads to keep awake.
         assert!(keep_awake(&Device::flex()).is_none());
     }
 }

@@ -1,24 +1,24 @@
-//! Where an operation meets Burn's backends: the one list of them, and helpers for the bodies that
-//! run on all of them.
+//! Connects operations to Burn's backends: the list of backends, and helpers for bodies that run on all of
+//! them.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType};
 
-/// Declares a trait of one method that Burn's run-time `Dispatch` backend routes to the backend
-/// its tensors live on, and gives every backend that the features compile in the same body.
+/// Declares a trait with one method that Burn's run-time `Dispatch` backend routes to the backend of its
+/// tensors, and implements it with the same body for every backend that the features enable.
 ///
-/// An argument that is an enum or a struct of tensors has `#[extension_type]` in front.
+/// An argument that is an enum or struct of tensors needs `#[extension_type]` in front.
 ///
-/// `[Autodiff]` in front routes tracked tensors to `Autodiff<B, C>`, whose implementation the
-/// operation writes itself. With an empty `[]` only tensors off the autodiff graph are accepted.
+/// `[Autodiff]` in front routes tracked tensors to `Autodiff<B, C>`, for which the operation provides its own
+/// implementation. With an empty `[]`, only tensors off the autodiff graph are accepted.
 ///
-/// There is no selector for `Fusion`: with that feature, `Cube` *is* the fusing backend
-/// (`Fusion<CubeBackend>`), and a body made of backend operations is recorded into its stream like
-/// any other code.
+/// There is no selector for `Fusion`: with that feature, `Cube` *is* the fusion backend
+/// (`Fusion<CubeBackend>`), and a body made of backend operations is recorded into its stream like any other
+/// code.
 ///
-/// The backends are those of this crate's features. A backend that is only enabled in Burn itself
-/// makes the operation panic with "Backend not supported", so enable it here.
+/// The backends are those of this crate's features. A backend that is enabled only in Burn makes the
+/// operation panic with "Backend not supported", so enable it in this crate.
 macro_rules! dispatched {
     (
         [$($autodiff:ident)?]
@@ -37,7 +37,7 @@ macro_rules! dispatched {
         )]
         $(#[$meta])*
         pub(crate) trait $name: burn::backend::Backend {
-            // Burn deprecated the whole of burn-ndarray, so naming the backend warns.
+            // All of burn-ndarray is deprecated, so naming the backend warns.
             #[cfg_attr(feature = "ndarray", allow(deprecated))]
             fn $method($($(#[$attribute])? $arg: $ty $(<$of>)?),*) -> $output $(<$parameter>)?;
         }
@@ -49,9 +49,9 @@ macro_rules! dispatched {
 }
 pub(crate) use dispatched;
 
-/// Declares a kernel trait that has kernels of its own for GPUs: `CubeBackend` implements it, and with the
-/// feature `fusion` what it implements is an operation of the fusing backend, whose results `fusion(meta = ..)`
-/// describes. Nothing calls the implementation for `Dispatch` that Burn's macro adds.
+/// Declares a kernel trait with its own GPU kernels. `CubeBackend` implements it. With the feature `fusion`,
+/// the implementation is an operation of the fusion backend, whose results `fusion(meta = ..)` describes.
+/// Nothing calls the `Dispatch` implementation that Burn's macro adds.
 macro_rules! kernel_trait {
     ($(#[$meta:meta])* trait $name:ident $(: $also:ident)? { $($items:tt)* }) => {
         #[burn::backend::backend_extension(
@@ -65,7 +65,7 @@ macro_rules! kernel_trait {
 }
 pub(crate) use kernel_trait;
 
-/// Implements a trait with the bodies that it has for flex and ndarray.
+/// Implements a trait with its default bodies for flex and ndarray.
 macro_rules! for_each_backend_without_kernels {
     ($name:ident) => {
         #[cfg(feature = "flex")]
@@ -79,14 +79,14 @@ pub(crate) use for_each_backend_without_kernels;
 macro_rules! for_ndarray {
     ($name:ident) => {
         #[cfg(feature = "ndarray")]
-        // Burn deprecated the whole of burn-ndarray, so naming the backend warns.
+        // All of burn-ndarray is deprecated, so naming the backend warns.
         #[allow(deprecated)]
         impl $name for burn::backend::NdArray {}
     };
 }
 pub(crate) use for_ndarray;
 
-/// Implements a trait alike for every backend that the features compile in.
+/// Implements a trait identically for every backend that the features enable.
 macro_rules! for_each_backend {
     ($name:ident { $($items:tt)* }) => {
         #[cfg(feature = "flex")]
@@ -97,11 +97,11 @@ macro_rules! for_each_backend {
 }
 pub(crate) use for_each_backend;
 
-/// The same for the backends that have no kernels of their own: all but flex.
+/// The same for backends without their own kernels: all except flex.
 macro_rules! for_each_portable_backend {
     ($name:ident { $($items:tt)* }) => {
         #[cfg(feature = "ndarray")]
-        // Burn deprecated the whole of burn-ndarray, so naming the backend warns.
+        // All of burn-ndarray is deprecated, so naming the backend warns.
         #[allow(deprecated)]
         impl $name for burn::backend::NdArray { $($items)* }
 
@@ -111,7 +111,7 @@ macro_rules! for_each_portable_backend {
 }
 pub(crate) use for_each_portable_backend;
 
-/// What the fusing backend is told of one number for each row of `x`.
+/// Describes one number per row of `x` to the fusion backend.
 #[cfg(feature = "fusion")]
 pub(crate) fn per_row(
     x: &burn::backend::fusion::custom::TensorSpec,
@@ -120,17 +120,17 @@ pub(crate) fn per_row(
     burn::backend::fusion::custom::TensorSpec::new(shape, wide(x.dtype).into())
 }
 
-/// The type in which sums over elements of `dtype` are taken: f64 for f64, f32 for all others.
+/// The type of sums over elements of `dtype`: f64 for f64, f32 for all others.
 pub(crate) fn wide(dtype: DType) -> FloatDType {
     if dtype == DType::F64 { FloatDType::F64 } else { FloatDType::F32 }
 }
 
-/// `tensor` in the type `dtype`; itself if it has that type already.
+/// Converts `tensor` to the type `dtype`, if necessary.
 pub(crate) fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
     if FloatDType::from(tensor.dtype()) == dtype { tensor } else { B::float_cast(tensor, dtype) }
 }
 
-/// `tensor` in the type in which sums are taken.
+/// Converts `tensor` to the type of sums.
 pub(crate) fn widen<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     let dtype = wide(tensor.dtype());
     cast::<B>(tensor, dtype)

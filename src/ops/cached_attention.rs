@@ -1,4 +1,4 @@
-//! Attention of new tokens to keys and values in a cache, as in generation. No gradient.
+//! Attention of new tokens to cached keys and values, as in generation. Has no gradient.
 
 use super::backends::{cast, dispatched, for_ndarray, kernel_trait, widen};
 use burn::backend::tensor::FloatTensor;
@@ -6,9 +6,9 @@ use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Slice, Tensor};
 
 kernel_trait! {
-    /// On plain backend tensors, shaped as in [`cached_attention`].
+    /// Attention on plain backend tensors, with the shapes of [`cached_attention`].
     trait CachedAttentionKernel {
-        /// The output, like `q`.
+        /// Returns the output, like `q`.
         #[fusion(dtype = q, shape = q)]
         fn attend_to_cache(
             q: FloatTensor<Self>,
@@ -29,7 +29,7 @@ for_ndarray! { CachedAttentionKernel }
 struct Sizes {
     rows: usize,
     new: usize,
-    /// Keys that are looked at; the cache may have others before and after them.
+    /// Keys that are used; the cache may have others before and after them.
     keys: usize,
     heads: usize,
     kv_heads: usize,
@@ -55,7 +55,7 @@ fn portable<B: Backend>(
     let (group, dtype) = (heads / kv_heads, q.dtype());
     let seen = [0..rows, 0..kv_heads, first..first + keys, 0..dim].map(Slice::from);
     let [k, v] = [k, v].map(|all| B::float_slice(all, &seen));
-    // The heads of a group share keys, so they are rows of one product.
+    // The heads of a group share keys, so they become rows of one product.
     let q = B::float_reshape(q, [rows, new, kv_heads, group, dim].into());
     let q = B::float_permute(q, &[0, 2, 3, 1, 4]);
     let q = B::float_reshape(q, [rows, kv_heads, group * new, dim].into());
@@ -87,19 +87,19 @@ dispatched! {
     }
 }
 
-/// `softmax(q k^T / sqrt(head_dim) + mask) v` for each head, with the softmax in f32 (f64 for f64);
-/// query head `h` uses key and value head `h / (heads / kv_heads)`.
+/// `softmax(q k^T / sqrt(head_dim) + mask) v` for each head, with the softmax in f32 (f64 for f64). Query
+/// head `h` uses key and value head `h / (heads / kv_heads)`.
 ///
 /// # Shapes
 /// - `q`: `[rows * new, heads * head_dim]`
-/// - `k`, `v`: `[rows, kv_heads, capacity, head_dim]`, of which those from `first` on are looked at, as
-///   many as the mask has; what stands before and after them costs nothing
-/// - `mask`: `[rows, 1, new, keys]` in f32 (f64 for f64), 0 where a key is seen and a large negative
-///   number where it is not; each query sees one key at least
+/// - `k`, `v`: `[rows, kv_heads, capacity, head_dim]`. Only as many keys as the mask has are used, starting
+///   at `first`; the others cost nothing.
+/// - `mask`: `[rows, 1, new, keys]` in f32 (f64 for f64), 0 for visible keys and a large negative number for
+///   hidden ones; each query must see at least one key
 /// - result: like `q`
 ///
 /// # Panics
-/// If the shapes do not fit together, a size is 0, or a tensor is on an autodiff device.
+/// If the shapes do not match, a size is 0, or a tensor is on an autodiff device.
 pub fn cached_attention(
     q: Tensor<2>,
     k: Tensor<4>,
@@ -176,7 +176,7 @@ mod flex {
                     for token in row * new..(row + 1) * new {
                         let place = token * width + kv_head * group * dim;
                         let mask = &mask[token * keys..][..keys];
-                        // SAFETY: the tasks' heads and tokens are disjoint.
+                        // SAFETY: the heads and tokens of tasks are disjoint.
                         let out = unsafe { all.slice(place..place + group * dim) };
                         attend_group(&q[place..][..group * dim], [k, v], mask, scale, scores, out);
                     }
@@ -186,7 +186,7 @@ mod flex {
         }
     }
 
-    /// The heads of a group for one token; `scores` has room for each head and key.
+    /// Handles the heads of a group for one token; `scores` has room for every head and key.
     fn attend_group(
         q: &[f32],
         [k, v]: [&[f32]; 2],
@@ -196,7 +196,7 @@ mod flex {
         out: &mut [f32],
     ) {
         let (dim, group) = (k.len() / mask.len(), scores.len() / mask.len());
-        // Padding in front is left out: it costs nothing, and moves no sum to another place.
+        // Skips hidden keys at the front: they then cost nothing and do not shift any sum.
         let hidden = mask.iter().position(|mask| *mask == 0.0).unwrap_or(0);
         let ([k, v], mask) = ([k, v].map(|all| &all[hidden * dim..]), &mask[hidden..]);
         let keys = mask.len();
@@ -228,7 +228,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// The same, for processors without products of few rows, and for larger groups.
+        /// The same for CPUs without products of few rows, and for larger groups.
         fn attend_plainly(
             q: &[f32],
             cached: [&[f32]; 2],
@@ -301,7 +301,7 @@ mod flex {
                 let mut plain = vec![f32::NAN; group * dim];
                 attend_plainly(&q, [&k, &v], &mask, scale, &mut scores, &mut plain);
                 assert!(close(&plain), "{dim} {keys} {group}");
-                // Seven hidden keys in front.
+                // Seven hidden keys at the front.
                 let hide = |all: &[f32]| [&vec![9.0; 7 * dim], all].concat();
                 let mask = [vec![-1e9; 7], mask].concat();
                 let mut scores = vec![f32::NAN; group * (keys + 7)];

@@ -1,5 +1,5 @@
-//! Causal depthwise convolution with SiLU, over packed sequences: what a token of a channel becomes depends on
-//! that channel of the token itself and of the few tokens before it in its sequence.
+//! Causal depthwise convolution with SiLU, over packed sequences. The result for a token and channel depends
+//! on that channel of the token and of the few tokens before it in its sequence.
 //!
 //! Source: the short convolution of Mamba (Gu and Dao, arXiv 2312.00752) and of gated DeltaNet (Yang et al.,
 //! arXiv 2412.06464).
@@ -16,7 +16,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Slice, Tensor, TensorData};
 
-/// Forward and backward on plain backend tensors, shaped as in [`causal_conv`].
+/// Forward and backward on plain backend tensors, with the shapes of [`causal_conv`].
 pub(crate) trait CausalConvKernel: Backend {
     fn conv_forward(
         x: FloatTensor<Self>,
@@ -26,7 +26,7 @@ pub(crate) trait CausalConvKernel: Backend {
         portable_forward::<Self>(x, weight, sequences)
     }
 
-    /// The gradients of `x` and `weight`.
+    /// Returns the gradients of `x` and `weight`.
     fn conv_backward(
         grad: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -39,10 +39,11 @@ pub(crate) trait CausalConvKernel: Backend {
 
 for_each_portable_backend! { CausalConvKernel {} }
 
-/// The tokens so many places before each token, for each tap of the kernel from the last to the first; 0 where
-/// the sequence does not go back so far.
+/// Shifts by each tap of the kernel, from the last tap to the first. Tokens before the start of a sequence
+/// count as 0.
 struct Taps<B: Backend> {
-    /// 1 for tokens whose sequence goes back so far, else 0; `[tokens, 1]`.
+    /// 1 for tokens that have a token `lag` positions before them in their sequence, otherwise 0;
+    /// `[tokens, 1]`.
     reaches: Vec<FloatTensor<B>>,
 }
 
@@ -59,18 +60,18 @@ impl<B: Backend> Taps<B> {
         Self { reaches: (0..taps).map(reach).collect() }
     }
 
-    /// Each token gets what stands `lag` places before it.
+    /// Gives each token the value `lag` positions before it.
     fn earlier(&self, x: &FloatTensor<B>, lag: usize) -> FloatTensor<B> {
         B::float_mul(shifted::<B>(x, lag, true), self.reaches[lag].clone())
     }
 
-    /// The transpose of that.
+    /// The transpose of [`Taps::earlier`].
     fn later(&self, x: FloatTensor<B>, lag: usize) -> FloatTensor<B> {
         shifted::<B>(&B::float_mul(x, self.reaches[lag].clone()), lag, false)
     }
 }
 
-/// The rows moved down, or up, with zeros in their place.
+/// Moves rows down or up and fills with zeros.
 fn shifted<B: Backend>(x: &FloatTensor<B>, by: usize, down: bool) -> FloatTensor<B> {
     let [tokens, width] = x.shape().dims();
     let by = by.min(tokens);
@@ -86,7 +87,7 @@ fn shifted<B: Backend>(x: &FloatTensor<B>, by: usize, down: bool) -> FloatTensor
     B::float_cat(if down { vec![zeros, kept] } else { vec![kept, zeros] }, 0)
 }
 
-/// A tap's weights, `[1, channels]`; taps count from the token itself back.
+/// The weights of a tap, `[1, channels]`. Taps are counted back from the token itself.
 fn tap<B: Backend>(weight: &FloatTensor<B>, lag: usize) -> FloatTensor<B> {
     let [channels, taps] = weight.shape().dims();
     let column = taps - 1 - lag;
@@ -95,7 +96,7 @@ fn tap<B: Backend>(weight: &FloatTensor<B>, lag: usize) -> FloatTensor<B> {
     B::float_reshape(column, [1, channels].into())
 }
 
-/// What goes into the activation.
+/// The input of the activation.
 fn convolved<B: Backend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
@@ -190,10 +191,11 @@ impl<B: CausalConvKernel> Backward<B, 2> for CausalConvBackward {
     }
 }
 
-/// `silu(y)`, where `y[t, c]` is the sum over `i` of `weight[c, i] * x[t + 1 - taps + i, c]`: the last column of
-/// the weight is that of the token itself. What stands before a sequence is 0. Tokens of no sequence give 0.
+/// `silu(y)`, where `y[t, c]` is the sum over `i` of `weight[c, i] * x[t + 1 - taps + i, c]`: the last column
+/// of the weight belongs to the token itself. Values before a sequence are 0. The result is 0 for tokens
+/// outside all sequences.
 ///
-/// Sums are in f32 (f64 for f64 input).
+/// Sums are f32 (f64 for f64 input).
 ///
 /// # Shapes
 /// - `x`: `[tokens, channels]`
@@ -201,7 +203,7 @@ impl<B: CausalConvKernel> Backward<B, 2> for CausalConvBackward {
 /// - result: like `x`
 ///
 /// # Panics
-/// If the shapes do not fit together or a size is 0.
+/// If the shapes do not match or a size is 0.
 pub fn causal_conv(x: Tensor<2>, weight: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
     let ([tokens, channels], [of_weight, taps]) = (x.dims(), weight.dims());
     assert!(tokens > 0 && channels > 0 && taps > 0, "causal_conv: a size is 0");
@@ -224,10 +226,10 @@ mod flex {
     use rayon::prelude::*;
     use std::ops::Range;
 
-    /// Channels of a task: the sums over tokens are in one order, whatever the number of threads.
+    /// Channels per task. Sums over tokens have the same order with any number of threads.
     const CHANNELS: usize = 64;
 
-    /// The weights tap by tap, from the token itself back: `[taps, channels]`.
+    /// The weights by tap, from the token itself back: `[taps, channels]`.
     fn by_tap(weight: &[f32], taps: usize) -> Vec<f32> {
         let channels = weight.len() / taps;
         (0..taps)
@@ -302,7 +304,7 @@ mod flex {
         }
     }
 
-    /// Adds to the gradients of some channels; those of `x` are zeros before.
+    /// Adds to the gradients of some channels; those of `x` must start as zeros.
     fn backward(
         [grad, x, weight]: [&[f32]; 3],
         channels: usize,
@@ -322,7 +324,7 @@ mod flex {
                 }
                 silu_slope(&mut slopes, &grad[of(token)]);
                 for lag in lags {
-                    // SAFETY: these channels of all tokens and taps belong to this task alone.
+                    // SAFETY: these channels of all tokens and taps belong to this task only.
                     let (of_x, of_tap) =
                         unsafe { (grad_x.slice(of(token - lag)), grad_taps.slice(of(lag))) };
                     multiply_add(of_x, &weight[of(lag)], &slopes);
@@ -350,7 +352,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// What goes into the activation becomes its gradient.
+        /// Replaces the input of the activation by its gradient.
         fn silu_slope(values: &mut [f32], grad: &[f32]) {
             for (value, grad) in values.iter_mut().zip(grad) {
                 let sigmoid = 1.0 / (1.0 + kernel::exp(-*value));

@@ -1,7 +1,8 @@
-//! What the kernels for GPUs share. They are written in CubeCL, once for CUDA, ROCm, Metal, Vulkan and WebGPU.
+//! Shared code of the GPU kernels, which are written in CubeCL once for CUDA, ROCm, Metal, Vulkan, and
+//! WebGPU.
 //!
-//! Sums within a cube go through shared memory, in an order that depends on the sizes alone: no atomics, and no
-//! operations of a plane, whose width differs between devices.
+//! Sums within a cube use shared memory in an order that depends only on the sizes. There are no atomics and
+//! no plane operations, because the width of a plane differs between devices.
 
 #[cfg(all(test, feature = "flex"))]
 pub(super) mod testing;
@@ -21,52 +22,52 @@ use burn_cubecl::kernel::{
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros_client};
 pub(super) use burn_cubecl::{CubeBackend, cubecl, tensor::CubeTensor};
 
-/// Whether the kernels take tensors of these types: what sums in f32 are right for.
+/// Whether the kernels support tensors of these types, for which f32 sums are accurate enough.
 pub(super) fn are_short<const N: usize>(tensors: [&CubeTensor; N]) -> bool {
     let short = [DType::F32, DType::F16, DType::BF16];
     tensors.iter().all(|tensor| short.contains(&tensor.dtype))
 }
 
-/// The type that a kernel is compiled for.
+/// The element type that a kernel is compiled for.
 pub(super) fn element(tensor: &CubeTensor) -> ElemType {
     dtype_to_storage_type(tensor.dtype)
 }
 
-/// The same, row after row.
+/// Makes tensors contiguous.
 pub(super) fn in_rows<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTensor; N] {
     tensors.map(into_contiguous)
 }
 
-/// A tensor on the device of another, whose values are to be written.
+/// An uninitialized tensor on the device of another one.
 pub(super) fn unwritten(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
     empty_device_contiguous_dtype(client, device, shape.into(), dtype)
 }
 
-/// The same with all zeros. Burn's own has gaps between rows on some devices.
+/// A tensor of zeros. Burn's own version has gaps between rows on some devices.
 pub(super) fn zeroed(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let (shape, client, device) = (shape.into(), like.client.clone(), like.device.clone());
     let flat = zeros_client(client, device, [shape.num_elements()].into(), dtype);
     CubeTensor::new_contiguous(flat.client, flat.device, shape, flat.handle, dtype)
 }
 
-/// The most elements of a type that a device holds in one piece.
+/// The maximum number of elements of a type in one allocation of a device.
 pub(super) fn most_elements(client: &Client, dtype: DType) -> usize {
     usize::try_from(client.properties().memory.max_page_size).unwrap_or(usize::MAX) / dtype.size()
 }
 
-/// The tensor itself if nothing else holds it, a copy otherwise; row after row.
+/// The tensor itself if nothing else holds it, otherwise a copy; contiguous.
 pub(super) fn writable(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     match tensor.can_mut() && tensor.is_nonoverlapping() {
         true => tensor,
-        // A copy has gaps between rows on some devices.
+        // On some devices, a copy has gaps between rows.
         false => into_contiguous(tensor.copy()),
     }
 }
 
-/// Elements that a unit takes at once: the most that divide `width` and that the device reads at once in all of
-/// the tensors.
+/// Elements that a unit processes together: the most that divide `width` and that the device can read at once
+/// in all of the tensors.
 pub(super) fn vector_of<const N: usize>(width: usize, tensors: [&CubeTensor; N]) -> usize {
     let of = |tensor: &CubeTensor| {
         let sizes = tensor.client.io_optimized_vector_sizes(tensor.dtype.size());
@@ -75,32 +76,32 @@ pub(super) fn vector_of<const N: usize>(width: usize, tensors: [&CubeTensor; N])
     tensors.map(of).into_iter().min().unwrap_or(1)
 }
 
-/// Units of a cube that has a row of so many vectors: a power of two.
+/// Units of a cube for a row of `vectors` vectors; a power of two.
 pub(super) fn units_of(vectors: usize, tensor: &CubeTensor) -> usize {
-    // A few vectors for each unit, and at least as many units as run together.
+    // A few vectors per unit, and at least as many units as run together.
     units_within(vectors.div_ceil(4).next_power_of_two().clamp(32, 256), tensor)
 }
 
-/// So many units of a cube, a power of two, or the most that the device has.
+/// The number of units per cube: `wanted`, a power of two, or the device's maximum.
 pub(super) fn units_within(wanted: usize, tensor: &CubeTensor) -> usize {
     let most = tensor.client.properties().hardware.max_units_per_cube.max(1);
     wanted.min(1 << most.ilog2())
 }
 
-/// So many cubes of `units` units. There may be some more: each kernel leaves out those past the last.
+/// A grid of at least `count` cubes of `units` units. Kernels skip cubes past the last one.
 pub(super) fn cubes(count: usize, units: usize, tensor: &CubeTensor) -> (CubeCount, CubeDim) {
     let dim = CubeDim::new_1d(units as u32);
     (calculate_cube_count_elemwise(&tensor.client, count * units, dim), dim)
 }
 
-/// Cubes for so many elements or vectors, one for each unit.
+/// A grid with one unit for each of `count` elements or vectors.
 pub(super) fn units(count: usize, tensor: &CubeTensor) -> (CubeCount, CubeDim) {
     let dim = CubeDim::new(&tensor.client, count);
     (calculate_cube_count_elemwise(&tensor.client, count, dim), dim)
 }
 
-/// The product of matrices, `[.., rows, inner]` and `[.., inner, columns]`, summed in f32 and given in the type
-/// `dtype`, row after row.
+/// The product of matrices `[.., rows, inner]` and `[.., inner, columns]`, summed in f32 and returned in the
+/// type `dtype`, contiguous.
 pub(super) fn product(a: CubeTensor, b: CubeTensor, dtype: DType) -> CubeTensor {
     let mut shape = a.shape();
     let last = shape.num_dims() - 1;
@@ -110,19 +111,19 @@ pub(super) fn product(a: CubeTensor, b: CubeTensor, dtype: DType) -> CubeTensor 
     out
 }
 
-/// Writes the product of matrices to a tensor that lies row after row.
+/// Writes a product of matrices to a contiguous tensor.
 pub(super) fn product_to(a: CubeTensor, b: CubeTensor, out: CubeTensor) {
     let dtype = out.dtype;
     matmul(a, b, Some(out), MatmulStrategy::default(), dtype).expect("a product of right sizes");
 }
 
-/// The sum of the units' values, for all units of the cube. `scratch` has a place for each.
+/// The sum of the units' values, returned to all units of the cube. `scratch` has one element per unit.
 #[cube]
 pub(super) fn cube_sum(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     cube_reduced(value, scratch, units, false)
 }
 
-/// The largest of the units' values, for all units of the cube.
+/// The largest of the units' values, returned to all units of the cube.
 #[cube]
 pub(super) fn cube_max(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     cube_reduced(value, scratch, units, true)
@@ -152,12 +153,12 @@ fn cube_reduced(
         half /= 2;
     }
     let reduced = scratch[0];
-    // Before the next one writes there.
+    // All units must have read it before it is overwritten.
     sync_cube();
     reduced
 }
 
-/// A unit's own sums, all zeros.
+/// A unit's own sums, initialized to zero.
 #[cube]
 pub(super) fn zero_sums<N: Size>(#[comptime] count: usize) -> Array<Vector<f32, N>> {
     let mut sums = Array::<Vector<f32, N>>::new(count);
@@ -178,7 +179,7 @@ pub(super) fn vector_total<N: Size>(vector: Vector<f32, N>) -> f32 {
     sum
 }
 
-/// Sums the rows of `rows` `[count, width]`, in their order; a unit for each vector of columns.
+/// Sums the rows of `rows` `[count, width]` in order. One unit per vector of columns.
 #[cube(launch_unchecked)]
 fn sum_rows_kernel<F: Float, N: Size>(
     rows: &Tensor<Vector<f32, N>>,
@@ -197,13 +198,13 @@ fn sum_rows_kernel<F: Float, N: Size>(
     sums[ABSOLUTE_POS] = Vector::cast_from(sum);
 }
 
-/// The sum of the rows of `rows` `[count, width]`, which is in f32, as `[width]` in the type `dtype`.
+/// Sums the rows of an f32 tensor `rows` `[count, width]` to `[width]` in the type `dtype`.
 pub(super) fn sum_rows(rows: CubeTensor, dtype: DType) -> CubeTensor {
     let [count, width] = [rows.meta.shape()[0], rows.meta.shape()[1]];
     let sums = unwritten(&rows, [width], dtype);
     let vector = vector_of(width, [&rows, &sums]);
     let (cube_count, cube_dim) = units(width / vector, &rows);
-    // SAFETY: a unit takes its own column of vectors, in rows that are there.
+    // SAFETY: each unit handles its own column of vectors, in existing rows.
     unsafe {
         sum_rows_kernel::launch_unchecked(
             &rows.client.clone(),

@@ -1,4 +1,4 @@
-//! The numbers that codes stand for.
+//! Decodes quantized matrices.
 
 use super::backends::{cast, for_each_backend_without_kernels, kernel_trait, widen};
 use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED};
@@ -10,10 +10,10 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, Scalar, Slice, TensorData};
 
 kernel_trait! {
-    /// On plain backend tensors.
+    /// Decoding of plain backend tensors.
     trait DecodingKernel {
-        /// The numbers of codes, `size`, in the type `dtype`; `codes` are words, `scales` one number in f32 for each
-        /// block.
+        /// Decodes codes to `size` numbers of the type `dtype`. `codes` are words; `scales` has one f32
+        /// number per block.
         #[fusion(meta = |_codes, _scales, _encoding, size, dtype| {
             TensorSpec::new((*size).into(), (*dtype).into())
         })]
@@ -34,12 +34,12 @@ for_each_backend_without_kernels! { DecodingKernel }
 #[cfg(feature = "cube")]
 mod cube;
 
-/// The bytes of words, in order.
+/// Unpacks the bytes of words, in order.
 pub(super) fn unpack_bytes<B: Backend>(words: IntTensor<B>) -> IntTensor<B> {
     unpack::<B>(words, 8)
 }
 
-/// The numbers in words, each of so many bits; the first of two in a byte is in its upper half.
+/// Unpacks the numbers in words, of `bits` bits each. The first of two in a byte is in the upper half.
 fn unpack<B: Backend>(words: IntTensor<B>, bits: usize) -> IntTensor<B> {
     let count = words.shape()[0];
     let shifts: &[i64] = match bits {
@@ -55,13 +55,13 @@ fn unpack<B: Backend>(words: IntTensor<B>, bits: usize) -> IntTensor<B> {
     B::int_reshape(B::int_cat(parts, 1), [count * shifts.len()].into())
 }
 
-/// The entries of a table at these places, `[places]`.
+/// Looks up indices `[places]` in a table.
 fn look_up<B: Backend>(table: &[f32], places: IntTensor<B>) -> FloatTensor<B> {
     let table = TensorData::new(table.to_vec(), [table.len()]);
     B::float_select(B::float_from_data(table, &places.device()), 0, places)
 }
 
-/// The values of codes, `size`, by the scales of their blocks.
+/// Decodes codes with the scales of their blocks, to `size`.
 fn portable_decode<B: Backend>(
     codes: IntTensor<B>,
     scales: FloatTensor<B>,
@@ -75,7 +75,7 @@ fn portable_decode<B: Backend>(
     let codes = B::int_slice(codes, &[Slice::from(0..blocks * block)]);
     let values = match kind {
         CodeType::Integer8 { unit } => {
-            // The sign is the upper bit.
+            // The sign is the top bit.
             let flipped = B::bitwise_xor_scalar(codes, Scalar::from(128i64));
             let signed = B::int_sub_scalar(flipped, Scalar::from(128i64));
             B::float_mul_scalar(B::int_into_float(signed, FloatDType::F32), Scalar::from(unit))
@@ -89,7 +89,7 @@ fn portable_decode<B: Backend>(
     B::float_reshape(values, size.into())
 }
 
-/// The scales of so many blocks, in f32.
+/// The scales of a number of blocks, in f32.
 pub(super) fn decode_scales<B: Backend>(
     codes: IntTensor<B>,
     scales: FloatTensor<B>,

@@ -1,5 +1,5 @@
-//! A product with inputs of which some are set to 0, `(x m) W`, which keeps neither `x m` nor the
-//! factors `m` for the backward pass: both are made again, in blocks of tokens.
+//! A product with dropout on the inputs, `(x m) W`. It keeps neither `x m` nor the factors `m` for the
+//! backward pass; both are recomputed in blocks of tokens.
 
 use super::backends::{cast, dispatched, for_each_portable_backend};
 use burn::backend::autodiff::{
@@ -14,21 +14,21 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Is given a token's index and sets its factors.
+/// Receives a token's index and sets its factors.
 type WriteFactors = dyn Fn(usize, &mut [f32]) + Send + Sync;
 
-/// What each input of a token is multiplied by, the same at every call: 0 where it is dropped, else
-/// the factor that keeps the expectation.
+/// The factors of a token's inputs, the same at every call: 0 for dropped inputs, otherwise the factor that
+/// preserves the expectation.
 #[derive(Clone)]
 pub(crate) struct DropoutFactors(Arc<WriteFactors>);
 
 impl DropoutFactors {
-    /// `write` is given a token's index and sets its factors.
+    /// `write` receives a token's index and sets its factors.
     pub(crate) fn new(write: impl Fn(usize, &mut [f32]) + Send + Sync + 'static) -> Self {
         Self(Arc::new(write))
     }
 
-    /// All factors, like `x`, `[tokens, width]`; they have no gradient.
+    /// All factors, like `x`, `[tokens, width]`. They have no gradient.
     pub(crate) fn tensor(&self, x: &Tensor<2>) -> Tensor<2> {
         let [tokens, width] = x.dims();
         let mut values = vec![0.0; tokens * width];
@@ -37,7 +37,7 @@ impl DropoutFactors {
         if factors.dtype() == x.dtype() { factors } else { factors.cast(x.dtype()) }
     }
 
-    /// Those of some tokens, so many for each.
+    /// Writes the factors of a range of tokens, `width` per token.
     fn write_all(&self, tokens: Range<usize>, width: usize, factors: &mut [f32]) {
         let rows = factors.par_chunks_mut(width.max(1)).zip(tokens);
         rows.for_each(|(factors, token)| (self.0)(token, factors));
@@ -70,7 +70,7 @@ pub(crate) trait DropoutLinearKernel: Backend {
         portable_forward::<Self>(x, weight, &factors)
     }
 
-    /// The gradients of `x` and `weight`, those that are wanted.
+    /// Returns the gradients of `x` and `weight`, if requested.
     fn dropout_linear_backward(
         grad: FloatTensor<Self>,
         saved: Saved<Self>,
@@ -164,7 +164,7 @@ impl<B: DropoutLinearKernel> Backward<B, 2> for DropoutLinearBackward {
 /// - result: `[tokens, output]`
 ///
 /// # Panics
-/// If the shapes do not fit together or the element types differ.
+/// If the shapes do not match or the element types differ.
 pub(crate) fn dropout_linear(
     x: Tensor<2>,
     weight: Tensor<2>,
@@ -232,7 +232,7 @@ mod flex {
             let weight = Matrix::dense(weight.storage::<f32>(), [input, output]);
             let mut grad_x = Buffer::any(if wants_x { tokens * input } else { 0 });
             let mut grad_weight = Buffer::zeros(if wants_weight { input * output } else { 0 });
-            // That of the pieces before this one.
+            // The gradient of the earlier pieces.
             let mut of_earlier: Option<Buffer> = None;
             let starts: Vec<usize> = pieces(tokens).map(|piece| piece.start).skip(1).collect();
             let mut inputs = Buffer::scratch(BLOCK.min(tokens) * input);
@@ -267,7 +267,7 @@ mod flex {
         }
     }
 
-    /// The gradient of some pieces, and of one more.
+    /// Adds the gradient of a piece to that of earlier pieces.
     fn sum(earlier: Option<Buffer>, piece: Buffer) -> Buffer {
         match earlier {
             Some(mut sum) => {
@@ -278,7 +278,7 @@ mod flex {
         }
     }
 
-    /// `values *= factors`, both of rows so wide.
+    /// `values *= factors`, for rows of this width.
     fn multiply(values: &mut [f32], factors: &[f32], width: usize) {
         let width = width.max(1);
         values.par_chunks_mut(width).zip(factors.par_chunks(width)).for_each(
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn it_is_the_product_of_the_inputs_that_are_left() {
-        // More tokens than a block of the kernel has.
+        // More tokens than one block of the kernel.
         let [tokens, width, output] = [600, 20, 8];
         let factor =
             |token: usize, i: usize| if (token * 7 + i * 3).is_multiple_of(5) { 0.0 } else { 1.25 };

@@ -1,48 +1,47 @@
-//! The dynamic map of 8 bits: 256 values from 1 down to 5.5e-7 whose steps grow with them, and the
-//! code of a number. Map and codes are those of bitsandbytes 0.50 on the CPU.
+//! The 8-bit dynamic map: 256 values with magnitudes from 1 down to 5.5e-7, whose steps grow with the
+//! magnitude. The map and the codes are those of bitsandbytes 0.50 on the CPU.
 //!
-//! A code has a run of zeros that says how small the value is, in powers of ten, and a linear fraction
-//! in the bits that are left. Source: Dettmers, "8-Bit Approximations for Parallelism in Deep
-//! Learning", arXiv 1511.04561; Dettmers et al., "8-bit Optimizers via Block-wise Quantization",
-//! arXiv 2110.02861.
+//! A code has a run of zeros that gives the magnitude in powers of ten, and a linear fraction in the
+//! remaining bits. Source: Dettmers, "8-Bit Approximations for Parallelism in Deep Learning", arXiv
+//! 1511.04561; Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv 2110.02861.
 
 use std::sync::LazyLock;
 
-/// Values that share a scale.
+/// Values per scale.
 pub(crate) const BLOCK: usize = 256;
 
-/// Steps over -1..1 to which a number is rounded before its code is looked up.
+/// Steps over -1..1 to which a number is rounded before the code lookup.
 pub(crate) const STEPS: usize = 65_535;
 
-/// The values of the codes, rising, and the code of each step.
+/// The values of the codes, in ascending order, and the code of each step.
 pub(crate) struct DynamicMap {
     pub(crate) values: [f32; 256],
-    /// For steps `0..=STEPS` from -1 to 1. Ties have the lower code.
+    /// For steps `0..=STEPS` from -1 to 1. Ties use the lower code.
     pub(crate) codes: Box<[u8; STEPS + 1]>,
 }
 
-/// Of numbers from -1 to 1, for first moments.
+/// For numbers from -1 to 1: first moments.
 pub(crate) static SIGNED: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(true));
 
-/// Of numbers from 0 to 1, with a bit more of fraction, for second moments.
+/// For numbers from 0 to 1, with one more bit of fraction: second moments.
 pub(crate) static UNSIGNED: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(false));
 
-/// The step of a share of a block's scale; 0 for what is no number, as 0 over a scale of 0.
+/// The step of a fraction of a block's scale; 0 for NaN, such as 0 divided by a scale of 0.
 ///
 /// # Safety
-/// The share is -1 to 1, or NaN.
+/// The fraction must be in -1..=1 or NaN.
 #[inline(always)]
 pub(crate) unsafe fn step_of(share: f32) -> u16 {
-    // In these two roundings, which are bitsandbytes'. The maximum with NaN is the other number.
+    // The same two roundings as in bitsandbytes. `max` with NaN returns the other number.
     let step = ((share + 1.0) * (STEPS as f32 / 2.0) + 0.5).max(0.0);
-    // SAFETY: from 0 to 65,535.5. Without the checks of `as` a loop takes half of the time.
+    // SAFETY: the value is from 0 to 65,535.5. Without the checks of `as`, a loop takes half the time.
     unsafe { step.to_int_unchecked::<i32>() as u16 }
 }
 
 impl DynamicMap {
-    /// The code of a share of a block's scale.
+    /// The code of a fraction of a block's scale.
     pub(crate) fn code(&self, share: f32) -> u8 {
-        // SAFETY: the share is in these bounds, or NaN.
+        // SAFETY: the fraction is within bounds or NaN.
         self.codes[usize::from(unsafe { step_of(share.clamp(-1.0, 1.0)) })]
     }
 
@@ -60,14 +59,14 @@ impl DynamicMap {
     }
 }
 
-/// bitsandbytes' `create_dynamic_map(signed, 7, 8)`, in its roundings.
+/// `create_dynamic_map(signed, 7, 8)` of bitsandbytes, with its rounding.
 fn values(signed: bool) -> [f32; 256] {
     let mut values = vec![0.0, 1.0];
     for exponent in 0..7 {
         let items = if signed { 1 << exponent } else { 2 << exponent };
         let scale = 10f64.powi(exponent - 6) as f32;
         let step = (1.0 - 0.1f32) / items as f32;
-        // PyTorch's `linspace` counts from both ends, and rounds once.
+        // PyTorch's `linspace` counts from both ends and rounds once.
         let bound = |i: i32| match i < (items + 1) / 2 {
             true => step.mul_add(i as f32, 0.1),
             false => step.mul_add((i - items) as f32, 1.0),
@@ -104,10 +103,10 @@ mod tests {
 
     #[test]
     fn steps_count_from_minus_one_to_one() {
-        // SAFETY: shares or NaN.
+        // SAFETY: the arguments are fractions or NaN.
         let step_of = |share| usize::from(unsafe { step_of(share) });
         assert_eq!([-1.0, 1.0, f32::NAN].map(step_of), [0, STEPS, 0]);
-        // Half way between two steps goes up.
+        // A value halfway between two steps rounds up.
         assert_eq!(step_of(0.0), STEPS.div_ceil(2));
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of a table by index, whose gradient is summed row by row in a fixed order, in parallel.
+//! Embedding lookup whose gradient is summed in parallel, row by row in a fixed order.
 
 use super::backends::{dispatched, for_ndarray, kernel_trait};
 use super::decoding::DecodingKernel;
@@ -16,7 +16,7 @@ kernel_trait! {
     /// Forward and backward on plain backend tensors; `weight` is `[vocabulary, width]`, `ids` is
     /// `[tokens]`.
     trait EmbeddingKernel: DecodingKernel {
-        /// `[tokens, width]`.
+        /// Looks up rows, `[tokens, width]`.
         #[fusion(default)]
         fn embedding_rows(
             #[extension_type] weight: WeightPrimitive<Self>,
@@ -88,17 +88,16 @@ impl<B: EmbeddingKernel> Backward<B, 1> for EmbeddingBackward {
     }
 }
 
-/// The rows of `weight` that `ids` name.
+/// Looks up the rows of `weight` given by `ids`.
 ///
 /// # Shapes
 /// - `weight`: `[vocabulary, width]`
 /// - `ids`: `[tokens]`, each in `0..vocabulary`
-/// - result: `[tokens, width]`, f32 where `weight` has fewer bits
+/// - result: `[tokens, width]`, f32 if `weight` is quantized or has 16 bits
 ///
 /// # Panics
-/// If there is no token. On flex also if an id is outside of the vocabulary; other backends leave
-/// that check to their own indexing, since values on a GPU cannot be looked at without waiting for
-/// it.
+/// If there are no tokens. On flex also if an ID is outside the vocabulary; other backends rely on their own
+/// indexing checks, because reading values from a GPU would require waiting for it.
 pub fn embedding(weight: impl Into<Weight>, ids: Tensor<1, Int>) -> Tensor<2> {
     assert!(ids.dims()[0] > 0, "embedding: no tokens");
     Tensor::from_dispatch(<Dispatch as EmbeddingOps>::embedding_lookup(
@@ -150,14 +149,14 @@ mod flex {
             let grad = grad.storage::<f32>();
             let mut out = Buffer::zeros(vocabulary * width);
             let all = out.shared();
-            // The places of each id, in their order.
+            // The positions of each ID, in order.
             let mut places: Vec<usize> = (0..indices.len()).collect();
             places.sort_by_key(|place| indices[*place]);
             let of_one_id: Vec<&[usize]> =
                 places.chunk_by(|a, b| indices[*a] == indices[*b]).collect();
             of_one_id.par_iter().with_min_len(8).for_each(|places| {
                 let id = indices[places[0]];
-                // SAFETY: each id has its own row, and one task.
+                // SAFETY: each ID has its own row and is handled by one task.
                 let row = unsafe { all.slice(id * width..(id + 1) * width) };
                 for place in *places {
                     let grad = &grad[place * width..][..width];

@@ -1,11 +1,10 @@
-//! How numbers are stored in fewer bits: codes, a scale for each block of them, and what a code stands
-//! for.
+//! How quantized matrices are stored: codes, one scale per block of codes, and the values of codes.
 
 use super::dynamic_map::{BLOCK as SCALES_PER_BLOCK, SIGNED};
 use rayon::prelude::*;
 
-/// The values of NF4, the quantiles of a normal distribution between -1 and 1 (QLoRA, arXiv 2305.14314;
-/// bitsandbytes' table).
+/// The NF4 values: quantiles of a normal distribution between -1 and 1 (QLoRA, arXiv 2305.14314; the table of
+/// bitsandbytes).
 pub(crate) const NF4: [f32; 16] = [
     -1.0,
     -0.696_192_8,
@@ -29,16 +28,16 @@ pub(crate) const NF4: [f32; 16] = [
 pub(crate) const INTEGERS: [f32; 16] =
     [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
 
-/// What a code stands for, before its block's scale.
+/// The value of a code, before its block's scale is applied.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum CodeType {
     /// 8 bits: a signed integer times `unit`.
     Integer8 {
-        /// The value of 1; the largest code, 127, stands for the block's largest value where it is
-        /// 1 / 127 and scales are those values.
+        /// The value of 1. If it is 1 / 127 and the scales are the blocks' largest values, the largest code,
+        /// 127, stands for the largest value.
         unit: f32,
     },
-    /// 4 bits: a place in a table. The first of two in a byte is in its upper half.
+    /// 4 bits: an index into a table. The first of two codes in a byte is in the upper half.
     Table4(&'static [f32; 16]),
 }
 
@@ -47,8 +46,8 @@ pub(crate) enum CodeType {
 pub(crate) enum ScaleType {
     /// Numbers, in the type of the tensor that holds them.
     Numbers,
-    /// 8 bits each, by bitsandbytes' dynamic map, in blocks of 256 with a scale of their own; what is
-    /// stored is their distance from the mean (double quantization).
+    /// 8 bits each, by the dynamic map of bitsandbytes, in blocks of 256 with their own scale; the difference
+    /// from the mean is stored (double quantization).
     Dynamic8,
 }
 
@@ -56,36 +55,36 @@ pub(crate) enum ScaleType {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Encoding {
     pub codes: CodeType,
-    /// Values that share a scale: runs of the matrix row by row. The last run may be shorter.
+    /// Values per scale: consecutive values of the matrix row by row. The last block may be shorter.
     pub block: usize,
     pub scales: ScaleType,
 }
 
 impl Encoding {
-    /// NF4 as bitsandbytes has it: blocks of 64, each with its largest value.
+    /// NF4 as in bitsandbytes: blocks of 64, scaled by their largest value.
     pub(crate) fn nf4(double_quantization: bool) -> Self {
         let scales = if double_quantization { ScaleType::Dynamic8 } else { ScaleType::Numbers };
         Self { codes: CodeType::Table4(&NF4), block: 64, scales }
     }
 
-    /// 8-bit integers as bitsandbytes' LLM.int8() has them: a scale for each row, its largest value.
+    /// 8-bit integers as in LLM.int8() of bitsandbytes: one scale per row, its largest value.
     pub(crate) fn int8(columns: usize) -> Self {
         let codes = CodeType::Integer8 { unit: 1.0 / 127.0 };
         Self { codes, block: columns.max(1), scales: ScaleType::Numbers }
     }
 
-    /// ggml's q8_0: blocks of 32 within rows, each with the value of 1.
+    /// ggml's q8_0: blocks of 32 within rows, scaled by the value of 1.
     pub(crate) fn q8_0() -> Self {
         let codes = CodeType::Integer8 { unit: 1.0 };
         Self { codes, block: 32, scales: ScaleType::Numbers }
     }
 
-    /// ggml's q4_0: the same with 4 bits.
+    /// ggml's q4_0: like q8_0 with 4 bits.
     pub(crate) fn q4_0() -> Self {
         Self { codes: CodeType::Table4(&INTEGERS), block: 32, scales: ScaleType::Numbers }
     }
 
-    /// Bits of a code.
+    /// Bits per code.
     pub(crate) fn bits(&self) -> usize {
         match self.codes {
             CodeType::Integer8 { .. } => 8,
@@ -93,7 +92,7 @@ impl Encoding {
         }
     }
 
-    /// Whether each row of so many columns has one scale, which is a number, and whole words of codes.
+    /// Whether each row of `columns` values has one numeric scale and a whole number of words of 8-bit codes.
     pub(crate) fn is_by_row(&self, columns: usize) -> bool {
         self.block == columns
             && self.bits() == 8
@@ -101,28 +100,27 @@ impl Encoding {
             && columns.is_multiple_of(4)
     }
 
-    /// Words of 32 bits that hold the codes of so many values, to the end of their last block.
+    /// Number of 32-bit words for the codes of `values` values, up to the end of their last block.
     pub(crate) fn words(&self, values: usize) -> usize {
         (values.div_ceil(self.block) * self.block * self.bits()).div_ceil(32)
     }
 }
 
-/// A matrix in codes, on the host.
+/// A quantized matrix in host memory.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct EncodedValues {
-    /// The codes' bytes, in words.
+    /// The bytes of the codes, in words.
     pub codes: Vec<i32>,
-    /// With [`ScaleType::Dynamic8`], the scales' codes; otherwise empty.
+    /// With [`ScaleType::Dynamic8`], the codes of the scales; otherwise empty.
     pub scale_codes: Vec<i32>,
-    /// A scale for each block; with [`ScaleType::Dynamic8`] one for each 256 of them,
-    /// and then the mean.
+    /// One scale per block. With [`ScaleType::Dynamic8`], one per 256 blocks, followed by the mean.
     pub scales: Vec<f32>,
 }
 
 impl EncodedValues {
-    /// The nearest codes of values, which are row by row.
+    /// Encodes values, row by row, as their nearest codes.
     pub(crate) fn of(values: &[f32], encoding: Encoding) -> Self {
-        /// Blocks of one task, so many that they fill whole words.
+        /// Blocks per task; enough of them fill whole words.
         const BLOCKS: usize = 8;
         let Encoding { block, .. } = encoding;
         let mut codes = vec![0; encoding.words(values.len())];
@@ -152,7 +150,7 @@ impl EncodedValues {
     }
 }
 
-/// Puts a byte at a place among words that are 0 there.
+/// Sets a byte in words that are 0 there.
 fn put(words: &mut [i32], place: usize, byte: u8) {
     words[place / 4] |= i32::from(byte) << (8 * (place % 4));
 }
@@ -161,22 +159,22 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0f32, |most, value| most.max(value.abs()))
 }
 
-/// Writes a block's codes from place `start` on; returns its scale.
+/// Writes a block's codes starting at index `start`. Returns its scale.
 fn encode_integers(block: &[f32], start: usize, unit: f32, words: &mut [i32]) -> f32 {
     let largest = largest(block);
     let factor = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    /// Adding it rounds a small number to an integer, of two as near to the even one.
+    /// Adding it rounds a small number to an integer, with ties to even.
     const ROUND: f32 = 12_582_912.0;
     for (place, value) in (start..).zip(block) {
-        // Beyond 127 only where the factor overflows.
+        // Exceeds 127 only if the factor overflows.
         let code = (value * factor).clamp(-127.0, 127.0) + ROUND - ROUND;
         put(words, place, code as i8 as u8);
     }
-    // Where `unit` is 1 / 127 the scale is the largest value, as in bitsandbytes.
+    // If `unit` is 1 / 127, the scale is the largest value, as in bitsandbytes.
     if unit == 1.0 / 127.0 { largest } else { largest / 127.0 / unit }
 }
 
-/// As [`encode_integers`], by the nearest value of a table that rises; of two as near, the lower.
+/// Like [`encode_integers`], with the nearest value of an ascending table; ties go to the lower value.
 fn encode_by_table(block: &[f32], start: usize, table: &[f32; 16], words: &mut [i32]) -> f32 {
     let largest = largest(block);
     let midpoints: [f32; 15] = std::array::from_fn(|i| (table[i] + table[i + 1]) / 2.0);
@@ -189,7 +187,7 @@ fn encode_by_table(block: &[f32], start: usize, table: &[f32; 16], words: &mut [
     largest
 }
 
-/// Double quantization: the scales' codes in words, and the scales of these with the mean behind them.
+/// Double quantization: the codes of the scales in words, and the scales of these followed by the mean.
 fn encode_scales(scales: &[f32]) -> (Vec<i32>, Vec<f32>) {
     let mean =
         scales.iter().map(|scale| f64::from(*scale)).sum::<f64>() / scales.len().max(1) as f64;
@@ -215,13 +213,13 @@ mod tests {
     use super::*;
     use safetensors::SafeTensors;
 
-    /// What bitsandbytes 0.50 gave; made by tests/parity/make_quantized.py.
+    /// Results of bitsandbytes 0.50, generated by tests/parity/make_quantized.py.
     struct Fixture(Vec<u8>);
 
     impl Fixture {
         fn read() -> Option<Self> {
             let path = "tests/parity/fixtures/quantized.safetensors";
-            // The package has no tests/.
+            // The published package has no tests/.
             std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
                 .ok()
                 .map(Self)
@@ -254,7 +252,7 @@ mod tests {
         }
     }
 
-    /// Double quantization: scales of scales, their mean, and the scales' codes.
+    /// Double quantization: scales of scales, their mean, and the codes of the scales.
     fn check_double(fixture: &Fixture, name: &str, weight: &[f32]) {
         let (map, nf4) = (&SIGNED.values, EncodedValues::of(weight, Encoding::nf4(false)));
         let double = EncodedValues::of(weight, Encoding::nf4(true));
@@ -284,7 +282,8 @@ mod tests {
             let weight = fixture.floats(&format!("{name}.weight"));
             let [rows, columns] = fixture.size(&format!("{name}.weight"));
             let nf4 = EncodedValues::of(&weight, Encoding::nf4(false));
-            // Scales are bits of the input; of a block of zeros bitsandbytes has 0, or 1e-38 at the end.
+            // Scales match the input bit for bit. For a block of zeros, bitsandbytes has 0, or 1e-38 at the
+            // end.
             assert_eq!(nf4.scales, fixture.floats(&format!("{name}.nf4.scales")));
             let (found, expected) =
                 (bytes(&nf4.codes), fixture.bytes(&format!("{name}.nf4.codes")));

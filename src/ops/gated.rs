@@ -1,8 +1,7 @@
-//! Gated activations of the feed-forward block: `silu(gate) * up` (SwiGLU) and `gelu(gate) * up`
-//! (GEGLU).
+//! Gated activations of the feed-forward layer: `silu(gate) * up` (SwiGLU) and `gelu(gate) * up` (GEGLU).
 //!
-//! Source: Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202; for GELU in its form with
-//! `tanh` Hendrycks and Gimpel, arXiv 1606.08415. Both are `x sigmoid(z)`: `silu` with `z = x`, and
+//! Source: Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202; for the `tanh` form of GELU,
+//! Hendrycks and Gimpel, arXiv 1606.08415. Both activations are `x sigmoid(z)`: `silu` with `z = x`, and
 //! `gelu` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, since `(1 + tanh(y)) / 2 = sigmoid(2 y)`.
 
 use super::backends::{cast, dispatched, for_ndarray, kernel_trait, widen};
@@ -16,20 +15,20 @@ use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// The activation of a gate, by its name in `config.json`.
+/// The activation of the gate, by its name in `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// `x / (1 + exp(-x))`.
+    /// SiLU (swish): `x / (1 + exp(-x))`.
     #[default]
     Silu,
-    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+    /// The tanh approximation of GELU: `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
     GeluPytorchTanh,
 }
 
 /// `2 sqrt(2 / pi)`
 const GELU_SCALE: f64 = 1.595_769_121_605_730_7;
-/// The part of the cube in GELU's form with `tanh`.
+/// The factor of the cube in the `tanh` form of GELU.
 const GELU_CUBE: f64 = 0.044_715;
 
 kernel_trait! {
@@ -45,7 +44,7 @@ kernel_trait! {
             portable_forward::<Self>(gate, up, activation)
         }
 
-        /// The gradients of `gate` and `up`.
+        /// Returns the gradients of `gate` and `up`.
         #[fusion(meta = |_grad, gate, up, _activation| (gate.clone(), up.clone()))]
         fn gated_backward(
             grad: FloatTensor<Self>,
@@ -60,12 +59,12 @@ kernel_trait! {
 
 for_ndarray! { GatedKernel }
 
-/// `1 / (1 + exp(-x))`. Burn's own goes through f32 and a logarithm.
+/// `1 / (1 + exp(-x))`. Burn's own version uses f32 and a logarithm.
 pub(super) fn sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_recip(B::float_add_scalar(B::float_exp(B::float_neg(x)), 1.0.into()))
 }
 
-/// What goes into the sigmoid, and its slope where that is not 1.
+/// The input of the sigmoid, and its slope if that is not 1.
 fn inner<B: Backend>(
     gate: FloatTensor<B>,
     activation: Activation,
@@ -178,7 +177,7 @@ impl<B: GatedKernel> Backward<B, 2> for GatedBackward {
 /// Source: arXiv 2002.05202.
 ///
 /// # Shapes
-/// `gate`, `up` and the result have one shape.
+/// `gate`, `up`, and the result have the same shape.
 ///
 /// # Panics
 /// If the shapes or element types of `gate` and `up` differ.
@@ -191,7 +190,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 /// Source: arXiv 2002.05202.
 ///
 /// # Shapes
-/// `gate`, `up` and the result have one shape.
+/// `gate`, `up`, and the result have the same shape.
 ///
 /// # Panics
 /// If the shapes or element types of `gate` and `up` differ.
@@ -211,7 +210,7 @@ mod flex {
     use super::*;
     use burn::backend::Flex;
 
-    /// Elements in one parallel task.
+    /// Elements per parallel task.
     const BLOCK: usize = 16 * 1024;
 
     impl GatedKernel for Flex {
@@ -240,7 +239,7 @@ mod flex {
             out.into_tensor(shape)
         }
 
-        /// Writes the two gradients over `gate` and `up` where nothing else holds those.
+        /// Overwrites `gate` and `up` with the two gradients if nothing else holds them.
         fn gated_backward(
             grad: FloatTensor<Self>,
             gate: FloatTensor<Self>,

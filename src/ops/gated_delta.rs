@@ -1,7 +1,8 @@
-//! The gated delta rule: linear attention whose state forgets by a gate and corrects what it says of a key.
+//! The gated delta rule: linear attention with a state that forgets through a gate and corrects what it
+//! stores for a key.
 //!
-//! A head has a state `S`, `[key_dim, value_dim]`, which begins each sequence as zeros. With the query `q` and the
-//! key `k` divided by their norms, and `q` by the root of `key_dim`, a token does
+//! A head has a state `S`, `[key_dim, value_dim]`, which starts as zeros in each sequence. The query `q` and
+//! the key `k` are divided by their norms, and `q` by the square root of `key_dim`. Then each token computes
 //!
 //! ```text
 //! S <- exp(log_decay) S
@@ -9,12 +10,13 @@
 //! o  = S^T q
 //! ```
 //!
-//! Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks", arXiv 2412.06464, with the sizes and constants of
-//! Qwen3.5.
+//! Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks", arXiv 2412.06464, with the sizes and
+//! constants of Qwen3.5.
 //!
-//! Tokens are taken in chunks that begin with their sequence, so that what a sequence becomes does not depend on
-//! what it is packed with: on flex to the bit, elsewhere but for rounding, since chunks are shorter where sequences are. Within a chunk, with `G` the sums of `log_decay` from its beginning and `S` the state
-//! before it:
+//! Tokens are processed in chunks that start with their sequence, so the result of a sequence does not depend
+//! on what it is packed with: bit for bit on flex, and up to rounding on other backends, where chunks are
+//! smaller for short sequences. Within a chunk, `G` is the running sum of `log_decay` from the start of the
+//! chunk, and `S` is the state before it:
 //!
 //! ```text
 //! D[i, j] = exp(G[i] - G[j])                     for j <= i, else 0
@@ -25,7 +27,7 @@
 //! S      <- exp(G_end) S + (exp(G_end - G) k)^T U
 //! ```
 //!
-//! Nothing is kept for the backward pass but the inputs: the states between chunks are computed again.
+//! Only the inputs are kept for the backward pass; the states between chunks are recomputed.
 
 use super::backends::{dispatched, for_each_portable_backend};
 use super::sequences::Sequences;
@@ -42,10 +44,10 @@ use burn::tensor::Tensor;
 mod flex;
 mod portable;
 
-/// Tokens of a chunk.
+/// Tokens per chunk.
 pub(crate) const CHUNK: usize = 64;
 
-/// Added to the sum of squares where a query or a key is divided by its norm.
+/// Added to the sum of squares when a query or a key is divided by its norm.
 const NORM_EPS: f64 = 1e-6;
 
 /// Sizes of the heads.
@@ -53,8 +55,8 @@ const NORM_EPS: f64 = 1e-6;
 pub struct DeltaShape {
     /// Heads of queries and keys.
     pub key_heads: usize,
-    /// Heads of values, each with a state; a multiple of `key_heads`. Value head `h` uses the queries and keys
-    /// of head `h / (value_heads / key_heads)`.
+    /// Heads of values, each with its own state; a multiple of `key_heads`. Value head `h` uses the queries
+    /// and keys of head `h / (value_heads / key_heads)`.
     pub value_heads: usize,
     /// Width of a query or key.
     pub key_dim: usize,
@@ -63,41 +65,41 @@ pub struct DeltaShape {
 }
 
 impl DeltaShape {
-    /// Width of all keys.
+    /// Total width of the keys.
     pub fn key_width(&self) -> usize {
         self.key_heads * self.key_dim
     }
 
-    /// Width of all values.
+    /// Total width of the values.
     pub fn value_width(&self) -> usize {
         self.value_heads * self.value_dim
     }
 
-    /// Value heads of one key head.
+    /// Value heads per key head.
     fn group(&self) -> usize {
         self.value_heads / self.key_heads
     }
 
-    /// What queries are multiplied by.
+    /// The factor of the queries.
     fn scale(&self) -> f64 {
         (self.key_dim as f64).powf(-0.5)
     }
 }
 
-/// One call's heads and sequences.
+/// The heads and sequences of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct DeltaCall {
     shape: DeltaShape,
     sequences: Sequences,
 }
 
-/// What the rule is applied to: queries, keys, values, logarithms of decays, betas.
+/// The inputs: queries, keys, values, log decays, and betas.
 type Inputs<B> = [FloatTensor<B>; 5];
 
-/// Forward and backward on plain backend tensors, shaped as in [`gated_delta_rule`].
+/// Forward and backward on plain backend tensors, with the shapes of [`gated_delta_rule`].
 pub(crate) trait GatedDeltaKernel: Backend {
-    /// The output, and the states after the sequences, `[sequences, value_heads, key_dim, value_dim]`, which
-    /// begin as `state` or as zeros.
+    /// Returns the output and the states after the sequences, `[sequences, value_heads, key_dim, value_dim]`.
+    /// The states start as `state` or as zeros.
     fn delta_forward(
         inputs: Inputs<Self>,
         state: Option<FloatTensor<Self>>,
@@ -106,7 +108,7 @@ pub(crate) trait GatedDeltaKernel: Backend {
         portable::forward::<Self>(inputs, state, call)
     }
 
-    /// The gradients of the inputs, where the states begin as zeros.
+    /// Returns the gradients of the inputs, for states that start as zeros.
     fn delta_backward(
         grad: FloatTensor<Self>,
         inputs: Inputs<Self>,
@@ -191,14 +193,14 @@ dispatched! {
     }
 }
 
-/// The gated delta rule over the sequences of a batch, with states in f32 (f64 for f64 input) that begin as zeros.
-/// Tokens of no sequence give 0.
+/// Applies the gated delta rule to the sequences of a batch. States are f32 (f64 for f64 input) and start as
+/// zeros. The output is 0 for tokens outside all sequences.
 ///
-/// Work and memory grow with the number of tokens.
+/// Time and memory are linear in the number of tokens.
 ///
 /// # Shapes
 /// `inputs` are, in this order:
-/// - `q`, `k`: `[tokens, key_heads * key_dim]`, as they are: they are divided by their norms here
+/// - `q`, `k`: `[tokens, key_heads * key_dim]`, not normalized
 /// - `v`: `[tokens, value_heads * value_dim]`
 /// - `log_decay`: `[tokens, value_heads]`, at most 0
 /// - `beta`: `[tokens, value_heads]`
@@ -206,7 +208,7 @@ dispatched! {
 /// The result is like `v`. The types of the inputs may differ.
 ///
 /// # Panics
-/// If a tensor's shape does not fit, a size is 0, or `value_heads` is not a multiple of `key_heads`.
+/// If a tensor's shape does not match, a size is 0, or `value_heads` is not a multiple of `key_heads`.
 pub fn gated_delta_rule(
     inputs: [Tensor<2>; 5],
     sequences: &Sequences,
@@ -218,14 +220,14 @@ pub fn gated_delta_rule(
     Tensor::from_dispatch(out)
 }
 
-/// As [`gated_delta_rule`], from the states that the sequences had before; gives those after them too, in f32 (f64 for
-/// f64 input). It has no gradients.
+/// Like [`gated_delta_rule`], starting from given states. Also returns the states after the sequences, in f32
+/// (f64 for f64 input). It has no gradients.
 ///
 /// # Shapes
-/// As there; `state` and the second result: `[sequences, value_heads, key_dim, value_dim]`.
+/// As [`gated_delta_rule`]; `state` and the second result are `[sequences, value_heads, key_dim, value_dim]`.
 ///
 /// # Panics
-/// As there, and if a tensor is on the autodiff graph.
+/// As [`gated_delta_rule`], and if a tensor is on the autodiff graph.
 pub fn gated_delta_rule_from(
     inputs: [Tensor<2>; 5],
     state: Tensor<4>,

@@ -1,6 +1,5 @@
-//! The second half of a gated feed-forward, `residual + gated(gate, up) W`, which keeps no
-//! `gated(gate, up)` for the backward pass: it costs little to compute again, and it is as large
-//! as the gate.
+//! The second half of a gated feed-forward layer, `residual + gated(gate, up) W`. It recomputes
+//! `gated(gate, up)` in the backward pass, because that is cheap and the result is as large as the gate.
 
 use super::backends::dispatched;
 use super::gated::{Activation, GatedKernel};
@@ -95,7 +94,7 @@ impl<B: GatedKernel + LinearKernel> Backward<B, 4> for GatedLinearBackward {
 /// - `residual` and the result: `[tokens, output]`
 ///
 /// # Panics
-/// If the shapes or the element types do not fit together.
+/// If the shapes or the element types do not match.
 pub fn gated_linear_add(
     gate: Tensor<2>,
     up: Tensor<2>,

@@ -1,8 +1,8 @@
-//! Matrix products of the linear layers, `y = x W`, alone or added to the residual stream.
+//! Matrix products of linear layers, `y = x W`, with an optional residual sum.
 //!
-//! Beside Burn's own product this has: results in memory that is used again, the residual sum
-//! within the product, products of a few rows as fast as memory is read, and nothing kept for a
-//! gradient that nobody asks for (with a frozen `W` its input goes at once).
+//! Compared with Burn's own product: results reuse memory, the residual sum is part of the product, products
+//! of a few rows run at memory bandwidth, and nothing is kept for gradients that are not needed (with a
+//! frozen `W`, its input is freed at once).
 
 use super::backends::{dispatched, for_each_portable_backend};
 use super::decoding::DecodingKernel;
@@ -35,7 +35,7 @@ pub(crate) trait LinearKernel: DecodingKernel {
         Self::float_add(residual, Self::linear_forward(x, weight))
     }
 
-    /// The gradient of `x`, added to `sum` where there is one.
+    /// The gradient of `x`, added to `sum` if given.
     fn linear_grad_input(
         grad: FloatTensor<Self>,
         weight: WeightPrimitive<Self>,
@@ -129,12 +129,12 @@ impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
     }
 }
 
-/// The input, where the weight's gradient is asked for, the weight, where the input's is, and the sum
-/// that the input's gradient goes to, if not to the input.
+/// The input if the weight's gradient is needed, the weight if the input's gradient is needed, and the sum
+/// that the input's gradient is added to, if it does not go to the input.
 type Saved<B> = (Option<FloatTensor<B>>, Option<WeightPrimitive<B>>, Option<GradientSum>);
 
-/// The gradient of the input. Where it goes to a sum, there is a zero in its place for the first part of the sum, and
-/// nothing for the others.
+/// The gradient of the input. If it goes to a sum, the input gets a zero from the first part of the sum and
+/// nothing from the others.
 fn grad_input<B: LinearKernel>(
     grad: FloatTensor<B>,
     weight: WeightPrimitive<B>,
@@ -195,18 +195,18 @@ impl<B: LinearKernel> Backward<B, 3> for LinearAddBackward {
 ///
 /// # Shapes
 /// - `x`: `[tokens, input]`
-/// - `weight`: `[input, output]`; of numbers, in the type of `x`, or bf16
+/// - `weight`: `[input, output]`; numbers in the type of `x` or in bf16, or quantized codes
 /// - result: `[tokens, output]`, in the type of `x`
 ///
 /// # Panics
-/// If the shapes or the element types do not fit together.
+/// If the shapes or the element types do not match.
 pub fn linear(x: Tensor<2>, weight: impl Into<Weight>) -> Tensor<2> {
     let weight = weight.into();
     check(&x, &weight);
     linear_of(x, weight, None)
 }
 
-/// The same; the gradient of `x` goes to `sum`.
+/// Like [`linear`]; the gradient of `x` goes to `sum`.
 pub(super) fn linear_of(x: Tensor<2>, weight: Weight, sum: Option<GradientSum>) -> Tensor<2> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(<Dispatch as LinearOps>::linear(x, weight, sum))
@@ -223,7 +223,7 @@ pub fn linear_add(x: Tensor<2>, weight: impl Into<Weight>, residual: Tensor<2>) 
     linear_add_to(x, weight.into(), residual, None)
 }
 
-/// The same; the gradient of `x` goes to `sum`.
+/// Like [`linear_add`]; the gradient of `x` goes to `sum`.
 pub(super) fn linear_add_to(
     x: Tensor<2>,
     weight: Weight,
@@ -284,7 +284,7 @@ mod flex {
             weight: WeightPrimitive<Self>,
             residual: FloatTensor<Self>,
         ) -> FloatTensor<Self> {
-            /// Rows up to which a product of its own is faster than one that adds.
+            /// Maximum number of rows for which a separate product is faster than one that adds.
             const FEW: usize = 32;
             if x.shape()[0] <= FEW {
                 let product = Self::linear_forward(x, weight);
@@ -362,7 +362,7 @@ mod flex {
         }
     }
 
-    /// The sum over the tokens of a piece, `[input, output]`.
+    /// The weight gradient of one piece of tokens, `[input, output]`.
     fn grad_of_piece([x, grad]: [&[f32]; 2], [tokens, input, output]: [usize; 3]) -> Buffer {
         let mut out = Buffer::any(input * output);
         MatrixMut::dense(&mut out, [input, output]).set_product(
@@ -374,7 +374,7 @@ mod flex {
         out
     }
 
-    /// The tensor itself if nothing else holds it, a copy otherwise; row-major.
+    /// The tensor itself if nothing else holds it, otherwise a copy; row-major.
     fn writable(tensor: FloatTensor<Flex>, size: [usize; 2]) -> FloatTensor<Flex> {
         let tensor = kernel::contiguous(tensor);
         match tensor.can_mut() {

@@ -1,9 +1,9 @@
-//! Output layer and loss in one operation, over blocks of tokens: the cross-entropy, and what
-//! [`TokenLoss`] adds to it.
+//! Output layer and loss in one operation, over blocks of tokens: the cross-entropy and the additional terms
+//! of [`TokenLoss`].
 //!
-//! The logits of one block are computed, turned into their own gradient in place, and multiplied
-//! into the gradients of the hidden states and of the weight before the next block starts. The
-//! `[tokens, vocabulary]` matrix never exists, and the backward pass only scales.
+//! The logits of one block are computed, turned into their own gradient in place, and multiplied into the
+//! gradients of the hidden states and the weight before the next block starts. The `[tokens, vocabulary]`
+//! matrix never exists, and the backward pass only scales the gradients.
 
 use super::backends::{cast, dispatched, for_ndarray, wide};
 use super::decoding::DecodingKernel;
@@ -19,17 +19,17 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Int, Slice, Tensor};
 
-/// The logits that exist at a time.
+/// The number of logits that exist at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
-    /// The most, in elements.
+    /// Maximum number of elements.
     logits: usize,
-    /// The most tokens.
+    /// Maximum number of tokens.
     tokens: usize,
 }
 
 impl Block {
-    /// Fewer tokens waste the matrix product.
+    /// Fewer tokens make the matrix product inefficient.
     const LEAST: usize = 32;
 
     fn tokens(self, vocabulary: usize) -> usize {
@@ -37,15 +37,15 @@ impl Block {
     }
 }
 
-/// 64 MiB in f32; more than these tokens bring nothing.
+/// 64 MiB in f32. More tokens do not help.
 const CPU: Block = Block { logits: 16 * 1024 * 1024, tokens: 512 };
 
-/// Tokens whose logits exist at a time on a processor.
+/// Tokens whose logits exist at a time on the CPU.
 pub(crate) fn tokens_per_block(vocabulary: usize) -> usize {
     CPU.tokens(vocabulary)
 }
 
-/// What the forward pass is given.
+/// The inputs of the forward pass.
 pub(crate) struct Inputs<B: Backend> {
     hidden: FloatTensor<B>,
     weight: WeightPrimitive<B>,
@@ -54,30 +54,30 @@ pub(crate) struct Inputs<B: Backend> {
     teacher: Option<TeacherPart<B>>,
 }
 
-/// What the forward pass computes.
+/// The results of the forward pass.
 #[derive(Clone, Debug)]
 pub(crate) struct LossAndGrads<F> {
-    /// `[1]`, in f32 (f64 for f64 input)
+    /// `[1]`, in f32 (f64 for f64 input).
     loss: F,
-    /// Gradient of the loss with respect to the hidden states, where asked for, in their type.
+    /// The gradient of the loss with respect to the hidden states, if requested, in their type.
     grad_hidden: Option<F>,
-    /// The same for the weight.
+    /// The gradient with respect to the weight, if requested.
     grad_weight: Option<F>,
 }
 
-/// Forward pass, with gradients, on plain backend tensors.
+/// The forward pass, with gradients, on plain backend tensors.
 pub(crate) trait LinearCrossEntropyKernel:
     TokenLossKernel + WideProductKernel + DecodingKernel
 {
-    /// What exists at a time.
+    /// How many logits exist at a time.
     fn block(_device: &Self::Device) -> Block {
         CPU
     }
 
     /// `sum_i token_weights[i] * loss(hidden[i] @ weight, targets[i], teacher[i])`.
     ///
-    /// `hidden` is `[tokens, width]`, `weight` is `[width, vocabulary]` (any strides); the last
-    /// argument says whether the gradients of `hidden` and of `weight` are wanted.
+    /// `hidden` is `[tokens, width]` and `weight` is `[width, vocabulary]` (any strides). The last argument
+    /// tells whether to compute the gradients of `hidden` and of `weight`.
     fn linear_cross_entropy_forward(
         inputs: Inputs<Self>,
         terms: TokenLoss,
@@ -86,7 +86,7 @@ pub(crate) trait LinearCrossEntropyKernel:
         portable_forward::<Self>(inputs, terms, wants_grads)
     }
 
-    /// `tensor * factor`, where `tensor` is a gradient made above and `factor` is `[1]`.
+    /// `tensor * factor`, where `tensor` is a gradient from the forward pass and `factor` is `[1]`.
     fn scale_matrix(tensor: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         portable_scale::<Self>(tensor, factor)
     }
@@ -96,18 +96,18 @@ for_ndarray! { LinearCrossEntropyKernel }
 
 #[cfg(feature = "cube")]
 impl LinearCrossEntropyKernel for burn::backend::Cube {
-    /// 1 GiB in f32: with fewer tokens a block's gradient of the weight costs more than its products.
+    /// 1 GiB in f32. With fewer tokens, a block's weight gradient costs more than its products.
     fn block(device: &Self::Device) -> Block {
         let most = super::cube::most_elements(&device.client(), burn::tensor::DType::F32);
         Block { logits: most.min(256 * 1024 * 1024), tokens: 64 * 1024 }
     }
 }
 
-/// One block of tokens after the other. The matrix products are in the type of `hidden`; the
-/// softmax, the loss and the sum of the blocks' weight gradients are in f32 (f64 for f64).
+/// Processes one block of tokens after the other. Matrix products have the type of `hidden`; the softmax, the
+/// loss, and the sum of the blocks' weight gradients are f32 (f64 for f64).
 ///
-/// Tokens of weight 0 are computed like the others: leaving them out would mean waiting for the
-/// device to say which those are, and give every batch matrices of another size.
+/// Tokens of weight 0 are computed like the others. Skipping them would require waiting for the device to
+/// find them, and would give every batch matrices of a different size.
 fn portable_forward<B: LinearCrossEntropyKernel>(
     inputs: Inputs<B>,
     terms: TokenLoss,
@@ -153,7 +153,7 @@ fn portable_forward<B: LinearCrossEntropyKernel>(
 
         let logits = wide_product::<B>(hidden.clone(), weight.clone());
         let wants_grad = wants_hidden || wants_weight;
-        // What is given for a teacher where there is none is not looked at.
+        // Placeholders for a missing teacher are ignored.
         let (tokens, log_probs) =
             teacher.unwrap_or_else(|| (targets.clone(), token_weights.clone()));
         let (losses, grad_logits) = B::token_loss(
@@ -213,7 +213,7 @@ dispatched! {
     }
 }
 
-// A trait of its own, since dispatch takes no optional tensors.
+// A separate trait, because dispatch does not support optional tensors.
 dispatched! {
     [Autodiff]
     trait LinearDistillationOps {
@@ -266,7 +266,7 @@ impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearDistillationOps f
     }
 }
 
-/// The loss, and a backward step that has the gradients ready.
+/// The loss, and a backward step with precomputed gradients.
 fn tracked<B: LinearCrossEntropyKernel, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
     weight: WeightPrimitive<Autodiff<B, C>>,
@@ -275,7 +275,7 @@ fn tracked<B: LinearCrossEntropyKernel, C: CheckpointStrategy>(
     terms: TokenLoss,
     teacher: Option<TeacherPart<B>>,
 ) -> FloatTensor<Autodiff<B, C>> {
-    // A frozen head saves the product that makes the weight's gradient.
+    // A frozen head skips the product for the weight's gradient.
     let (weight, numbers) = weight.split();
     let wants_grads = [hidden.is_tracked(), numbers.is_tracked()];
     let (hidden, hidden_node) = hidden.into_parts();
@@ -307,29 +307,29 @@ impl<B: LinearCrossEntropyKernel> Backward<B, 2> for LinearCrossEntropyBackward 
     }
 }
 
-/// Weighted sum of the cross-entropies, in nats, of the logits `hidden @ weight` and `targets`:
+/// The weighted sum of cross-entropies, in nats, of the logits `hidden @ weight` and `targets`:
 /// `sum_i token_weights[i] * -log softmax(hidden[i] @ weight)[targets[i]]`.
 ///
-/// For a mean, divide `token_weights` by their sum; a weight of 0 masks a token. If all weights
-/// are 0, so are the loss and the gradients. No gradient reaches `token_weights`.
+/// For a mean, divide `token_weights` by their sum. A weight of 0 masks a token. If all weights are 0, so are
+/// the loss and the gradients. `token_weights` gets no gradient.
 ///
-/// The logits exist for a block of tokens at a time, at most 512 on a processor. The gradients are computed together
-/// with the loss, where `hidden` or `weight` is tracked, so the forward pass does the backward
-/// pass's work. The loss is f32 also for bf16 and f16 input, and f64 for f64; flex sums the
-/// tokens' losses in f64.
+/// The logits exist for only one block of tokens at a time, at most 512 on a CPU. If `hidden` or `weight` is
+/// tracked, the forward pass computes the gradients together with the loss, so it does the work of the
+/// backward pass. The loss is f32, also for bf16 and f16 input, and f64 for f64 input. Flex sums the tokens'
+/// losses in f64.
 ///
 /// # Shapes
 /// - `hidden`: `[tokens, width]`
-/// - `weight`: `[width, vocabulary]`; a tied embedding `[vocabulary, width]` is passed transposed,
-///   and neither it nor its gradient is copied for that on flex
-/// - `targets`: `[tokens]`, each in `0..vocabulary`, those of masked tokens too
+/// - `weight`: `[width, vocabulary]`. Pass a tied embedding `[vocabulary, width]` transposed; on flex neither
+///   it nor its gradient is copied for that.
+/// - `targets`: `[tokens]`, each in `0..vocabulary`, including those of masked tokens
 /// - `token_weights`: `[tokens]`
 /// - result: `[1]`
 ///
 /// # Panics
-/// If the shapes do not fit together or there is no token. On flex also if a target is outside of
-/// the vocabulary; other backends leave that check to their own indexing, since values on a GPU
-/// cannot be looked at without waiting for it.
+/// If the shapes do not match or there are no tokens. On flex also if a target is outside the vocabulary;
+/// other backends rely on their own indexing checks, because reading values from a GPU would require waiting
+/// for it.
 pub fn linear_cross_entropy(
     hidden: Tensor<2>,
     weight: impl Into<Weight>,
@@ -339,14 +339,14 @@ pub fn linear_cross_entropy(
     linear_token_loss(hidden, weight, targets, token_weights, TokenLoss::default(), None)
 }
 
-/// As [`linear_cross_entropy`], with the loss of each token as `terms` has it.
+/// Like [`linear_cross_entropy`], with the loss per token defined by `terms`.
 ///
 /// # Shapes
-/// As there; the teacher's tensors have a row for each token. Their tokens are in `0..vocabulary`
-/// and, in a row, all different.
+/// As [`linear_cross_entropy`]. The teacher's tensors have a row for each token; the tokens in a row are in
+/// `0..vocabulary` and all different.
 ///
 /// # Panics
-/// As there, and if `terms` has a teacher's part and there is no teacher, or the other way round.
+/// As [`linear_cross_entropy`], and if `terms` has distillation but there is no teacher, or the reverse.
 pub fn linear_token_loss(
     hidden: Tensor<2>,
     weight: impl Into<Weight>,
@@ -422,7 +422,7 @@ mod flex {
     use rayon::prelude::*;
 
     impl LinearCrossEntropyKernel for Flex {
-        /// Tokens of weight 0 are left out, so they cost nothing.
+        /// Skips tokens of weight 0, so they cost nothing.
         fn linear_cross_entropy_forward(
             inputs: Inputs<Self>,
             terms: TokenLoss,
@@ -438,7 +438,7 @@ mod flex {
                 .as_ref()
                 .map(|(chosen, _)| checked(chosen, "linear_cross_entropy: token of the teacher"));
             let Inputs { hidden, weight, targets, token_weights, teacher } = inputs;
-            // Of a trained head in 16 bits there is no kernel for the gradient.
+            // There is no kernel for the gradient of a trained 16-bit head.
             let weight = match wants_grads[1] && !weight.is_f32() {
                 true => Err(weight),
                 false => WeightMatrix::new(weight, &[&hidden, &token_weights]),
@@ -468,7 +468,7 @@ mod flex {
             let mut inputs = Vec::with_capacity(block * width);
             let sizes = [tokens, width, vocabulary];
             let mut grads = Grads::new(wants_grads, sizes, block, used.is_empty());
-            // After what lives longer, since it takes whatever waits.
+            // Allocated after longer-lived buffers, because it takes any free block.
             let mut logits = Buffer::scratch(block * vocabulary);
             let mut loss = 0.0;
 
@@ -496,7 +496,7 @@ mod flex {
             LossAndGrads { loss, grad_hidden, grad_weight }
         }
 
-        /// In place if nothing else holds the tensor, on a copy otherwise.
+        /// In place if nothing else holds the tensor, otherwise on a copy.
         fn scale_matrix(
             mut tensor: FloatTensor<Self>,
             factor: FloatTensor<Self>,
@@ -506,7 +506,7 @@ mod flex {
             }
             let factor = kernel::contiguous(factor).storage::<f32>()[0];
             if factor != 1.0 {
-                // The whole buffer, in whichever order its elements are.
+                // Scales the whole buffer, in any order of its elements.
                 tensor
                     .storage_mut::<f32>()
                     .par_chunks_mut(16 * 1024)
@@ -516,12 +516,12 @@ mod flex {
         }
     }
 
-    /// The gradients of hidden states and weight, filled block by block.
+    /// The gradients of the hidden states and the weight, filled block by block.
     struct Grads {
         wants: [bool; 2],
-        /// Tokens, width and vocabulary.
+        /// Tokens, width, and vocabulary.
         sizes: [usize; 3],
-        /// Those of a block's hidden states.
+        /// The gradients of a block's hidden states.
         inputs: Buffer,
         hidden: Buffer,
         weight: Buffer,
@@ -542,7 +542,7 @@ mod flex {
             Self { wants, sizes, inputs, hidden, weight }
         }
 
-        /// Takes in a block: its tokens, their hidden states and the gradients of their logits.
+        /// Adds a block: its tokens, their hidden states, and the gradients of their logits.
         fn add(
             &mut self,
             index: usize,
@@ -572,7 +572,7 @@ mod flex {
             }
         }
 
-        /// Of hidden states and weight, where wanted.
+        /// The gradients of the hidden states and the weight, if requested.
         fn into_tensors(self, weight: &WeightMatrix) -> [Option<FloatTensor<Flex>>; 2] {
             let ([wants_hidden, wants_weight], [tokens, width, _]) = (self.wants, self.sizes);
             let of_weight = match weight {

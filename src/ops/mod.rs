@@ -1,22 +1,41 @@
-//! Differentiable operations that the model needs and Burn lacks in a fast form.
+//! Differentiable operations of the models that Burn lacks in a fast form.
 //!
-//! Each file holds one operation, in the same parts:
+//! Examples are [`causal_attention`](causal_attention()), [`linear_cross_entropy`](linear_cross_entropy()),
+//! [`rms_norm`](rms_norm()), [`rotary`](rotary()), and the optimizer [`AdamW`]. All take Burn tensors on any
+//! backend of this crate.
 //!
-//! 1. a *kernel* trait: forward and hand-written backward on plain backend tensors, whose default
-//!    bodies are made of Burn's backend operations and run on every backend;
-//! 2. a *dispatched* trait that Burn's run-time `Dispatch` backend routes, and whose
-//!    implementation for `Autodiff<B, C>` registers the backward step;
-//! 3. a function on [`Tensor`](burn::tensor::Tensor), which is all that a model sees;
-//! 4. kernels for flex in plain Rust and rayon. They are for f32 and fall back to the portable
-//!    bodies for other types. They give the same bits with any number of threads;
-//! 5. where it pays, kernels for GPUs in CubeCL (`cube.rs`), one form for CUDA, Vulkan, WebGPU, Metal and
-//!    ROCm, with and without fusion, for f32, f16 and bf16.
+//! ```
+//! use burn::tensor::{Tensor, TensorData};
+//! use mixdistill::ops::rms_norm;
 //!
-//! Activations are `[tokens, width]`, so that the gradient of a weight is one matrix product and
-//! not a batch of them with a sum.
+//! let device = mixdistill::device::by_name("auto")?;
+//! let x = Tensor::<2>::from_data(TensorData::new(vec![3.0f32, 4.0], [1, 2]), &device);
+//! let weight = Tensor::<1>::from_data(TensorData::new(vec![1.0f32, 2.0], [2]), &device);
+//! let y: Vec<f32> = rms_norm(x, weight, 0.0).into_data().iter().collect();
+//! // The root mean square of 3 and 4 is 3.5355.
+//! assert!((y[0] - 0.8485).abs() < 1e-3 && (y[1] - 2.2627).abs() < 1e-3);
+//! # Ok::<(), mixdistill::Error>(())
+//! ```
 //!
-//! Which backends an operation accepts is decided by this crate's features (`flex`, `ndarray`,
-//! `cuda`, `vulkan`, `wgpu`, `metal`, `rocm`), not by Burn's own.
+//! # Structure
+//!
+//! Each file holds one operation, made of the same parts:
+//!
+//! 1. A *kernel* trait: forward and hand-written backward on plain backend tensors. Its default bodies use
+//!    Burn's backend operations and run on every backend.
+//! 2. A *dispatched* trait that Burn's run-time `Dispatch` backend routes. Its implementation for
+//!    `Autodiff<B, C>` registers the backward step.
+//! 3. A function on [`Tensor`](burn::tensor::Tensor), the only part that models use.
+//! 4. Kernels for flex in plain Rust and rayon. They support f32 and fall back to the portable bodies for
+//!    other types. Their results are bit-identical with any number of threads.
+//! 5. For some operations, GPU kernels in CubeCL (`cube.rs`): one source for CUDA, Vulkan, WebGPU, Metal, and
+//!    ROCm, with and without fusion, for f32, f16, and bf16.
+//!
+//! Activations are `[tokens, width]`, so the gradient of a weight is one matrix product rather than a batch
+//! of products with a sum.
+//!
+//! The features of this crate (`flex`, `ndarray`, `cuda`, `vulkan`, `wgpu`, `metal`, `rocm`), not those of
+//! Burn, determine which backends an operation supports.
 
 pub mod adamw;
 pub mod adamw_8bit;

@@ -1,12 +1,12 @@
-//! Long rows in pieces. Sums over tokens are taken piece by piece, so that a part of a model that is computed
-//! for one piece after the other has the gradients, bit for bit, of the whole.
+//! Splits long rows into pieces. Sums over tokens are computed piece by piece, so computing a part of a model
+//! in pieces gives gradients that are bit-identical to computing it at once.
 
 use std::ops::Range;
 
-/// Tokens of a piece; the last has fewer than twice as many.
+/// Tokens per piece. The last piece has fewer than twice as many.
 const PIECE: usize = 2048;
 
-/// The pieces of so many tokens.
+/// The pieces of a row of `tokens` tokens.
 pub(crate) fn pieces(tokens: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + Clone {
     let count = (tokens / PIECE).max(1);
     (0..count).map(move |index| {

@@ -17,7 +17,7 @@ use burn::tensor::{Device, Shape, Tensor};
 kernel_trait! {
     /// Forward and backward on plain backend tensors; `x` is `[rows, width]`, `weight` is `[width]`.
     trait RmsNormKernel {
-        /// The result, in the type of `x`, and the reciprocal root mean square `[rows, 1]`.
+        /// Returns the result, in the type of `x`, and the reciprocal root mean square `[rows, 1]`.
         #[fusion(meta = |x, _weight, _eps| (x.clone(), per_row(x)))]
         fn rms_norm_forward(
             x: FloatTensor<Self>,
@@ -27,7 +27,7 @@ kernel_trait! {
             portable_forward::<Self>(x, weight, eps)
         }
 
-        /// The gradients of `x` and `weight`.
+        /// Returns the gradients of `x` and `weight`.
         #[fusion(meta = |_grad, x, weight, _rstd| (x.clone(), weight.clone()))]
         fn rms_norm_backward(
             grad: FloatTensor<Self>,
@@ -38,7 +38,7 @@ kernel_trait! {
             portable_backward::<Self>(grad, x, weight, rstd)
         }
 
-        /// The sum of `x` and `added`, its norm, and the reciprocal root mean square.
+        /// Returns the sum of `x` and `added`, its norm, and the reciprocal root mean square.
         #[fusion(meta = |x, _added, _weight, _eps| (x.clone(), x.clone(), per_row(x)))]
         fn add_rms_norm_forward(
             x: FloatTensor<Self>,
@@ -49,7 +49,7 @@ kernel_trait! {
             portable_add_forward::<Self>(x, added, weight, eps)
         }
 
-        /// As [`RmsNormKernel::rms_norm_backward`]; `above` is added to the gradient of `x`.
+        /// Like [`RmsNormKernel::rms_norm_backward`]; `above` is added to the gradient of `x`.
         #[fusion(meta = |_grad, x, weight, _rstd, _above| (x.clone(), weight.clone()))]
         fn rms_norm_backward_add(
             grad: FloatTensor<Self>,
@@ -158,7 +158,7 @@ dispatched! {
     }
 }
 
-/// The sum and its norm are two nodes, the norm's on the sum's.
+/// The sum and its norm are two nodes; the norm's node is a child of the sum's.
 impl<B: RmsNormKernel, C: CheckpointStrategy> AddRmsNormOps for Autodiff<B, C> {
     fn add_rms_norm(
         x: FloatTensor<Self>,
@@ -198,8 +198,9 @@ impl<B: Backend> Backward<B, 2> for SumBackward {
 struct RmsNormBackward;
 
 impl<B: RmsNormKernel> Backward<B, 2> for RmsNormBackward {
-    /// `x`, the weight, the reciprocal root mean square, and whether `x` is a sum that goes on in the residual
-    /// stream. What comes after such a sum depends on its norm, so that by now its gradient is there.
+    /// `x`, the weight, the reciprocal root mean square, and whether `x` is a sum that continues in the
+    /// residual stream. Everything that uses such a sum also depends on its norm, so the sum's gradient is
+    /// complete by now.
     type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, bool);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -233,7 +234,7 @@ impl<B: RmsNormKernel> Backward<B, 2> for RmsNormBackward {
 /// - result: `[..., width]`
 ///
 /// # Panics
-/// If the last dimension of `x` is not the length of `weight`, or `x` has no element.
+/// If the last dimension of `x` is not the length of `weight`, or `x` has no elements.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Tensor<D> {
     let shape = x.shape();
     let [width] = weight.dims();
@@ -248,8 +249,8 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Te
     Tensor::<2>::from_dispatch(y).reshape(shape)
 }
 
-/// The sum `x + added` and its [`rms_norm`], for a residual stream: the sum goes on and is added to what is made of
-/// its norm. On a GPU one pass each, forward and backward.
+/// The sum `x + added` and its [`rms_norm`], for a residual stream: the sum continues and is later added to a
+/// result of its norm. On a GPU this takes one pass forward and one backward.
 ///
 /// # Shapes
 /// - `x`, `added`: `[tokens, width]`, of one type
@@ -257,8 +258,9 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Te
 /// - result: the sum and the norm, both like `x`
 ///
 /// # Panics
-/// If the shapes or types do not fit, or `x` has no element. On an autodiff device, when gradients are asked for
-/// something that depends on the norm and not on the sum, or on the sum by a path no longer than the norm's own.
+/// If the shapes or types do not match, or `x` has no elements. On an autodiff device, when gradients are
+/// computed of something that depends on the norm and not on the sum, or on the sum by a path no longer than
+/// the norm's own.
 pub(crate) fn add_rms_norm(
     x: Tensor<2>,
     added: Tensor<2>,
@@ -278,8 +280,8 @@ pub(crate) fn add_rms_norm(
     (Tensor::from_dispatch(sum), Tensor::from_dispatch(y))
 }
 
-/// Whether a sum is better left to the norm that follows ([`add_rms_norm`]) than to the product before it: on GPUs,
-/// whose products add nothing.
+/// Whether to fuse a sum with the norm that follows ([`add_rms_norm`]) instead of with the product before it:
+/// on GPUs, whose products cannot add.
 #[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex")]
 pub(crate) fn sums_in_norms(device: &Device) -> bool {
     let processors: &[Device] = &[
@@ -337,14 +339,14 @@ mod flex {
             let (xs, ws, rstd) =
                 (x.storage::<f32>(), weight.storage::<f32>(), rstd.storage::<f32>());
             let mut grad = kernel::contiguous(grad);
-            // In place if nothing else holds the incoming gradient, on a copy otherwise.
+            // In place if nothing else holds the incoming gradient, otherwise on a copy.
             let grad_all = SharedMut::new(grad.storage_mut::<f32>());
             let mut partials = Buffer::zeros(rows.div_ceil(ROW_BLOCK) * width);
             let partials_all = partials.shared();
             kernel::par_row_blocks(rows, |block| {
                 let range = block.start * width..block.end * width;
                 let partial = block.start / ROW_BLOCK * width;
-                // SAFETY: the blocks of rows are disjoint, and each has its row of `partials`.
+                // SAFETY: the blocks of rows are disjoint, and each has its own row of `partials`.
                 let (grad, partial) = unsafe {
                     (grad_all.slice(range.clone()), partials_all.slice(partial..partial + width))
                 };
@@ -375,7 +377,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// Turns the rows of `grads` into the gradient of `x` and adds their part of the weight's.
+        /// Turns the rows of `grads` into the gradient of `x` and adds their contribution to the weight's.
         fn backward_rows(
             grads: &mut [f32],
             xs: &[f32],
@@ -411,7 +413,7 @@ mod tests {
         let random = |rows| Tensor::<2>::random([rows, 12], Distribution::Default, &device);
         let inputs = [random(5), random(5), random(5), random(12)].map(Tensor::require_grad);
         let weight = random(1).reshape([12]).require_grad();
-        // Two parts of a block, each with a norm before it.
+        // Two residual branches of a block, each after a norm.
         let gradients = |streamed: bool| {
             let [x, first, last, matrix] = inputs.clone();
             let normed = |x: Tensor<2>, added| match streamed {

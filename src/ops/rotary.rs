@@ -1,9 +1,8 @@
-//! Rotary position embedding (RoPE), in the "rotate half" form that Hugging Face's Llama and Qwen
-//! use: of a head's `head_dim` values, number `i` is rotated together with number
-//! `i + head_dim / 2`.
+//! Rotary position embedding (RoPE) in the "rotate half" form of Hugging Face's Llama and Qwen: value `i` of
+//! a head is rotated together with value `i + head_dim / 2`.
 //!
-//! Source: Su et al., "RoFormer", arXiv 2104.09864, whose pairs are neighbors; checkpoints in
-//! Hugging Face's format have their rows permuted to match this form.
+//! Source: Su et al., "RoFormer", arXiv 2104.09864. The paper pairs neighboring values; checkpoints in
+//! Hugging Face format have permuted rows to match this form.
 
 use super::backends::{cast, dispatched, for_ndarray, kernel_trait, wide, widen};
 use burn::backend::autodiff::{
@@ -15,24 +14,23 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::{Device, Int, Slice, Tensor, TensorData};
 
-/// How heads are rotated.
+/// How to rotate heads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rotation {
-    /// Values of a head.
+    /// Values per head.
     pub(super) head_dim: usize,
-    /// Whether it goes backwards.
+    /// Whether to rotate backward.
     pub(super) inverse: bool,
 }
 
 kernel_trait! {
-    /// Rotation of plain backend tensors.
+    /// Rotation on plain backend tensors.
     trait RotaryKernel {
-        /// Rotates the first values of each head of `x` `[tokens, heads * head_dim]` by the angles of its
-        /// token's position: twice as many as the table has columns.
+        /// Rotates the first values of each head of `x` `[tokens, heads * head_dim]`, twice as many as the
+        /// table has columns, by the angles of the token's position.
         ///
-        /// `cos` and `sin` are `[positions, rotated / 2]`, `positions` is `[tokens]`. The inverse rotation
-        /// is the transpose (of a table whose cosines and sines are scaled too), hence also the backward
-        /// pass.
+        /// `cos` and `sin` are `[positions, rotated / 2]`; `positions` is `[tokens]`. The inverse rotation is
+        /// the transpose, also if the table is scaled, so it is the backward pass.
         #[fusion(dtype = x, shape = x)]
         fn rotate(
             x: FloatTensor<Self>,
@@ -131,8 +129,8 @@ impl<B: RotaryKernel> Backward<B, 1> for RotaryBackward {
     }
 }
 
-/// Angle per position, in radians, of each pair of a head's values: `theta^(-2 i / head_dim)` for
-/// `i` in `0..head_dim / 2`. Source: arXiv 2104.09864.
+/// Angle per position, in radians, for each pair of a head's values: `theta^(-2 i / head_dim)` for `i` in
+/// `0..head_dim / 2`. Source: arXiv 2104.09864.
 ///
 /// # Panics
 /// If `head_dim` is 0 or odd.
@@ -145,10 +143,10 @@ pub fn rotary_frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
     (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect()
 }
 
-/// Cosines and sines of every position and frequency: `[cos, sin]`, in f32.
+/// Cosines and sines for every position and frequency: `[cos, sin]`, in f32.
 ///
-/// Frequency `f` has at position `p` the angle `p * f` in radians, computed in f64. The frequencies
-/// are those of [`rotary_frequencies`], or a model's own.
+/// At position `p`, frequency `f` has the angle `p * f` in radians, computed in f64. The frequencies are
+/// those of [`rotary_frequencies`], or a model's own.
 ///
 /// # Shapes
 /// Both tensors are `[positions, frequencies]`; there are `head_dim / 2` frequencies.
@@ -166,10 +164,10 @@ pub fn rotary_table(positions: usize, frequencies: &[f64], device: &Device) -> [
     })
 }
 
-/// Rotates each head of `x` by the angles of its token's position, in the rotate-half form:
-/// with `a` and `b` the halves of a head, `[a cos - b sin, b cos + a sin]`.
+/// Rotates each head of `x` by the angles of its token's position, in the rotate-half form: with halves `a`
+/// and `b` of a head, `[a cos - b sin, b cos + a sin]`.
 ///
-/// The table (see [`rotary_table`]) is a constant: no gradient reaches it. Source: arXiv 2104.09864.
+/// The table (see [`rotary_table`]) is a constant and gets no gradient. Source: arXiv 2104.09864.
 ///
 /// # Shapes
 /// - `x`: `[tokens, heads * head_dim]`
@@ -178,22 +176,21 @@ pub fn rotary_table(positions: usize, frequencies: &[f64], device: &Device) -> [
 /// - result: like `x`
 ///
 /// # Panics
-/// If the shapes do not fit together. On flex also if a position is outside of the table; other
-/// backends leave that check to their own indexing, since values on a GPU cannot be looked at
-/// without waiting for it.
+/// If the shapes do not match. On flex also if a position is outside the table; other backends rely on their
+/// own indexing checks, because reading values from a GPU would require waiting for it.
 pub fn rotary(x: Tensor<2>, table: [Tensor<2>; 2], positions: Tensor<1, Int>) -> Tensor<2> {
     let head_dim = 2 * table[0].dims()[1];
     rotary_partial(x, table, positions, head_dim)
 }
 
-/// As [`rotary`] on the first values of each head, twice as many as the table has columns; the others
-/// stay as they are.
+/// Like [`rotary`], for the first values of each head, twice as many as the table has columns. The other
+/// values are unchanged.
 ///
 /// # Shapes
-/// As there, where `head_dim` is given and the table is `[table length, rotated / 2]`.
+/// As [`rotary`], except that `head_dim` is given and the table is `[table length, rotated / 2]`.
 ///
 /// # Panics
-/// As there, and if the table rotates more values than a head has.
+/// As [`rotary`], and if the table rotates more values than a head has.
 pub fn rotary_partial(
     x: Tensor<2>,
     [cos, sin]: [Tensor<2>; 2],
@@ -230,7 +227,7 @@ mod flex {
     use burn::backend::Flex;
 
     impl RotaryKernel for Flex {
-        /// In place if nothing else holds `x`, on a copy otherwise.
+        /// In place if nothing else holds `x`, otherwise on a copy.
         fn rotate(
             x: FloatTensor<Self>,
             cos: FloatTensor<Self>,
@@ -264,7 +261,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// Rotates every head of one token; `sign` -1 rotates backwards.
+        /// Rotates every head of one token; a `sign` of -1 rotates backward.
         fn rotate_row(row: &mut [f32], head_dim: usize, table: [&[f32]; 2], sign: f32) {
             let [cos, sin] = table;
             let half = cos.len();

@@ -1,4 +1,4 @@
-//! From scores to the next token: drawn where the scores are, so that a GPU is asked for nothing but the token.
+//! Draws the next token on the device of the scores, so that only the token leaves a GPU.
 
 use super::backends::{dispatched, for_each_backend_without_kernels, kernel_trait};
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -7,42 +7,43 @@ use burn::backend::{Backend, Dispatch, TensorMetadata, read_sync};
 use burn::tensor::DType;
 use burn::tensor::{Int, IntDType, Tensor, TensorData};
 
-/// How tokens are drawn; the settings apply in this order: repetition penalty, temperature, top-k, top-p, min-p.
+/// How to draw tokens. The settings apply in this order: repetition penalty, temperature, top-k, top-p,
+/// min-p.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sampling {
-    /// Scores of tokens that stand there already are divided by this where they are positive, else multiplied.
+    /// Scores of tokens that already occur are divided by this if positive and multiplied by it otherwise.
     pub repetition_penalty: f64,
-    /// 0 takes the most probable token; above, scores are divided by it.
+    /// 0 takes the most probable token; otherwise scores are divided by this.
     pub temperature: f64,
-    /// Draw among this many most probable tokens; 0 means among all.
+    /// Draw from this many most probable tokens; 0 means all.
     pub top_k: usize,
-    /// Draw among the most probable tokens whose probabilities sum to this.
+    /// Draw from the most probable tokens whose probabilities sum to this.
     pub top_p: f64,
-    /// Draw among tokens that have at least this share of the highest probability.
+    /// Draw from tokens with at least this fraction of the highest probability.
     pub min_p: f64,
 }
 
-/// What is drawn for the rows of a batch.
+/// The draws for the rows of a batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Draws {
     pub sampling: Sampling,
-    /// For each row, where its token lies in the distribution that the settings leave, from 0 to 1.
+    /// For each row, the position of its token in the remaining distribution, from 0 to 1.
     pub points: Vec<f64>,
-    /// For each row, the tokens to be penalized, each once; no rows where none are.
+    /// For each row, the distinct tokens to penalize. Empty if there are none in any row.
     pub earlier: Vec<Vec<u32>>,
 }
 
 impl Draws {
-    /// Whether the most probable tokens by the scores as they are given are wanted.
+    /// Whether to take the most probable tokens of the unmodified scores.
     fn is_plain_argmax(&self) -> bool {
         self.sampling.temperature == 0.0 && self.earlier.is_empty()
     }
 }
 
 kernel_trait! {
-    /// On plain backend tensors.
+    /// Sampling on plain backend tensors.
     trait SamplingKernel {
-        /// A token for each row of `logits` `[rows, vocabulary]`: `[rows]`.
+        /// Returns a token for each row of `logits` `[rows, vocabulary]`: `[rows]`.
         #[fusion(meta = |logits, _draws| {
             burn::backend::fusion::custom::TensorSpec::new([logits.shape[0]].into(), DType::I32)
         })]
@@ -54,7 +55,7 @@ kernel_trait! {
 
 for_each_backend_without_kernels! { SamplingKernel }
 
-/// Reads the scores: this is for processors, where nothing is gained otherwise.
+/// Reads the scores to the host. This is for CPUs, where reading costs nothing.
 fn portable<B: Backend>(logits: FloatTensor<B>, draws: Draws) -> IntTensor<B> {
     let ([rows, vocabulary], device) = (logits.shape().dims(), logits.device());
     if draws.is_plain_argmax() {
@@ -76,7 +77,7 @@ fn portable<B: Backend>(logits: FloatTensor<B>, draws: Draws) -> IntTensor<B> {
     B::int_from_data(TensorData::new(tokens, [rows]), &device)
 }
 
-/// Makes tokens that stand there already less probable.
+/// Lowers the scores of tokens that already occur.
 fn penalize(logits: &mut [f32], earlier: &[u32], penalty: f32) {
     for token in earlier {
         let logit = &mut logits[*token as usize];
@@ -84,7 +85,7 @@ fn penalize(logits: &mut [f32], earlier: &[u32], penalty: f32) {
     }
 }
 
-/// The most probable token; of equals the lowest.
+/// The most probable token; the lowest one in case of ties.
 fn most_probable(logits: &[f32]) -> u32 {
     let better = |best: (u32, f32), (token, logit): (u32, &f32)| {
         if *logit > best.1 { (token, *logit) } else { best }
@@ -98,7 +99,7 @@ fn sample(logits: &[f32], sampling: &Sampling, point: f64) -> u32 {
     let weight = |x: f32| (f64::from(x - max) / sampling.temperature).exp();
     let mut tokens: Vec<(f64, u32)> =
         logits.iter().zip(0u32..).map(|(x, token)| (weight(*x), token)).collect();
-    // Most probable first; of equals the lower number, so that the order is defined.
+    // Most probable first, with ties in order of the token number, so that the order is defined.
     let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     if sampling.top_k > 0 && sampling.top_k < tokens.len() {
         tokens.select_nth_unstable_by(sampling.top_k - 1, order);
@@ -129,7 +130,7 @@ fn sample(logits: &[f32], sampling: &Sampling, point: f64) -> u32 {
     tokens[count - 1].1
 }
 
-// Of scores, which are off the autodiff graph.
+// For scores, which are off the autodiff graph.
 dispatched! {
     []
     trait SamplingOps {
@@ -139,13 +140,14 @@ dispatched! {
     }
 }
 
-/// A token for each row of scores, drawn on their device.
+/// Draws a token for each row of scores, on their device.
 ///
 /// # Shapes
 /// `logits`: `[rows, vocabulary]`, off the autodiff graph; result: `[rows]`.
 ///
 /// # Panics
-/// If `draws` has points, or tokens to be penalized, for another number of rows, or `logits` is on an autodiff device.
+/// If `draws` has points or tokens to penalize for a different number of rows, or `logits` is on an autodiff
+/// device.
 pub(crate) fn draw_tokens(logits: Tensor<2>, draws: Draws) -> Tensor<1, Int> {
     let [rows, _] = logits.dims();
     assert_eq!(draws.points.len(), rows, "draw_tokens: points for another number of rows");
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &nucleus, p)), [2, 2, 1, 1]);
         let two = Sampling { top_k: 2, ..all };
         assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &two, p)), [2, 2, 1, 1]);
-        // Of 5/8, 2/8 and 1/8 the last is less than 0.3 of the first.
+        // Of 5/8, 2/8, and 1/8, the last is less than 0.3 times the first.
         let near = Sampling { min_p: 0.3, ..all };
         assert_eq!([0.0, 0.71, 0.72, 0.999].map(|p| sample(&logits, &near, p)), [2, 2, 1, 1]);
         let cold = Sampling { temperature: 0.01, ..all };

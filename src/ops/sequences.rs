@@ -1,10 +1,10 @@
-//! Which tokens of a batch follow each other.
+//! The sequences of a batch.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 /// The sequences of a batch: ranges of its tokens, in ascending order and without overlap. Tokens between
-/// them, such as padding, belong to none.
+/// them, such as padding, belong to no sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequences {
     tokens: usize,
@@ -12,10 +12,10 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    /// Sequences of a batch of so many tokens.
+    /// Creates the sequences of a batch of `tokens` tokens.
     ///
     /// # Panics
-    /// If a range is empty, begins before the one before it ends, or ends after the last token.
+    /// If a range is empty, starts before the previous one ends, or ends after the last token.
     pub fn new(tokens: usize, ranges: Vec<Range<usize>>) -> Self {
         let mut end = 0;
         for range in &ranges {
@@ -28,15 +28,15 @@ impl Sequences {
         Self { tokens, ranges: Arc::new(ranges) }
     }
 
-    /// Rows of one sequence each.
+    /// Creates rows of one sequence each.
     ///
     /// # Panics
-    /// If there is a row and its length is 0, or there are more tokens than numbers for them.
+    /// If there are rows of length 0, or the number of tokens overflows.
     pub fn rows(rows: usize, length: usize) -> Self {
         Self::new(rows * length, (0..rows).map(|row| row * length..(row + 1) * length).collect())
     }
 
-    /// Tokens of the batch, those of no sequence among them.
+    /// Number of tokens in the batch, including those outside all sequences.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
@@ -46,12 +46,12 @@ impl Sequences {
         &self.ranges
     }
 
-    /// Tokens of the longest.
+    /// Length of the longest sequence in tokens.
     pub(crate) fn longest(&self) -> usize {
         self.ranges.iter().map(Range::len).max().unwrap_or(0)
     }
 
-    /// The place of each token in its sequence; `None` for tokens of none.
+    /// The position of each token in its sequence; `None` for tokens outside all sequences.
     pub(crate) fn places(&self) -> Vec<Option<usize>> {
         let mut places = vec![None; self.tokens];
         for range in self.ranges() {

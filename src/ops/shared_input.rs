@@ -1,9 +1,9 @@
-//! An input that several products share. Autodiff would make a gradient of it for each product and add
-//! them up in passes of their own; here the products add to one.
+//! An input that several products share. Autodiff would compute a gradient for each product and add them in
+//! separate passes; here the products add to one sum.
 //!
 //! ```text
-//! x -> shared -> x W1, x W2, ...        backward: each adds its part to the sum, the first sends a
-//!                                       zero in its place; then `shared` sends the sum to x
+//! x -> shared -> x W1, x W2, ...        backward: each adds its part to the sum, the first also sends
+//!                                       a zero as its gradient; then `shared` sends the sum to x
 //! ```
 
 use super::backends::dispatched;
@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct GradientSum(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
 
 impl GradientSum {
-    /// Replaces the sum so far, of which there is none at first; says whether there was none.
+    /// Replaces the sum, which does not exist at first. Returns whether this was the first part.
     pub(super) fn update<B: Backend>(
         &self,
         add: impl FnOnce(Option<FloatTensor<B>>) -> FloatTensor<B>,
@@ -73,7 +73,7 @@ impl<B: Backend> Backward<B, 1> for SharedInputBackward {
     type State = GradientSum;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        // The zero of the first of the products, which have come before.
+        // The zero from the first product, which has run before.
         grads.consume::<B>(&ops.node);
         let [node] = ops.parents;
         if let (Some(node), Some(sum)) = (node, ops.state.take::<B>()) {
@@ -85,7 +85,7 @@ impl<B: Backend> Backward<B, 1> for SharedInputBackward {
 /// An input of several products.
 pub(crate) struct SharedInput {
     x: Tensor<2>,
-    /// The same, with a gradient that is the sum.
+    /// The same input, whose gradient is the sum.
     shared: Tensor<2>,
     sum: GradientSum,
 }
@@ -104,14 +104,14 @@ impl SharedInput {
         self.x.clone()
     }
 
-    /// As [`linear`](super::linear()).
+    /// Like [`linear`](super::linear()).
     pub(crate) fn linear(&self, weight: impl Into<Weight>) -> Tensor<2> {
         let weight = weight.into();
         linear::check(&self.shared, &weight);
         linear_of(self.shared.clone(), weight, Some(self.sum.clone()))
     }
 
-    /// As [`linear_add`](super::linear_add).
+    /// Like [`linear_add`](super::linear_add).
     pub(crate) fn linear_add(&self, weight: impl Into<Weight>, residual: Tensor<2>) -> Tensor<2> {
         linear_add_to(self.shared.clone(), weight.into(), residual, Some(self.sum.clone()))
     }
@@ -127,7 +127,7 @@ mod tests {
         tensor.into_data().try_to_vec().unwrap()
     }
 
-    /// Largest difference, in units of the largest value.
+    /// The largest difference, relative to the largest value.
     fn difference(a: &[f32], b: &[f32]) -> f32 {
         let largest = b.iter().fold(0f32, |most, b| most.max(b.abs()));
         a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / largest
@@ -142,7 +142,7 @@ mod tests {
         let (x, frozen) = (random([rows, width]), random([width, 5]));
         let weights = [7, 9, 11].map(|output| random([width, output]));
         let targets = [7, 9, 11, 5].map(|output| random([rows, output]));
-        // With all products, without some, and with another use of the input.
+        // With all products, with some missing, and with another use of the input.
         for used in [[true, true, true], [true, false, true], [false, false, true]] {
             let gradients = |shared: bool| {
                 let x = x.clone().detach().require_grad();
@@ -173,7 +173,7 @@ mod tests {
             assert_eq!(of_weights, expected_of_weights);
             assert_eq!(of_weights.map(|grad| grad.is_some()), used);
         }
-        // Off the graph it is the input.
+        // Off the graph, this is the plain input.
         let x = x.inner();
         let weight = frozen.inner();
         let product = SharedInput::new(x.clone()).linear(weight.clone());

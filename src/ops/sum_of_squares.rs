@@ -1,22 +1,22 @@
-//! Sums of the squares of tensors' elements, each in one pass, side by side in one tensor that is read once.
+//! Sums of squares of several tensors, each computed in one pass, in one tensor that needs only one read.
 
 use super::backends::{cast, dispatched, for_ndarray, kernel_trait, wide, widen};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata};
 use burn::tensor::{DType, Device, Slice, Tensor};
 
-/// Elements that have a sum of their own.
+/// Elements per sum.
 const OF_SUM: usize = 64 * 1024;
 
-/// Sums that so many elements have.
+/// Number of sums for a number of elements.
 fn sums_for(elements: usize) -> usize {
     elements.div_ceil(OF_SUM).max(1)
 }
 
 kernel_trait! {
-    /// On plain backend tensors.
+    /// Sums of squares on plain backend tensors.
     trait SumOfSquaresKernel {
-        /// Writes the sums for `x` to `sums` `[n]`, from `at` on: they add up to that of all squares.
+        /// Writes the sums for `x` to `sums` `[n]`, starting at `at`. They add up to the sum of all squares.
         #[fusion(dtype = sums, shape = sums)]
         fn squares(
             x: FloatTensor<Self>,
@@ -30,21 +30,20 @@ kernel_trait! {
 
 for_ndarray! { SumOfSquaresKernel }
 
-/// Elements that may be summed in one chain.
+/// Maximum number of elements in one chain of additions.
 ///
-/// A backend may sum all elements of a tensor in one loop of one unit, which in f32 loses digits with
-/// every element; Mesa's software driver for Vulkan ends such a loop after 65,536 rounds, whatever
-/// is left.
+/// A backend may sum a whole tensor in one loop of one unit, which in f32 loses precision with every element.
+/// Mesa's software Vulkan driver also aborts such a loop after 65,536 iterations.
 const CHAIN: usize = 4096;
 
-/// One of the sums has all, the others are left at zero.
+/// Puts the total in the first sum and leaves the others at zero.
 fn portable<B: Backend>(x: FloatTensor<B>, sums: FloatTensor<B>, at: usize) -> FloatTensor<B> {
     let x = widen::<B>(x);
     let all = cast::<B>(sum::<B>(B::float_mul(x.clone(), x)), sums.dtype().into());
     B::float_slice_assign(sums, &[Slice::from(at..at + 1)], all)
 }
 
-/// The sums of chains of elements, then of those sums.
+/// Sums chains of elements, then the sums of the chains.
 fn sum<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let len = x.shape().num_elements();
     if len <= CHAIN {
@@ -59,7 +58,7 @@ fn sum<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     if whole == len { sums } else { B::float_add(sums, B::float_sum(part(whole, len))) }
 }
 
-// Of gradients, which are off the autodiff graph.
+// For gradients, which are off the autodiff graph.
 dispatched! {
     []
     trait SumOfSquaresOps {
@@ -73,21 +72,21 @@ dispatched! {
     }
 }
 
-/// The sums of the squares of several tensors of one device.
+/// Sums of squares of several tensors on one device.
 #[derive(Default)]
 pub struct SumsOfSquares {
-    /// Where the sums are, and in which type.
+    /// Device and type of the sums.
     options: Option<(Device, DType)>,
     tensors: Vec<Deferred>,
-    /// Sums that they have together.
+    /// Total number of sums.
     count: usize,
 }
 
-/// Writes a tensor's sums to its place.
+/// Writes the sums of one tensor to its place.
 type Deferred = Box<dyn FnOnce(Tensor<1>) -> Tensor<1>>;
 
 impl SumsOfSquares {
-    /// Takes in a tensor, which is off the autodiff graph.
+    /// Adds a tensor, which must be off the autodiff graph.
     pub fn add<const D: usize>(&mut self, x: Tensor<D>) {
         self.options.get_or_insert_with(|| (x.device(), wide(x.dtype()).into()));
         let at = self.count;
@@ -98,12 +97,11 @@ impl SumsOfSquares {
         }));
     }
 
-    /// One sum or several for each tensor, in the order of the tensors, in f32 (f64 where the first
-    /// is f64): together the sum of all squares.
-    /// `None` where there is no tensor.
+    /// Returns one or more sums per tensor, in order, in f32 (f64 if the first tensor is f64). Together they
+    /// are the sum of all squares. `None` if there are no tensors.
     ///
     /// # Panics
-    /// If the tensors are on several devices or an autodiff device.
+    /// If the tensors are on several devices or on an autodiff device.
     pub fn sums(self) -> Option<Tensor<1>> {
         let (device, dtype) = self.options?;
         let sums = Tensor::zeros([self.count], (&device, dtype));
@@ -111,7 +109,7 @@ impl SumsOfSquares {
     }
 }
 
-/// The sum of the squares of all elements, in f32 (f64 for f64); flex sums in f64.
+/// The sum of the squares of all elements, in f32 (f64 for f64 input). Flex adds in f64.
 ///
 /// # Shapes
 /// `x`: any, off the autodiff graph; result: `[1]`.
@@ -133,7 +131,7 @@ mod flex {
     use burn::backend::Flex;
     use rayon::prelude::*;
 
-    /// Elements in one parallel task.
+    /// Elements per parallel task.
     const BLOCK: usize = 32 * 1024;
 
     impl SumOfSquaresKernel for Flex {
@@ -150,7 +148,7 @@ mod flex {
 
     simd_fn! {
         fn block_sum(values: &[f32]) -> f64 {
-            /// Short enough that f32 lanes lose nothing that matters.
+            /// Short enough for f32 lanes to be accurate.
             const SHORT: usize = 1024;
             values.chunks(SHORT).map(|x| f64::from(kernel::dot(x, x))).sum()
         }

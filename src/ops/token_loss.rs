@@ -1,5 +1,5 @@
-//! What a token adds to the loss, from its logits `z`, its target `t` and, where there is one, a
-//! teacher's distribution; and the gradient of that.
+//! The loss of a token, from its logits `z`, its target `t`, and optionally a teacher's distribution; and its
+//! gradient.
 //!
 //! ```text
 //! (1 - weight) * cross-entropy  +  weight * temperature^2 * divergence  +  z_loss * lse(z)^2
@@ -7,13 +7,13 @@
 //! cross-entropy   -sum_v y_v log softmax(z)_v,  y = (1 - label_smoothing) at t
 //!                                                   + label_smoothing / vocabulary everywhere
 //! divergence      between the teacher P and the student Q = softmax(z / temperature), over the
-//!                 teacher's k likeliest tokens and one bucket for all others
+//!                 teacher's k most likely tokens and one bucket for all others
 //! ```
 //!
-//! The bucket makes P and Q whole distributions without the teacher's other logits. Where k is the
-//! vocabulary, the divergence is that of the whole distributions; below that it is a lower bound of
-//! it. Sources: label smoothing arXiv 1512.00567, z-loss arXiv 2204.02311, divergences and their
-//! names arXiv 2306.13649, the factor `temperature^2` arXiv 1503.02531.
+//! The bucket makes P and Q complete distributions without the teacher's other logits. If k is the size of
+//! the vocabulary, the divergence is that of the full distributions; otherwise it is a lower bound of it.
+//! Sources: label smoothing arXiv 1512.00567, z-loss arXiv 2204.02311, divergences and their names arXiv
+//! 2306.13649, the factor `temperature^2` arXiv 1503.02531.
 
 use super::backends::{cast, for_each_backend_without_kernels, kernel_trait};
 #[cfg(feature = "fusion")]
@@ -26,21 +26,22 @@ use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::fmt;
 
-/// How a student's distribution Q is held to a teacher's P.
+/// The divergence between a teacher's distribution P and the student's distribution Q.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Divergence {
-    /// KL(P || Q): the student covers all that the teacher does.
+    /// KL(P || Q), the usual choice: the student must cover everything that the teacher considers likely.
     #[default]
     ForwardKl,
-    /// KL(Q || P): the student keeps to what the teacher finds likely.
+    /// KL(Q || P): the student concentrates on what the teacher considers likely and may ignore alternatives.
     ReverseKl,
     /// The generalized Jensen-Shannon divergence, `beta KL(P || M) + (1 - beta) KL(Q || M)` with
-    /// `M = beta P + (1 - beta) Q` and `beta` between 0 and 1.
+    /// `M = beta P + (1 - beta) Q`. `jsd` alone uses `beta` 0.5; `{ jsd = beta }` sets it to a number between
+    /// 0 and 1. A compromise between the other two.
     Jsd(f64),
 }
 
-/// As settings write it: a name, where `jsd` alone is the symmetric one, or `{ jsd = beta }`.
+/// Reads the form of the settings: a name (`jsd` alone is the symmetric divergence), or `{ jsd = beta }`.
 impl<'de> Deserialize<'de> for Divergence {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         const NAMES: [&str; 3] = ["forward_kl", "reverse_kl", "jsd"];
@@ -65,7 +66,7 @@ impl<'de> Visitor<'de> for DivergenceVisitor {
             "jsd" => {
                 let is_there = Cell::new(false);
                 match content.newtype_variant_seed(Beta { is_there: &is_there }) {
-                    // The name alone.
+                    // Only the name.
                     Err(_) if !is_there.get() => Ok(Divergence::Jsd(0.5)),
                     beta => beta.map(Divergence::Jsd),
                 }
@@ -78,7 +79,7 @@ impl<'de> Visitor<'de> for DivergenceVisitor {
     }
 }
 
-/// The number that may come with `jsd`; tells whether one does.
+/// Reads the optional number of `jsd`, and notes whether there is one.
 struct Beta<'b> {
     is_there: &'b Cell<bool>,
 }
@@ -92,15 +93,17 @@ impl<'de> DeserializeSeed<'de> for Beta<'_> {
     }
 }
 
-/// A teacher's part in the loss.
+/// Distillation from a teacher's logits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Distillation {
-    /// The divergence.
+    /// The divergence between the teacher and the student.
     pub divergence: Divergence,
-    /// Its weight; the cross-entropy has the rest. 0 to 1.
+    /// Weight of the divergence, from 0 to 1. The cross-entropy has the remaining weight: 0 ignores the
+    /// teacher, and 1 ignores the cross-entropy.
     pub weight: f64,
-    /// What both sides' logits are divided by.
+    /// Divides the logits of teacher and student before the softmax, from 0.01 to 100. Values above 1
+    /// emphasize less likely tokens. Stored teacher logits must have been written at the same temperature.
     pub temperature: f64,
 }
 
@@ -113,16 +116,16 @@ impl Default for Distillation {
 /// The loss of a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TokenLoss {
-    /// Share of the target that is spread over the vocabulary, 0 to below 1.
+    /// Share of the target that is spread over the vocabulary, at least 0 and below 1.
     pub label_smoothing: f64,
-    /// Weight of the square of the logits' log-sum-exp.
+    /// Weight of the squared log-sum-exp of the logits.
     pub z_loss: f64,
-    /// The teacher's part.
+    /// Distillation from a teacher.
     pub distillation: Option<Distillation>,
 }
 
 impl TokenLoss {
-    /// Whether it is the cross-entropy and nothing else.
+    /// Returns whether this is the plain cross-entropy.
     pub fn is_cross_entropy(&self) -> bool {
         *self == Self::default()
     }
@@ -133,33 +136,33 @@ impl TokenLoss {
     }
 }
 
-/// A teacher's distributions, one for each token.
+/// A teacher's distributions, one per token.
 #[derive(Clone, Debug)]
 pub struct TeacherTokens {
-    /// The k likeliest tokens, all different, `[tokens, k]`.
+    /// The k most likely tokens, all different, `[tokens, k]`.
     pub tokens: Tensor<2, Int>,
-    /// Logarithms of their probabilities at the loss's temperature, and last the logarithm of what
-    /// is left for all other tokens, `[tokens, k + 1]`, in f32.
+    /// Their log probabilities at the loss's temperature, followed by the log probability of all other
+    /// tokens, `[tokens, k + 1]`, in f32.
     pub log_probs: Tensor<2>,
 }
 
-/// Least logarithm of the bucket's probability: a teacher that knows of nothing else, and a student
-/// that does, stay a finite distance apart.
+/// Minimum log probability of the bucket, so that the divergence stays finite if the teacher has nothing else
+/// and the student does.
 pub(super) const LEAST_LOG_REST: f64 = -30.0;
-/// Keeps the logarithm of a sum that is 0 finite.
+/// Keeps the logarithm of a zero sum finite.
 const TINY: f64 = 1e-37;
 
-/// A teacher's tokens and log-probabilities on plain backend tensors.
+/// A teacher's tokens and log probabilities on plain backend tensors.
 pub(crate) type TeacherPart<B> = (IntTensor<B>, FloatTensor<B>);
 
 kernel_trait! {
     /// The loss of a block of tokens on plain backend tensors.
     trait TokenLossKernel {
-        /// The loss of each token, `[tokens, 1]`, and its gradient with respect to the logits, in the type `dtype`, where
-        /// that is wanted; else the logits.
+        /// Returns the loss of each token, `[tokens, 1]`, and, if requested, its gradient with respect to the
+        /// logits in the type `dtype`; otherwise the logits.
         ///
-        /// `logits` is `[tokens, vocabulary]` in f32 (f64), `targets` and `token_weights` are `[tokens, 1]`. Where
-        /// `terms` has no teacher's part, what is given for the teacher is not looked at.
+        /// `logits` is `[tokens, vocabulary]` in f32 (f64); `targets` and `token_weights` are `[tokens, 1]`.
+        /// If `terms` has no distillation, the teacher's tensors are ignored.
         #[allow(clippy::too_many_arguments, reason = "a fusing backend takes no tensors in options")]
         #[fusion(meta = |logits, _targets, weights, _tokens, _log_probs, _terms, dtype, wants_grad| {
             let dtype = if *wants_grad { (*dtype).into() } else { logits.dtype };
@@ -184,7 +187,7 @@ kernel_trait! {
 
 for_each_backend_without_kernels! { TokenLossKernel }
 
-/// As [`TokenLossKernel::token_loss`].
+/// Implements [`TokenLossKernel::token_loss`].
 fn portable_loss_and_grad<B: Backend>(
     logits: FloatTensor<B>,
     (targets, token_weights): (IntTensor<B>, FloatTensor<B>),
@@ -203,10 +206,10 @@ fn portable_loss_and_grad<B: Backend>(
     }
 }
 
-/// The loss of a block of tokens on plain backend tensors, `[tokens, 1]`, and its gradient with
-/// respect to the logits where that is asked for.
+/// Returns the loss of a block of tokens on plain backend tensors, `[tokens, 1]`, and its gradient with
+/// respect to the logits if requested.
 ///
-/// `logits` is `[tokens, vocabulary]` in f32 (f64), `targets` and `token_weights` are `[tokens, 1]`.
+/// `logits` is `[tokens, vocabulary]` in f32 (f64); `targets` and `token_weights` are `[tokens, 1]`.
 fn portable_loss<B: Backend>(
     logits: FloatTensor<B>,
     targets: IntTensor<B>,
@@ -274,11 +277,11 @@ fn portable_loss<B: Backend>(
     (loss, Some(B::float_scatter(1, grad, targets, minus, IndexingUpdateOp::Add)))
 }
 
-/// The divergence, `[tokens, 1]`, and its gradient with respect to `scaled`, the logits over the
-/// temperature, `[tokens, vocabulary]`.
+/// Returns the divergence, `[tokens, 1]`, and its gradient with respect to `scaled`, the logits divided by
+/// the temperature, `[tokens, vocabulary]`.
 ///
-/// With `s = sum_b w_b` over tokens and bucket, the gradient at a token of the teacher's is
-/// `w_b - q_b s`; the bucket's is shared out among its tokens by their probabilities.
+/// With `s = sum_b w_b` over tokens and bucket, the gradient at a teacher's token is `w_b - q_b s`. The
+/// bucket's gradient is distributed over its tokens by their probabilities.
 fn portable_divergence<B: Backend>(
     scaled: FloatTensor<B>,
     (tokens, log_p): TeacherPart<B>,
@@ -296,7 +299,7 @@ fn portable_divergence<B: Backend>(
     let exps = B::float_exp(shifted.clone());
     let picked = B::float_gather(1, exps.clone(), tokens.clone());
     let log_sum = B::float_log(sum(exps.clone()));
-    // The others' exponentials: exactly 0 at the teacher's tokens.
+    // The exponentials of the other tokens; exactly 0 at the teacher's tokens.
     let others =
         B::float_scatter(1, exps, tokens.clone(), B::float_neg(picked), IndexingUpdateOp::Add);
     let sum_others = B::float_clamp_min(sum(others.clone()), TINY.into());
@@ -335,7 +338,7 @@ pub(super) mod flex {
     use super::*;
 
     simd_fn! {
-        /// Turns a row of logits into the gradient of its cross-entropy and returns that loss.
+        /// Turns a row of logits into the gradient of its cross-entropy and returns the loss.
         fn cross_entropy(row: &mut [f32], target: usize, token_weight: f32) -> f64 {
             let target_logit = row[target];
             let max = kernel::max(row);
@@ -349,8 +352,8 @@ pub(super) mod flex {
     }
 
     simd_fn! {
-        /// Replaces the elements by `exp(factor * x - shift)`, where the shift makes the largest 1,
-        /// and returns their sum and the shift.
+        /// Replaces elements by `exp(factor * x - shift)`, with the shift that makes the largest 1, and
+        /// returns their sum and the shift.
         fn exponentials(row: &mut [f32], factor: f32) -> (f32, f32) {
             row.iter_mut().for_each(|x| *x *= factor);
             let max = kernel::max(row);
@@ -374,8 +377,8 @@ pub(super) mod flex {
         pub log_probs: &'a [f32],
     }
 
-    /// Turns a row of logits into the gradient of its loss and returns that loss. `scratch` is as
-    /// long as the row, where there is a teacher.
+    /// Turns a row of logits into the gradient of its loss and returns the loss. `scratch` must be as long as
+    /// the row if there is a teacher.
     pub fn loss_and_logit_grads(
         row: &mut [f32],
         target: usize,
@@ -424,8 +427,8 @@ pub(super) mod flex {
         weight * loss
     }
 
-    /// Turns a row of logits into the gradient of the divergence with respect to the logits over
-    /// the temperature, and returns the divergence. The sums over the teacher's tokens are in f64.
+    /// Turns a row of logits into the gradient of the divergence with respect to the logits divided by the
+    /// temperature, and returns the divergence. Sums over the teacher's tokens are f64.
     fn divergence(row: &mut [f32], taught: Taught, distillation: Distillation) -> f64 {
         let k = taught.tokens.len();
         let factor = (1.0 / distillation.temperature) as f32;

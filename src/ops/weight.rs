@@ -1,12 +1,12 @@
-//! The matrix of a linear layer, an embedding or a head: numbers, or codes that stand for them.
+//! The matrix of a linear layer, an embedding, or a head: numbers or quantized codes.
 //!
 //! ```text
-//! Weight              as tensors, what operations take
+//! Weight              as tensors, which operations take
 //! WeightPrimitive<B>  the same on a backend
 //! ```
 //!
-//! Codes are decoded where they are used, a part of the matrix at a time on flex and the whole of it
-//! elsewhere; what waits for a backward pass is codes.
+//! Codes are decoded where they are used: part by part on flex, and as a whole matrix on other backends. Only
+//! the codes are kept for the backward pass.
 
 use super::backends::{cast, widen};
 use super::decoding::{DecodingKernel, decode_scales};
@@ -19,26 +19,26 @@ use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 /// A matrix on a backend.
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) enum WeightPrimitive<B: Backend> {
-    /// Numbers, `[input, output]`; as an embedding `[vocabulary, width]`.
+    /// Numbers, `[input, output]`; for an embedding `[vocabulary, width]`.
     Dense(FloatTensor<B>),
-    /// Codes.
+    /// Quantized codes.
     Encoded {
-        /// Words of 32 bits: the codes of `[output, input]` row by row; as an embedding, of
+        /// 32-bit words with the codes of `[output, input]` row by row; for an embedding, of
         /// `[vocabulary, width]`.
         codes: IntTensor<B>,
-        /// Words with the codes of scales; one without meaning where scales are numbers.
+        /// Words with the codes of scales; a placeholder if scales are numbers.
         scale_codes: IntTensor<B>,
-        /// Scales, or the scales of scales.
+        /// The scales, or the scales of scales.
         scales: FloatTensor<B>,
-        /// What codes and scales stand for.
+        /// How to decode codes and scales.
         encoding: Encoding,
-        /// Rows and columns of what is encoded.
+        /// Rows and columns of the encoded matrix.
         size: [usize; 2],
     },
 }
 
 impl<B: Backend> WeightPrimitive<B> {
-    /// `[input, output]` of a linear layer's matrix.
+    /// `[input, output]` of a linear layer.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.shape().dims(),
@@ -46,7 +46,7 @@ impl<B: Backend> WeightPrimitive<B> {
         }
     }
 
-    /// Whether it is numbers of 32 bits.
+    /// Whether it consists of f32 numbers.
     #[cfg(feature = "flex")]
     pub(crate) fn is_f32(&self) -> bool {
         matches!(self, Self::Dense(weight) if weight.dtype() == DType::F32)
@@ -63,7 +63,7 @@ impl<B: Backend> WeightPrimitive<B> {
 }
 
 impl<B: DecodingKernel> WeightPrimitive<B> {
-    /// The numbers of a linear layer's matrix, `[input, output]`.
+    /// The matrix of a linear layer as numbers, `[input, output]`.
     pub(crate) fn dense(self, dtype: DType) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => cast::<B>(weight, dtype.into()),
@@ -71,7 +71,7 @@ impl<B: DecodingKernel> WeightPrimitive<B> {
         }
     }
 
-    /// The numbers of these rows of an embedding; those of codes and of 16-bit numbers in f32.
+    /// Rows of an embedding as numbers; f32 for codes and 16-bit numbers.
     pub(crate) fn rows(self, ids: IntTensor<B>) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => widen::<B>(B::float_select(weight, 0, ids)),
@@ -89,7 +89,7 @@ impl<B: DecodingKernel> WeightPrimitive<B> {
         }
     }
 
-    /// What is encoded, in its own orientation.
+    /// The encoded matrix as numbers, in its own orientation.
     fn decoded(self, dtype: FloatDType) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => cast::<B>(weight, dtype),
@@ -103,7 +103,7 @@ impl<B: DecodingKernel> WeightPrimitive<B> {
 }
 
 impl<B: Backend, C: CheckpointStrategy> WeightPrimitive<Autodiff<B, C>> {
-    /// The matrix off the graph, and the tensor that its gradient would be of; codes have none.
+    /// Returns the matrix off the graph, and the tensor that its gradient belongs to. Codes have no gradient.
     pub(crate) fn split(self) -> (WeightPrimitive<B>, FloatTensor<Autodiff<B, C>>) {
         match self {
             Self::Dense(weight) => {
@@ -124,14 +124,14 @@ impl<B: Backend, C: CheckpointStrategy> WeightPrimitive<Autodiff<B, C>> {
     }
 }
 
-/// A matrix that operations multiply with: numbers, or codes of fewer bits.
+/// A matrix that operations multiply with: numbers or quantized codes.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "numbers, the larger, are the usual ones")]
 pub enum Weight {
-    /// Numbers: `[input, output]` of a linear layer, `[vocabulary, width]` of an embedding. Frozen ones
-    /// may be bf16 where activations are f32.
+    /// Numbers: `[input, output]` of a linear layer, `[vocabulary, width]` of an embedding. Frozen matrices
+    /// may be bf16 if activations are f32.
     Dense(Tensor<2>),
-    /// Codes, which have no gradient.
+    /// Quantized codes, which have no gradient.
     Encoded(Box<EncodedWeight>),
 }
 
@@ -148,7 +148,7 @@ impl From<EncodedWeight> for Weight {
 }
 
 impl Weight {
-    /// `[input, output]` of a linear layer's matrix.
+    /// `[input, output]` of a linear layer.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
@@ -159,7 +159,7 @@ impl Weight {
         }
     }
 
-    /// Where it is.
+    /// The device.
     pub(crate) fn device(&self) -> Device {
         match self {
             Self::Dense(weight) => weight.device(),
@@ -167,10 +167,10 @@ impl Weight {
         }
     }
 
-    /// Whether products of activations of this type can be made with it.
+    /// Whether activations of this type can be multiplied with it.
     pub(crate) fn fits(&self, activations: DType) -> bool {
         match self {
-            // The gradient of one in other bits would be in those of the activations.
+            // The gradient of a matrix of another type would have the type of the activations.
             Self::Dense(weight) => {
                 let is_frozen = !weight.is_require_grad();
                 weight.dtype() == activations || (weight.dtype() == DType::BF16 && is_frozen)
@@ -196,7 +196,7 @@ impl Weight {
     }
 }
 
-/// Codes of a matrix, their scales, and what they stand for.
+/// A quantized matrix: codes, their scales, and the encoding.
 ///
 /// ```
 /// use burn::tensor::{Distribution, Tensor};
@@ -218,19 +218,19 @@ pub struct EncodedWeight {
     pub(crate) scale_codes: Tensor<1, Int>,
     pub(crate) scales: Tensor<1>,
     pub(crate) encoding: Encoding,
-    /// Rows and columns of what is encoded.
+    /// Rows and columns of the encoded matrix.
     pub(crate) size: [usize; 2],
 }
 
 impl EncodedWeight {
-    /// A matrix in NF4 as bitsandbytes has it: blocks of 64 values, row by row. `values` are
-    /// `[output, input]` of a linear layer, `[vocabulary, width]` of an embedding; `size` is that shape.
-    /// With `double_quantization` the scales are in 8 bits.
+    /// Quantizes a matrix to NF4 like bitsandbytes: in blocks of 64 values, row by row. `values` are
+    /// `[output, input]` for a linear layer and `[vocabulary, width]` for an embedding; `size` is that shape.
+    /// With `double_quantization`, the scales have 8 bits.
     ///
     /// Source: QLoRA, arXiv 2305.14314.
     ///
     /// # Panics
-    /// If there are not as many values.
+    /// If the number of values does not match `size`.
     pub fn nf4(
         values: &[f32],
         size: [usize; 2],
@@ -240,13 +240,13 @@ impl EncodedWeight {
         Self::new(values, size, Encoding::nf4(double_quantization), device)
     }
 
-    /// A matrix in integers of 8 bits with one scale for each row, as bitsandbytes' LLM.int8() has it; as
-    /// [`EncodedWeight::nf4`].
+    /// Quantizes a matrix to 8-bit integers with one scale per row, like LLM.int8() of bitsandbytes. The
+    /// arguments are those of [`EncodedWeight::nf4`].
     ///
     /// Source: arXiv 2208.07339.
     ///
     /// # Panics
-    /// If there are not as many values.
+    /// If the number of values does not match `size`.
     pub fn int8(values: &[f32], size: [usize; 2], device: &Device) -> Self {
         Self::new(values, size, Encoding::int8(size[1]), device)
     }
@@ -261,7 +261,7 @@ impl EncodedWeight {
         Self::of_codes(EncodedValues::of(values, encoding), size, encoding, device)
     }
 
-    /// A matrix of these codes.
+    /// A matrix of given codes.
     pub(crate) fn of_codes(
         values: EncodedValues,
         size: [usize; 2],
@@ -285,7 +285,7 @@ impl EncodedWeight {
         }
     }
 
-    /// The numbers that the codes stand for, in `values`' order: `size`.
+    /// Decodes the matrix, in the order of the original values: `size`.
     pub fn decoded(&self) -> Tensor<2> {
         let rows: Vec<i32> = (0..self.size[0] as i32).collect();
         let rows = TensorData::new(rows, [self.size[0]]);

@@ -1,4 +1,4 @@
-//! Products of matrices of 16 bits whose sums, which are in f32 anyway, stay in f32.
+//! Products of 16-bit matrices that return their f32 sums without rounding.
 
 use super::backends::{for_each_backend_without_kernels, kernel_trait, wide, widen};
 use burn::backend::TensorMetadata;
@@ -7,7 +7,7 @@ use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::FloatTensor;
 
 kernel_trait! {
-    /// On plain backend tensors.
+    /// Products of plain backend tensors.
     trait WideProductKernel {
         /// `a b`, in f32 (f64 for f64); `a` is `[rows, inner]`, `b` is `[inner, columns]`, of one type.
         #[fusion(meta = |a, b| {
@@ -21,7 +21,7 @@ kernel_trait! {
 
 for_each_backend_without_kernels! { WideProductKernel }
 
-/// `a b`, in f32 (f64 for f64); where the type stays, this is the backend's own product.
+/// `a b`, in f32 (f64 for f64). If that is already the type, this is the backend's own product.
 pub(super) fn wide_product<B: WideProductKernel>(
     a: FloatTensor<B>,
     b: FloatTensor<B>,

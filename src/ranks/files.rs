@@ -1,4 +1,4 @@
-//! Files that one rank sends to others, in pieces: no rank holds more than one of them in memory.
+//! Sends files between ranks in pieces, so that no rank holds more than one piece in memory.
 
 use super::{Ranks, Topic};
 use crate::error::{Error, Result};
@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// Bytes of a piece.
+/// Bytes per piece.
 const PIECE: usize = 16 << 20;
 
 impl Ranks {
-    /// Sends a file to other ranks, which call [`Ranks::receive_file`].
+    /// Sends a file to other ranks, which must call [`Ranks::receive_file`].
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Ranks`].
@@ -23,7 +23,7 @@ impl Ranks {
             for rank in to {
                 self.send(topic, *rank, piece.clone())?;
             }
-            // The next piece follows when everyone has taken this one.
+            // The next piece follows when all receivers have this one.
             for rank in to {
                 self.receive(topic, *rank)?;
             }
@@ -33,7 +33,7 @@ impl Ranks {
         }
     }
 
-    /// Writes the file that another rank sends.
+    /// Receives a file from another rank and writes it.
     ///
     /// # Errors
     /// As [`Ranks::send_file`].
@@ -50,7 +50,7 @@ impl Ranks {
         }
     }
 
-    /// A folder for what this rank keeps for a moment.
+    /// Creates a temporary folder for this rank.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -1,4 +1,4 @@
-//! What has come for a rank, and waiting for it.
+//! Messages that have arrived for a rank, and waiting for them.
 
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 struct State {
     /// Messages by sender.
     messages: Vec<VecDeque<Vec<u8>>>,
-    /// The ranks that send nothing any more.
+    /// Ranks that have ended and send nothing more.
     ended: Vec<bool>,
     /// The rank that failed first, and why.
     failed: Option<(usize, String)>,
@@ -23,7 +23,7 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    /// One for messages of so many ranks.
+    /// Creates a mailbox for messages from `ranks` ranks.
     pub fn new(ranks: usize) -> Self {
         let state = State {
             messages: vec![VecDeque::new(); ranks],
@@ -33,12 +33,12 @@ impl Mailbox {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// A thread that has panicked left nothing half done here.
+    /// A thread that panicked cannot leave the state half changed, so poisoning is ignored.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a message of a rank into it; one of no such rank is left out.
+    /// Adds a message from a rank. Ignores an unknown rank.
     pub fn put(&self, from: usize, message: Vec<u8>) {
         if let Some(queue) = self.state().messages.get_mut(from) {
             queue.push_back(message);
@@ -46,13 +46,13 @@ impl Mailbox {
         self.changed.notify_all();
     }
 
-    /// Says that a rank has failed; the first one counts.
+    /// Records that a rank has failed. Only the first failure counts.
     pub fn fail(&self, rank: usize, why: &str) {
         self.state().failed.get_or_insert((rank, why.to_owned()));
         self.changed.notify_all();
     }
 
-    /// Says that a rank sends nothing any more.
+    /// Records that a rank has ended.
     pub fn end(&self, rank: usize) {
         if let Some(ended) = self.state().ended.get_mut(rank) {
             *ended = true;
@@ -60,7 +60,7 @@ impl Mailbox {
         self.changed.notify_all();
     }
 
-    /// An error where a rank has failed.
+    /// Returns an error if a rank has failed.
     pub fn check(&self) -> Result<()> {
         match &self.state().failed {
             Some((rank, why)) => Err(failed(*rank, why)),
@@ -68,7 +68,7 @@ impl Mailbox {
         }
     }
 
-    /// The next message of a rank, as [`Communicator::receive`](super::Communicator::receive).
+    /// Takes the next message from a rank; see [`Communicator::receive`](super::Communicator::receive).
     pub fn take(&self, from: usize, patience: Option<Duration>) -> Result<Vec<u8>> {
         let start = Instant::now();
         let mut state = self.state();
@@ -83,7 +83,7 @@ impl Mailbox {
             if state.ended[from] {
                 return Err(failed(from, "it ended before the others"));
             }
-            // Woken at times in any case, to see whether it has waited long enough.
+            // Wakes up regularly to check the time limit.
             let mut nap = Duration::from_secs(1);
             if let Some(patience) = patience {
                 let waited = start.elapsed();
@@ -98,20 +98,20 @@ impl Mailbox {
     }
 }
 
-/// What is said of a rank that has failed.
+/// The error for a rank that has failed.
 fn failed(rank: usize, why: &str) -> Error {
     Error::Ranks {
         what: format!("rank {rank} failed: {why}"),
-        hint: "Mend the cause; the run goes on from its last checkpoint with --resume".into(),
+        hint: "Fix the cause, then resume the run from its last checkpoint with --resume".into(),
     }
 }
 
-/// What is said of a rank that does not answer.
+/// The error for a rank that does not answer.
 fn silent(rank: usize, waited: Duration) -> Error {
     Error::Ranks {
         what: format!("rank {rank} has not answered for {} s", waited.as_secs()),
-        hint: "Look at its machine; the run goes on from its last checkpoint with --resume. Where \
-               ranks are slow and not dead, raise --rank-timeout"
+        hint: "Check its machine, then resume the run from its last checkpoint with --resume. If ranks \
+               are slow rather than dead, raise --rank-timeout"
             .into(),
     }
 }

@@ -1,13 +1,40 @@
-//! Ranks: processes or threads that train one student together.
+//! Training one student on several ranks: processes or threads that work together.
 //!
-//! Each rank has the same data, settings and weights, computes a part of every step, and tells the others
-//! what it found. What is added up is added in an order that depends on the step alone and not on how many
-//! ranks there are ([`crate::train`]), so that any number of them comes to the same bits on like
-//! hardware. Rank 0, the leader, alone writes and speaks.
+//! All ranks have the same data, settings, and weights. Each computes a part of every step and sends its
+//! results to the others. Sums are added in an order that depends only on the step (see [`crate::train`]), so
+//! on equal hardware any number of ranks produces bit-identical results. Rank 0, the leader, is the only one
+//! that writes files and reports progress.
 //!
-//! [`Communicator`] carries messages: [`Solo`] where there is one rank, [`ThreadRank`] within a process, such
-//! as for several GPUs of one machine, and `Mpi` (feature `mpi`) between processes and machines.
-//! [`Ranks`] is what the rest of the crate uses of it.
+//! - [`Communicator`] carries messages: [`Solo`] for a single rank, [`ThreadRank`] for threads of one process
+//!   (for example, one per GPU), and `Mpi` (feature `mpi`) for processes on one or more machines.
+//! - [`Ranks`] is a handle that training uses; see
+//!   [`Learner::with_ranks`](crate::train::Learner::with_ranks).
+//! - [`Started`] and [`Place`] tell how a launcher such as `mpirun` started this process.
+//!
+//! ```
+//! use mixdistill::data::Row;
+//! use mixdistill::model::DecoderConfig;
+//! use mixdistill::ranks::{Ranks, thread_ranks};
+//! use mixdistill::train::{Learner, TrainConfig};
+//! use std::sync::Arc;
+//!
+//! // The loss of one step on two rows, computed together with other ranks.
+//! let loss = |ranks: Ranks| -> mixdistill::Result<f64> {
+//!     let device = mixdistill::device::by_name("auto")?.autodiff();
+//!     let model = DecoderConfig { vocab_size: 16, hidden_size: 32, ..Default::default() };
+//!     let config = TrainConfig { batch_size: 1, ..Default::default() };
+//!     let mut learner = Learner::new(model.init(1, &device)?, config)?.with_ranks(ranks)?;
+//!     let row = |tokens: &[u32]| Row { tokens: tokens.to_vec(), prompt: 1, ..Row::default() };
+//!     Ok(learner.train_step(&[row(&[1, 2, 3, 4]), row(&[5, 6, 7])], 1)?.loss)
+//! };
+//! let alone = loss(Ranks::default())?;
+//! std::thread::scope(|scope| {
+//!     for rank in thread_ranks(2) {
+//!         scope.spawn(move || assert_eq!(loss(Ranks::new(Arc::new(rank))).unwrap(), alone));
+//!     }
+//! });
+//! # Ok::<(), mixdistill::Error>(())
+//! ```
 
 mod files;
 mod mailbox;
@@ -30,28 +57,29 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Carries messages between ranks. Messages from one rank to another arrive in the order in which they
-/// were sent.
+/// Carries messages between ranks. Messages from one rank to another arrive in the order in which they were
+/// sent.
 pub trait Communicator: Debug + Send + Sync {
     /// The number of this rank, from 0.
     fn rank(&self) -> usize;
 
-    /// How many ranks there are.
+    /// The number of ranks.
     fn ranks(&self) -> usize;
 
-    /// Gives a message to another rank, and does not wait until that takes it.
+    /// Sends a message to another rank without waiting for it to be received.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank has failed.
+    /// [`Error::Ranks`] if a rank has failed.
     fn send(&self, to: usize, message: Vec<u8>) -> Result<()>;
 
-    /// The next message of another rank; `patience` is how long it is waited for, without it for ever.
+    /// Receives the next message from another rank. Waits at most `patience`, or indefinitely if it is
+    /// `None`.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where a rank has failed, has ended, or does not answer in time.
+    /// [`Error::Ranks`] if a rank has failed, has ended, or does not answer in time.
     fn receive(&self, from: usize, patience: Option<Duration>) -> Result<Vec<u8>>;
 
-    /// Tells all others that this rank has failed, so that none waits for it.
+    /// Tells all other ranks that this rank has failed, so that they stop waiting for it.
     fn fail(&self, why: &str);
 }
 
@@ -83,17 +111,17 @@ fn no_such_rank(rank: usize) -> Error {
     Error::Ranks { what: format!("there is no rank {rank}"), hint: "Start more ranks".into() }
 }
 
-/// What a message is about; both sides must mean the same.
+/// The subject of a message. Sender and receiver must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Topic {
     /// What the ranks were started with.
     Start = 1,
-    /// Whether a stop was asked for.
+    /// Whether a stop was requested.
     Stop,
-    /// Sums of gradients, to the rank that adds them up.
+    /// Sums of gradients, for the rank that adds them.
     Terms,
-    /// Whole gradients.
+    /// Complete gradients.
     Gradients,
     /// Sums of squares of gradients.
     Squares,
@@ -105,15 +133,15 @@ pub(crate) enum Topic {
     Answers,
     /// Moments for a checkpoint.
     Moments,
-    /// A checkpoint that is read.
+    /// A checkpoint that is being read.
     Checkpoint,
     /// A checkpoint that was written.
     Saved,
-    /// Whether the ranks agree.
+    /// Whether the ranks have the same inputs.
     Same,
 }
 
-/// The ranks of a training, seen from one of them.
+/// The ranks of a training, as seen from one of them.
 #[derive(Clone, Debug)]
 pub struct Ranks {
     communicator: Arc<dyn Communicator>,
@@ -127,15 +155,15 @@ impl Default for Ranks {
 }
 
 impl Ranks {
-    /// How long a rank waits for another one, unless it is told otherwise.
+    /// The default time that a rank waits for another one.
     pub const PATIENCE: Duration = Duration::from_secs(600);
 
-    /// The ranks that a communicator reaches.
+    /// Uses the ranks that a communicator connects.
     pub fn new(communicator: Arc<dyn Communicator>) -> Self {
         Self { communicator, patience: Self::PATIENCE }
     }
 
-    /// The same, with the time that a rank waits for another before it gives up.
+    /// Sets how long a rank waits for another one before it gives up.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -146,29 +174,29 @@ impl Ranks {
         self.communicator.rank()
     }
 
-    /// How many ranks there are.
+    /// The number of ranks.
     pub fn count(&self) -> usize {
         self.communicator.ranks()
     }
 
-    /// Whether there is one rank only.
+    /// Whether there is only one rank.
     pub fn is_solo(&self) -> bool {
         self.count() == 1
     }
 
-    /// Whether this is the rank that writes and speaks.
+    /// Whether this is rank 0, which writes files and reports progress.
     pub fn is_leader(&self) -> bool {
         self.rank() == 0
     }
 
-    /// The same with ten times the patience: for where another rank works alone, such as on files.
+    /// The same ranks with ten times the patience, for when another rank works alone, such as on files.
     pub(crate) fn unhurried(&self) -> Self {
         Self { communicator: self.communicator.clone(), patience: self.patience * 10 }
     }
 
-    /// Tells all others that this rank has failed.
+    /// Tells all other ranks that this rank has failed.
     pub fn fail(&self, error: &Error) {
-        // The cause alone: what is safe and what to do each rank says itself.
+        // Sends only the cause. Each rank reports what is safe and what to do.
         let mut cause = error;
         while let Error::Interrupted { cause: inner, .. } = cause {
             cause = inner;
@@ -180,7 +208,7 @@ impl Ranks {
     }
 
     pub(crate) fn send(&self, topic: Topic, to: usize, mut message: Vec<u8>) -> Result<()> {
-        // At its end, so that nothing is moved.
+        // Appended, so that the message is not moved in memory.
         message.push(topic as u8);
         self.communicator.send(to, message)
     }
@@ -200,15 +228,15 @@ impl Ranks {
             Some(found) if found == topic as u8 => Ok(message),
             found => Err(Error::Ranks {
                 what: format!(
-                    "rank {} waits for {topic:?} of rank {from}, which sends something else ({found:?})",
+                    "rank {} expected {topic:?} from rank {from}, but received something else ({found:?})",
                     self.rank()
                 ),
-                hint: "Start all ranks with the same program, settings and data".into(),
+                hint: "Start all ranks with the same program, settings, and data".into(),
             }),
         }
     }
 
-    /// Sends each rank its message, and returns those of all ranks to this one, in their order.
+    /// Sends each rank its message. Returns the messages of all ranks to this one, in rank order.
     pub(crate) fn exchange(&self, topic: Topic, messages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
         let mut messages = messages;
         let mut own = messages.get_mut(self.rank()).map(std::mem::take);
@@ -223,19 +251,19 @@ impl Ranks {
         (0..self.count()).map(receive).collect()
     }
 
-    /// The other ranks, the next one first: were all to begin with the same one, its link would be busy
-    /// and the others' idle.
+    /// The other ranks, starting with the next one. If all ranks started with the same one, its link would be
+    /// busy and the others idle.
     pub(crate) fn others(&self) -> impl Iterator<Item = usize> + use<> {
         let (rank, count) = (self.rank(), self.count());
         (1..count).map(move |shift| (rank + shift) % count)
     }
 
-    /// What all ranks say, in their order.
+    /// Sends a message to all ranks and returns the messages of all ranks in order.
     pub(crate) fn all(&self, topic: Topic, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
         self.exchange(topic, vec![message; self.count()])
     }
 
-    /// What all ranks say, in their order, each as JSON.
+    /// Like [`Ranks::all`], with JSON values.
     pub(crate) fn all_json<T: Serialize + DeserializeOwned>(
         &self,
         topic: Topic,
@@ -246,8 +274,8 @@ impl Ranks {
         all.iter().enumerate().map(read).collect()
     }
 
-    /// What the leader says; the others' own message is not looked at. However long the leader
-    /// works before it speaks, it is waited for where `patient`.
+    /// Returns the leader's message on all ranks. Messages of other ranks are ignored. If `patient`, they
+    /// wait for the leader indefinitely.
     pub(crate) fn told_by_leader(
         &self,
         topic: Topic,
@@ -263,7 +291,7 @@ impl Ranks {
         Ok(message)
     }
 
-    /// Whether any rank says so.
+    /// Returns whether `own` is true on any rank.
     pub(crate) fn any(&self, topic: Topic, own: bool) -> Result<bool> {
         if self.is_solo() {
             return Ok(own);
@@ -271,10 +299,10 @@ impl Ranks {
         Ok(self.all(topic, vec![u8::from(own)])?.iter().any(|message| message.contains(&1)))
     }
 
-    /// Refuses to go on where a rank has something else than the leader.
+    /// Checks that all ranks have the same value as the leader.
     ///
     /// # Errors
-    /// [`Error::Ranks`] with what differs, on every rank.
+    /// [`Error::Ranks`] on every rank, with the differences.
     pub(crate) fn same(&self, what: &str, own: &Value) -> Result<()> {
         if self.is_solo() {
             return Ok(());
@@ -285,10 +313,10 @@ impl Ranks {
             if !changes.is_empty() {
                 return Err(Error::Ranks {
                     what: format!(
-                        "rank {rank} has other {what} than rank 0: {}",
+                        "the {what} of rank {rank} differ from rank 0: {}",
                         changes.join(", ")
                     ),
-                    hint: "Start all ranks with the same program, settings and data".into(),
+                    hint: "Start all ranks with the same program, settings, and data".into(),
                 });
             }
         }
@@ -296,19 +324,19 @@ impl Ranks {
     }
 }
 
-/// A message as JSON.
+/// Writes a message as JSON.
 pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::Ranks {
-        what: format!("what is to be told cannot be written: {e}"),
-        hint: "Paths must be UTF-8".into(),
+        what: format!("cannot write a message to other ranks: {e}"),
+        hint: "Use paths that are valid UTF-8".into(),
     })
 }
 
-/// Reads a message of a rank.
+/// Reads a JSON message of a rank.
 pub(crate) fn from_json<T: DeserializeOwned>(message: &[u8], rank: usize) -> Result<T> {
     serde_json::from_slice(message).map_err(|e| Error::Ranks {
-        what: format!("what rank {rank} says cannot be read: {e}"),
-        hint: "Start all ranks with the same program, settings and data".into(),
+        what: format!("cannot read a message of rank {rank}: {e}"),
+        hint: "Start all ranks with the same program, settings, and data".into(),
     })
 }
 
@@ -317,7 +345,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// What each of some ranks says at the end.
+    /// Runs a function on several ranks and returns their results.
     pub(super) fn on_ranks<T: Send>(count: usize, of: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
         std::thread::scope(|scope| {
             let ranks = thread_ranks(count).into_iter();
@@ -358,7 +386,7 @@ mod tests {
             ranks.same("data", &json!({ "fingerprint": own })).unwrap_err().to_string()
         });
         for error in errors {
-            let told = "rank 2 has other data than rank 0: fingerprint was \"a\", is \"b\"";
+            let told = "the data of rank 2 differ from rank 0: fingerprint was \"a\", is \"b\"";
             assert!(error.contains(told), "{error}");
         }
     }
@@ -369,6 +397,6 @@ mod tests {
             let topic = if ranks.is_leader() { Topic::Stop } else { Topic::Terms };
             ranks.all(topic, vec![]).unwrap_err().to_string()
         });
-        assert!(errors[0].contains("waits for Stop of rank 1"), "{errors:?}");
+        assert!(errors[0].contains("expected Stop from rank 1"), "{errors:?}");
     }
 }

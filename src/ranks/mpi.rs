@@ -1,7 +1,7 @@
-//! Ranks that are processes, on one machine or several, through MPI.
+//! Ranks that are processes, on one or more machines, communicating over MPI.
 //!
-//! One thread makes all calls of MPI: it starts it, sends what the others give it, takes what comes, and so
-//! keeps messages moving while the rank computes.
+//! One thread makes all MPI calls: it initializes MPI, sends messages, and receives messages, so that they
+//! move while the rank computes.
 
 use super::mailbox::Mailbox;
 use super::{Communicator, no_such_rank};
@@ -18,42 +18,42 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// What a message is cut into: MPI counts in 31 bits.
+/// Size of a piece of a message in bytes. MPI counts in 31 bits.
 const PIECE: usize = 64 << 20;
-/// The most room that is made for a message before it has come.
+/// Maximum number of bytes to allocate before a message has arrived.
 const MOST_AT_ONCE: usize = 1 << 30;
-/// How often the thread looks for something to do before it rests.
+/// How often the thread polls before it sleeps.
 const BUSY_LOOKS: usize = 100;
-/// How long the thread rests where nothing is to be done.
+/// How long the thread sleeps when idle.
 const REST: Duration = Duration::from_micros(200);
-/// How long MPI may take to end all processes.
+/// How long to wait for MPI to abort all processes.
 const PATIENCE_WITH_MPI: Duration = Duration::from_secs(8);
 
-/// Tags of what is sent.
+/// Message tags.
 mod tag {
     /// The length of a message, in 8 bytes.
     pub const LENGTH: i32 = 1;
-    /// A piece of it.
+    /// A piece of a message.
     pub const PIECE: i32 = 2;
     /// Why the sender has failed.
     pub const FAILED: i32 = 3;
 }
 
-/// What the thread is told.
+/// A command for the thread.
 enum Job {
     Send(usize, Vec<u8>),
     End,
 }
 
-/// A message of which pieces have come, and its length.
+/// An incomplete message and its full length.
 type Begun = Option<(Vec<u8>, usize)>;
 
-/// What is to be done before all that is to be sent, which a rank that hangs may never take.
+/// What comes before all queued messages, which a hanging rank may never receive.
 #[derive(Debug, Default)]
 struct Urgent {
-    /// Why this rank has failed, until the others are told.
+    /// Why this rank has failed, until the others are notified.
     failure: Option<String>,
-    /// Whether all ranks are to be ended.
+    /// Whether to abort all ranks.
     aborts: bool,
 }
 
@@ -68,7 +68,7 @@ impl Shared {
         self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It is there once MPI has started.
+    /// The mailbox, which exists once MPI has started.
     fn mailbox(&self) -> Result<&Mailbox> {
         self.mailbox.get().ok_or_else(|| Error::Ranks {
             what: "MPI has not started".into(),
@@ -77,7 +77,7 @@ impl Shared {
     }
 }
 
-/// The processes that `mpirun` or `srun` has started. Dropping it ends MPI, for which all ranks wait.
+/// The processes that `mpirun` or `srun` started. Dropping it finalizes MPI, which waits for all ranks.
 #[derive(Debug)]
 pub struct Mpi {
     rank: usize,
@@ -88,10 +88,10 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Starts MPI; once in a process.
+    /// Starts MPI. Possible only once per process.
     ///
     /// # Errors
-    /// [`Error::Ranks`] where it was started before, or does not start.
+    /// [`Error::Ranks`] if MPI was started before or does not start.
     pub fn start() -> Result<Self> {
         let refuse = |what: &str| {
             Err(Error::Ranks {
@@ -116,14 +116,14 @@ impl Mpi {
             Carrier { universe, world, shared: of_thread, queue, begun }.work();
         };
         let thread = thread::Builder::new().name("mpi".into()).spawn(work);
-        let Ok(thread) = thread else { return refuse("the thread for MPI cannot be started") };
+        let Ok(thread) = thread else { return refuse("cannot start the thread for MPI") };
         match told.recv() {
             Ok(Some([rank, ranks])) => Ok(Self { rank, ranks, shared, jobs, thread: Some(thread) }),
             _ => refuse("MPI was started before in this process"),
         }
     }
 
-    /// Ends all ranks at once, which have been told why before.
+    /// Aborts all ranks. They must have been notified of the reason before.
     pub fn abort(&self) -> ! {
         self.shared.urgent().aborts = true;
         thread::sleep(PATIENCE_WITH_MPI);
@@ -148,7 +148,7 @@ impl Communicator for Mpi {
         self.shared.mailbox()?.check()?;
         self.jobs.send(Job::Send(to, message)).map_err(|_| Error::Ranks {
             what: "MPI has ended".into(),
-            hint: "This is a defect; please report it".into(),
+            hint: "This is a bug; please report it".into(),
         })
     }
 
@@ -157,7 +157,7 @@ impl Communicator for Mpi {
     }
 
     fn fail(&self, why: &str) {
-        // Who was told of a failure has nothing to tell.
+        // A rank that received a failure does not report another one.
         if self.shared.mailbox().is_ok_and(|mailbox| mailbox.check().is_ok()) {
             self.shared.urgent().failure.get_or_insert_with(|| why.to_owned());
         }
@@ -166,7 +166,7 @@ impl Communicator for Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
-        // After a panic nobody may wait for this rank to end as it should.
+        // After a panic, the others must not wait for this rank to finalize MPI.
         self.shared.urgent().aborts |= thread::panicking();
         let _ = self.jobs.send(Job::End);
         if let Some(thread) = self.thread.take() {
@@ -175,14 +175,14 @@ impl Drop for Mpi {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Carrier {
-    /// Ends MPI when it is dropped.
+    /// Finalizes MPI when dropped.
     universe: Universe,
     world: SimpleCommunicator,
     shared: Arc<Shared>,
     queue: Receiver<Job>,
-    /// By sender, what has come of its next message.
+    /// The incomplete message of each sender.
     begun: RefCell<Vec<Begun>>,
 }
 
@@ -203,7 +203,7 @@ impl Carrier {
         drop(universe);
     }
 
-    /// Tells the others of this rank's failure, and ends all ranks, where that is asked for.
+    /// Notifies the others of this rank's failure and aborts all ranks, if requested.
     fn report_failure_or_abort(&self) {
         let (failure, aborts) = {
             let mut urgent = self.shared.urgent();
@@ -217,7 +217,7 @@ impl Carrier {
         }
     }
 
-    /// Sends a message, and takes meanwhile what comes: the receiver may be sending, too.
+    /// Sends a message and meanwhile receives others, because the receiver may be sending too.
     fn send(&self, to: usize, message: &[u8]) {
         let length = (message.len() as u64).to_ne_bytes();
         self.send_piece(to, &length, tag::LENGTH);
@@ -241,7 +241,7 @@ impl Carrier {
                     continue;
                 }
                 self.report_failure_or_abort();
-                // The core may be that of the rank's own work.
+                // The rank's own work may need this core.
                 idle += 1;
                 if idle < BUSY_LOOKS {
                     thread::yield_now();
@@ -252,7 +252,7 @@ impl Carrier {
         });
     }
 
-    /// Tells all others why this rank has failed. Small messages do not wait for their receivers.
+    /// Notifies all others why this rank has failed. Small messages do not wait for their receivers.
     fn fail(&self, why: &str) {
         const MOST: usize = 2000;
         let why: String = why.chars().take(MOST).collect();
@@ -261,7 +261,7 @@ impl Carrier {
         }
     }
 
-    /// Takes what has come; whether anything had.
+    /// Receives what has arrived. Returns whether there was anything.
     fn take_all(&self) -> bool {
         let mut found = false;
         while let Some(matched) = self.world.any_process().immediate_matched_probe() {
@@ -279,12 +279,12 @@ impl Carrier {
     }
 }
 
-/// Adds what has come to the message that has begun: a length, or the next piece. Gives the message when
-/// it is whole.
+/// Adds what has arrived (a length or the next piece) to the current message. Returns the message when it is
+/// complete.
 fn add(begun: &mut Begun, kind: i32, bytes: Vec<u8>) -> Option<Vec<u8>> {
     if kind == tag::LENGTH {
         let length = bytes.try_into().map_or(0, u64::from_ne_bytes) as usize;
-        // A message of one piece is that piece; otherwise room is made, up to a limit.
+        // A message of one piece needs no copy. Otherwise memory is reserved up front, up to a limit.
         let room = if length > PIECE { length.min(MOST_AT_ONCE) } else { 0 };
         *begun = Some((Vec::with_capacity(room), length));
     } else if let Some((message, length)) = begun {
@@ -311,7 +311,7 @@ mod tests {
     fn messages_are_whole_when_all_their_pieces_have_come() {
         let length = |bytes: usize| (bytes as u64).to_ne_bytes().to_vec();
         let mut begun = None;
-        // One of no bytes has no piece.
+        // An empty message has no pieces.
         assert_eq!(add(&mut begun, tag::LENGTH, length(0)), Some(vec![]));
         assert_eq!(add(&mut begun, tag::LENGTH, length(3)), None);
         assert_eq!(add(&mut begun, tag::PIECE, vec![1, 2, 3]), Some(vec![1, 2, 3]));
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(add(&mut begun, tag::PIECE, vec![7; PIECE]), None);
         let whole = add(&mut begun, tag::PIECE, vec![8]).unwrap();
         assert_eq!((whole.len(), whole[0], whole[PIECE]), (PIECE + 1, 7, 8));
-        // A piece of nothing that has begun is left out.
+        // A piece without a length before it is ignored.
         assert_eq!(add(&mut begun, tag::PIECE, vec![9]), None);
     }
 }

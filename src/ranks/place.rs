@@ -1,45 +1,45 @@
-//! What started this process, and which device of its machine is its own.
+//! How this process was started, and which device of its machine it uses.
 
 use crate::device;
 use crate::error::{Error, Result};
 
-/// The place of a process among those that were started together, as their launcher says.
+/// The place of this process among those that a launcher started together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The number of this process, from 0.
     pub rank: usize,
-    /// How many there are.
+    /// The number of processes.
     pub ranks: usize,
-    /// Its number on this machine, from 0.
+    /// The number of this process on its machine, from 0.
     pub local: usize,
-    /// How many there are on this machine, where the launcher tells.
+    /// The number of processes on this machine, if the launcher provides it.
     pub on_machine: Option<usize>,
 }
 
-/// Who started this process.
+/// How this process was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// Nobody who starts several.
+    /// Without a launcher.
     Alone,
-    /// `mpirun`, `mpiexec` or `srun`.
+    /// By `mpirun`, `mpiexec`, or `srun`.
     Mpi(Place),
-    /// Something that sets `WORLD_SIZE`, such as `torchrun`.
+    /// By a launcher that sets `WORLD_SIZE`, such as `torchrun`.
     Other(Place),
 }
 
-/// Rank and ranks, as launchers of MPI name them.
+/// The variables of MPI launchers for the rank and the number of ranks.
 const OF_MPI: [[&str; 2]; 3] = [
     ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
     ["PMI_RANK", "PMI_SIZE"],
-    // Of a step, which `srun` starts; a batch script alone has none.
+    // Set by `srun` for a job step, but not for the batch script.
     ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"],
 ];
 const OTHER: [&str; 2] = ["RANK", "WORLD_SIZE"];
-/// The number of a process on its machine: what a person sets by hand counts first. Some plugins of Slurm name
-/// the rank as other launchers do, and this number in their own way.
+/// The number of a process on its machine. The one that users set comes first. Some Slurm plugins set the
+/// rank like other launchers, but this number in their own way.
 const LOCAL: [&str; 4] =
     ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
-/// How many processes a machine has; Slurm's is such as `4(x2),3`.
+/// The number of processes on a machine. Slurm's looks like `4(x2),3`.
 const ON_MACHINE: [&str; 4] = [
     "OMPI_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALNRANKS",
@@ -48,7 +48,7 @@ const ON_MACHINE: [&str; 4] = [
 ];
 
 impl Started {
-    /// Who started this process, by its environment, which `variable` reads.
+    /// Determines how this process was started from environment variables, which `variable` reads.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| {
             let text = variable(name)?;
@@ -74,7 +74,7 @@ impl Started {
         }
     }
 
-    /// Where there are several processes, the place of this one.
+    /// The place of this process, if there are several.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::Alone => None,
@@ -82,21 +82,22 @@ impl Started {
         }
     }
 
-    /// Refuses what would make every process do the same work: a launcher that this build cannot talk to.
+    /// Rejects a launcher that this build cannot communicate with, because every process would do the same
+    /// work.
     ///
     /// # Errors
-    /// [`Error::Ranks`] that names the launchers which can be used.
+    /// [`Error::Ranks`] that names the launchers that work.
     pub fn check(&self) -> Result<()> {
         const HOW: &str = "Start them with `mpirun -np N mixdistill train ...` or `srun -n N mixdistill \
                            train ...`";
         match self {
             Self::Other(place) => Err(Error::Ranks {
-                what: format!("WORLD_SIZE says {} processes, but not through MPI", place.ranks),
+                what: format!("WORLD_SIZE is {}, but MPI did not start this process", place.ranks),
                 hint: format!("{HOW}, or unset WORLD_SIZE for one process"),
             }),
             Self::Mpi(place) if !cfg!(feature = "mpi") => Err(Error::Ranks {
                 what: format!(
-                    "mpirun or srun has started {} processes, and this build has no MPI",
+                    "mpirun or srun started {} processes, but this build does not support MPI",
                     place.ranks
                 ),
                 hint: format!("Use a build with the feature `mpi`. {HOW}; or start one process"),
@@ -106,8 +107,7 @@ impl Started {
     }
 }
 
-/// The name of a backend's device for the process or thread with this number on its machine. Processors
-/// are shared by all.
+/// The device name of a backend for the process or thread with this number on its machine. All share the CPU.
 pub fn local_device(backend: &str, local: usize) -> String {
     match device::resolved(backend) {
         "flex" | "ndarray" | "none" => backend.to_owned(),
@@ -145,10 +145,10 @@ mod tests {
             ("SLURM_STEP_TASKS_PER_NODE", "4(x2)"),
         ];
         assert_eq!(of(&step), Started::Mpi(place(5, 8, 1, Some(4))));
-        // Slurm's plugin of PMI 2 names the rank, and not the number on the machine.
+        // Slurm's PMI-2 plugin sets the rank, but not the number on the machine.
         let plugin = [&step[..], &[("PMI_RANK", "5"), ("PMI_SIZE", "8")]].concat();
         assert_eq!(of(&plugin), Started::Mpi(place(5, 8, 1, Some(4))));
-        // A batch script that asks for 8 tasks and starts none.
+        // A batch script that requests 8 tasks and starts none.
         assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")]), Started::Alone);
         assert_eq!(of(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]), Started::Mpi(place(1, 2, 0, None)));
         let torch = [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")];
@@ -162,7 +162,7 @@ mod tests {
     fn processes_that_cannot_talk_are_refused() {
         let error = of(&[("WORLD_SIZE", "4")]).check().unwrap_err().to_string();
         assert!(error.contains("mpirun") && error.contains("srun"), "{error}");
-        assert!(error.contains("WORLD_SIZE says 4"), "{error}");
+        assert!(error.contains("WORLD_SIZE is 4"), "{error}");
         of(&[]).check().unwrap();
         let mpi = of(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]).check();
         assert_eq!(mpi.is_ok(), cfg!(feature = "mpi"));
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(local_device("cuda", 3), "cuda:3");
         assert_eq!(local_device("cuda:1", 3), "cuda:1");
         assert_eq!(local_device("flex", 3), "flex");
-        // `auto` is the fastest that is compiled in.
+        // `auto` is the fastest backend in this build.
         let fastest = device::resolved("auto");
         let expected = match fastest {
             "flex" | "ndarray" => "auto".to_owned(),

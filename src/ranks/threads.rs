@@ -6,15 +6,15 @@ use crate::error::Result;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One of the ranks that [`thread_ranks`] makes. Dropping it ends it: who waits for it then fails.
+/// A rank created by [`thread_ranks`]. Dropping it ends the rank; waiting for it then fails.
 #[derive(Debug)]
 pub struct ThreadRank {
     rank: usize,
-    /// Those of all ranks.
+    /// The mailboxes of all ranks.
     mailboxes: Arc<Vec<Mailbox>>,
 }
 
-/// Ranks for as many threads of this process, at least one.
+/// Creates `count` ranks (at least one) for threads of this process.
 pub fn thread_ranks(count: usize) -> Vec<ThreadRank> {
     let ranks = count.max(1);
     let mailboxes: Arc<Vec<_>> = Arc::new((0..ranks).map(|_| Mailbox::new(ranks)).collect());
@@ -41,7 +41,7 @@ impl Communicator for ThreadRank {
     }
 
     fn fail(&self, why: &str) {
-        // Who was told of a failure has nothing to tell.
+        // A rank that received a failure does not report another one.
         if self.mailboxes[self.rank].check().is_ok() {
             self.mailboxes.iter().for_each(|mailbox| mailbox.fail(self.rank, why));
         }
@@ -63,7 +63,7 @@ mod tests {
         let mut ranks = thread_ranks(4);
         let [a, b, c, d] = [ranks.remove(0), ranks.remove(0), ranks.remove(0), ranks.remove(0)];
         b.send(0, vec![1]).unwrap();
-        // What was sent is received, whatever came of the sender.
+        // A message is received even if its sender has ended.
         drop(b);
         assert_eq!(a.receive(1, None).unwrap(), [1]);
         let ended = a.receive(1, None).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! The model card: what a student is made of, for whoever finds its folder.
+//! The model card of a student.
 
 use super::overview::{rate_text, variables_of_sources};
 use super::summary::Summary;
@@ -8,20 +8,20 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
 
-/// A card in Markdown with the front matter that model hubs read.
+/// The model card in Markdown, with the front matter that the Hugging Face Hub reads.
 pub(super) fn model_card(summary: &Summary, template: &str) -> String {
     let config = &summary.config;
     let is_path = |name: &str| Path::new(name).exists() || Path::new(name).is_absolute();
-    // A path in `base_model` leads others nowhere, and hubs refuse it.
+    // A local path in `base_model` is useless to others, and the hub rejects it.
     let id = config.base_model.as_deref().filter(|name| !is_path(name) && name.contains('/'));
     let base = config.base_model.as_deref().map(|name| {
-        // Of a path the last part is the model's name; where it lies is nobody's business.
+        // Only the last component of a local path becomes public.
         let last = Path::new(name).file_name().filter(|_| is_path(name));
         let hub = name.split('@').next().unwrap_or(name);
         last.map_or_else(|| hub.to_owned(), |last| last.to_string_lossy().into_owned())
     });
     let mut card = String::new();
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let _ = write_card(&mut card, summary, base.as_deref(), id.is_some(), template);
     card
 }
@@ -44,11 +44,11 @@ fn write_card(
     }
     writeln!(out, "tags:\n- mix-distillation\n- mixdistill\n---\n")?;
     let from = base.map_or("random weights".into(), |base| format!("`{base}`"));
-    writeln!(out, "# {kind} trained by Mix Distillation\n")?;
+    writeln!(out, "# {kind} trained with Mix Distillation\n")?;
     writeln!(
         out,
-        "Trained from {from} on a mixture of teachers' answers, one for each problem \
-         (arXiv 2502.12143), with mixdistill {}.\n",
+        "Trained from {from} with mixdistill {}, on a mixture of teachers' answers with one answer per \
+         problem (arXiv 2502.12143).\n",
         env!("CARGO_PKG_VERSION")
     )?;
     write_mixture(out, summary)?;
@@ -63,11 +63,11 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("optimizer steps", summary.outcome.step.to_string());
     if let Some(best) = summary.outcome.best.filter(|_| train.keep_best) {
-        row("weights of", format!("step {}, which has the lowest held-out loss", best.step));
+        row("final weights", format!("from step {}, with the lowest held-out loss", best.step));
     }
     let (size, accumulate) = (train.batch_size, train.accumulate);
-    row("rows a step", format!("{} ({size} x {accumulate})", train.rows_per_step()));
-    row("longest row", format!("{} tokens", config.data.max_length));
+    row("rows per step", format!("{} ({size} x {accumulate})", train.rows_per_step()));
+    row("length limit", format!("{} tokens per row", config.data.max_length));
     if let (Some(_), Some(part)) = (&config.teacher, &train.objective.distillation) {
         let what = format!(
             "{}, weight {}, temperature {}",
@@ -75,13 +75,13 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
             part.weight,
             part.temperature
         );
-        row("a teacher's logits", what);
+        row("teacher logits", what);
     }
     if !config.base.is_f32() {
-        row("frozen weights stored in", config.base.words());
+        row("frozen weights", config.base.words());
     }
     if config.precision == Precision::Bf16 {
-        row("computed in", "bf16, trained weights in f32".into());
+        row("precision", "bf16, trained weights in f32".into());
     }
     row("peak learning rate", rate_text(train.learning_rate));
     row(
@@ -98,12 +98,12 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
     if let Some(lora) = &config.lora {
         row(if lora.use_dora { "DoRA" } else { "LoRA" }, lora.words());
         if !lora.modules_to_save.is_empty() {
-            row("trained as a whole", lora.modules_to_save.join(", "));
+            row("modules trained in full", lora.modules_to_save.join(", "));
         }
     }
     let (all, trained) = (summary.parameters, summary.trained_parameters);
-    row("parameters", format!("{all}, of which {trained} trained"));
-    row("tokens trained", summary.trained_tokens.to_string());
+    row("parameters", format!("{all}, {trained} trained"));
+    row("trained tokens", summary.trained_tokens.to_string());
     row("seed", config.seed.to_string());
     if config.base_model.is_some() {
         let name = Path::new(template).file_name();
@@ -117,13 +117,13 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
 }
 
 fn write_measured(out: &mut String, summary: &Summary) -> std::fmt::Result {
-    writeln!(out, "## Measured\n")?;
+    writeln!(out, "## Results\n")?;
     let (first, last) = (summary.first_loss, summary.last_loss);
-    writeln!(out, "Training loss {first:.4} at the beginning, {last:.4} at the end.")?;
+    writeln!(out, "Training loss: {first:.4} at the start, {last:.4} at the end.")?;
     if let (Some(before), Some(after)) = (summary.evaluations.first(), summary.final_evaluation())
         && !before.sources.is_empty()
     {
-        let mut table = Table::new(["held-out loss (nats a token)", "before", "after"]);
+        let mut table = Table::new(["held-out loss (nats per token)", "before", "after"]);
         for (then, now) in before.sources.iter().zip(&after.sources) {
             let name = format!("{}, {} rows", now.name, now.rows);
             table.row([name, format!("{:.4}", then.loss), format!("{:.4}", now.loss)]);
@@ -140,16 +140,17 @@ fn write_measured(out: &mut String, summary: &Summary) -> std::fmt::Result {
 
 fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
     let mixture = &summary.mixture;
-    let header = ["source", "share asked for", "share of rows", "rows", "tokens", "trained tokens"];
+    let header =
+        ["source", "requested share", "realized share", "rows", "tokens", "trained tokens"];
     let mut planned = Table::new(header);
     for source in &mixture.sources {
         planned.row([
             source.name.clone(),
             match &mixture.choice {
                 Some(choice) if !choice.within_share => "-".to_owned(),
-                _ => format!("{:.1} %", 100.0 * source.requested),
+                _ => format!("{:.1}%", 100.0 * source.requested),
             },
-            format!("{:.1} %", 100.0 * mixture.realized(source)[0]),
+            format!("{:.1}%", 100.0 * mixture.realized(source)[0]),
             source.rows.to_string(),
             source.tokens.to_string(),
             source.trained_tokens.to_string(),
@@ -162,7 +163,7 @@ fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
         seen.row(name.chain(counts).chain([source.trained_tokens.to_string()]));
     }
     writeln!(out, "## Data\n\n{}", planned.to_markdown())?;
-    write!(out, "Seen in training, repetitions included:\n\n{}", seen.to_markdown())?;
+    write!(out, "Seen during training, including repetitions:\n\n{}", seen.to_markdown())?;
     for shortfall in &mixture.shortfalls {
         writeln!(out, "\n{shortfall}.")?;
     }
@@ -176,7 +177,7 @@ fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
     writeln!(out)
 }
 
-/// A choice by its name in settings.
+/// The name of an enum value in settings.
 fn name_of(choice: &impl Serialize) -> String {
     match serde_json::to_value(choice) {
         Ok(serde_json::Value::String(name)) => name,

@@ -1,4 +1,4 @@
-//! The scores that a run's choice of answers is made by.
+//! The scores by which a run chooses answers.
 
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
@@ -11,25 +11,25 @@ use crate::error::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Where a run keeps its scores, where its settings name no file.
+/// The file of scores in the run directory, unless the settings name another.
 const SCORES: &str = "scores.jsonl";
-/// Whose scores these are.
+/// The settings that the scores belong to.
 const SETTINGS: &str = "scores.jsonl.settings.json";
-/// Its picture.
+/// The chart of the scores.
 const CHART: &str = "scores.svg";
 
-/// Scores of all answers to the problems that are trained on.
+/// Scores of all answers to the training problems.
 #[derive(Clone)]
 pub(super) struct ChoiceScores {
-    /// The one that the choice is made by.
+    /// The score that the choice uses, by answer.
     pub of_answers: Arc<AnswerScores>,
-    /// All of them, as they are kept.
+    /// All scores, as they are stored.
     pub rows: Arc<Vec<RowScores>>,
 }
 
 impl ChoiceScores {
-    /// The scores that the choice of a configuration needs: taken from its file, and computed where the
-    /// file lacks them. `None` where the student does not decide.
+    /// The scores that the choice of a configuration needs: read from its file, and computed if the file
+    /// lacks them. `None` if the choice does not use the student.
     ///
     /// # Errors
     /// As [`score_run`].
@@ -45,7 +45,7 @@ impl ChoiceScores {
         Ok(Some(Self::of(choice, prepared, rows)))
     }
 
-    /// The scores that a choice is made by, of those of all answers.
+    /// Selects the score that the choice uses from the scores of all answers.
     pub fn of(choice: &ChoiceConfig, prepared: &Prepared, rows: Vec<RowScores>) -> Self {
         let places: Vec<(usize, usize, usize)> = prepared.answer_places().collect();
         assert_eq!(places.len(), rows.len(), "an answer that is kept has a row");
@@ -54,7 +54,7 @@ impl ChoiceScores {
             ChoiceBy::Nll => Some(row.nll),
             _ => row.lalp,
         };
-        // Nothing is known of an answer without a token to score: it counts as the worst.
+        // An answer without tokens to score counts as the worst.
         let known = || rows.iter().filter(|row| row.tokens > 0).filter_map(score);
         let worst = match choice.prefers() {
             Prefer::Lowest => known().reduce(f64::max),
@@ -72,7 +72,7 @@ impl ChoiceScores {
     }
 }
 
-/// How the scores of a choice are made, and where they are kept.
+/// Options for scoring the answers of a choice and storing the scores in `file`.
 fn options(choice: &ChoiceConfig, file: Option<PathBuf>) -> ScoreOptions {
     let usual = LalpConfig::default();
     let window = choice.window.unwrap_or(usual.window);
@@ -80,7 +80,7 @@ fn options(choice: &ChoiceConfig, file: Option<PathBuf>) -> ScoreOptions {
     ScoreOptions { file, lalp, part: None }
 }
 
-/// Writes what a choice of a run was made by: its picture, and the scores where no file has them.
+/// Writes the chart of a choice's scores, and the scores themselves if the settings name no file for them.
 ///
 /// # Errors
 /// As [`keep_scores`]; [`Error::Io`].
@@ -102,7 +102,7 @@ pub(super) fn keep_choice(
     }
 }
 
-/// The scores of the answers by source, as shares of answers below.
+/// The cumulative distribution of the answers' scores, by source.
 pub(crate) fn score_chart(report: &ChoiceReport) -> Chart {
     let series = report.sources.iter().map(|source| {
         let points = source.percentiles.iter().zip((0..=100).step_by(5));
@@ -122,8 +122,8 @@ pub(crate) fn score_chart(report: &ChoiceReport) -> Chart {
     }
 }
 
-/// The data of a run in the mixture that the student's scores choose. Without a file for them they are
-/// made in the run directory, so that a run that is stopped goes on with those that it has.
+/// The data of a run in the mixture that the student's scores choose. If the settings name no file, the
+/// scores are stored in the run directory, so a stopped run keeps those that it has computed.
 ///
 /// # Errors
 /// As [`Prepared::mixed`]; [`Error::Io`].
@@ -143,7 +143,7 @@ pub(super) fn scored(
         directory.write("config.toml", &config.to_toml()?)?;
     }
     match prepared.mixed(&keeping, context) {
-        // What it has kept may be of the student before the change.
+        // The stored scores may belong to the student before the change.
         Err(Error::Data { .. }) if mode == RunMode::ResumeChanged => {
             [SCORES, SETTINGS].iter().try_for_each(|name| directory.remove(name))?;
             prepared.mixed(&keeping, context)

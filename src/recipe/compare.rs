@@ -1,7 +1,7 @@
-//! Long only, short only and the mixture, side by side.
+//! Compares training on long answers only, on short answers only, and on the mixture.
 //!
-//! The runs share the initial weights, the problems (those that both sources answer within the
-//! length limit), the order, the number of updates and the length limit; only the answers differ.
+//! The three runs share the initial weights, the problems (those that both sources answer within the length
+//! limit), the order, the number of updates, and the length limit. Only the answers differ.
 
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode, VARIANTS};
@@ -23,37 +23,37 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One line of the table.
+/// One line of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CompareLine {
-    /// What was trained on.
+    /// What the student was trained on: `untuned`, `long`, `short`, or `mix`.
     pub name: String,
-    /// The answers to the held-out problems.
+    /// The grades of the answers to held-out problems.
     pub accuracy: Accuracy,
     /// Optimizer steps.
     pub steps: usize,
-    /// Tokens trained.
+    /// Trained tokens.
     pub trained_tokens: u64,
-    /// Wall time of the training.
+    /// Wall time of training in seconds.
     pub seconds: f64,
 }
 
-/// The table.
+/// The result of [`compare`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The untuned student first, then each variant.
     pub lines: Vec<CompareLine>,
-    /// Whether it was stopped before its end.
+    /// Whether the comparison was stopped before its end.
     pub stopped: bool,
 }
 
 impl Comparison {
-    /// The table, in lines of at most `width` columns.
+    /// Formats the comparison as a table with lines of at most `width` columns.
     pub fn to_text(&self, width: usize) -> String {
         let mut table = Table::new([
             "trained on",
             "accuracy",
-            "95 % interval",
+            "95% interval",
             "tokens/answer",
             "hit limit",
             "no answer",
@@ -65,11 +65,11 @@ impl Comparison {
             let (low, high) = accuracy.interval;
             table.row([
                 line.name.clone(),
-                format!("{:.1} %", 100.0 * accuracy.accuracy),
-                format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high),
+                format!("{:.1}%", 100.0 * accuracy.accuracy),
+                format!("{:.1} to {:.1}%", 100.0 * low, 100.0 * high),
                 format!("{:.1}", accuracy.mean_tokens),
-                format!("{:.1} %", 100.0 * accuracy.hit_limit),
-                format!("{:.1} %", 100.0 * accuracy.without_answer),
+                format!("{:.1}%", 100.0 * accuracy.hit_limit),
+                format!("{:.1}%", 100.0 * accuracy.without_answer),
                 line.steps.to_string(),
                 line.trained_tokens.to_string(),
             ]);
@@ -84,17 +84,17 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Runs the three variants in `long`, `short` and `mix` below the run directory, and writes
-/// `compare.json` and `compare.svg` there. With [`RunMode::Resume`], finished variants are kept.
+/// Runs the three variants in the subdirectories `long`, `short`, and `mix` of the run directory, and writes
+/// `compare.json` and `compare.svg`. [`RunMode::Resume`] keeps finished variants.
 ///
 /// # Errors
-/// As [`run`](super::run()); [`Error::Config`] where the sources are not `long` and `short`, or where there is
-/// no held-out problem with a reference answer.
+/// As [`run`](super::run()); [`Error::Config`] if the sources are not `long` and `short`, or if no held-out
+/// problem has a reference answer.
 pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<Comparison> {
     let share = share_to_compare(config)?;
     if config.mixture.choice.is_some() {
-        let what = "a comparison trains on long, short and mixed answers by their share";
-        let hint = "Leave it out, or compare choices in a study (`mixdistill study`)";
+        let what = "a comparison mixes answers by their share, not by scores";
+        let hint = "Remove it, or compare choices in a study (`mixdistill study`)";
         return Err(Error::config("mixture.choice", what, hint));
     }
     let mut config = config.clone();
@@ -106,14 +106,14 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
     if mode == RunMode::Resume {
         same_settings(&RunConfig::read(&config.out.join("config.toml"))?, &config)?;
     }
-    // Whatever is wrong with the data shows here, before anything is made or replaced.
+    // Problems with the data show here, before anything is created or replaced.
     let prepared = Prepared::new(&config, context)?;
     config = prepared.pinned(&config);
     if prepared.questions.is_empty() {
         return Err(Error::config(
             "evaluation.questions",
             "no held-out problem has a reference answer, so nothing can be compared",
-            "Hold out problems with answers, or train the mixture alone",
+            "Hold out problems with reference answers, or use `train`",
         ));
     }
     check_stored_logits(&config, &prepared, share, &device, context)?;
@@ -141,7 +141,7 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
         let variant = variant(&config, directory.path(name), share)?;
         context.emit(&Event::Part {
             name,
-            about: &format!("{:.0} % long answers", 100.0 * share),
+            about: &format!("{:.0}% long answers", 100.0 * share),
             number: number + 1,
             of: VARIANTS.len(),
             seconds_left: None,
@@ -171,21 +171,21 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
     Ok(comparison)
 }
 
-/// The share of long answers in the mixture that is compared.
+/// The share of long answers in the mixture.
 fn share_to_compare(config: &RunConfig) -> Result<f64> {
     let weights = &config.mixture.weights;
     if config.evaluation.questions == 0 {
         return Err(Error::config(
             "evaluation.questions",
-            "a comparison is one of answers, and no question is asked",
-            "Say how many",
+            "it is 0, but a comparison grades answers",
+            "Use a positive number",
         ));
     }
     if config.mixture.share == Share::Auto {
         return Err(Error::config(
             "mixture.share",
-            "it is auto, and a comparison is one of a given share",
-            "Give --share, or find it with `train`",
+            "it is auto, but a comparison needs a fixed share",
+            "Set a share, or find one with `train`",
         ));
     }
     match (weights.len(), weights.get("long"), weights.get("short")) {
@@ -193,7 +193,7 @@ fn share_to_compare(config: &RunConfig) -> Result<f64> {
         _ => Err(Error::config(
             "mixture.weights",
             "a comparison needs two sources, `long` and `short`, with weights above 0",
-            "Name the sources so",
+            "Name the sources `long` and `short`, and set their weights",
         )),
     }
 }
@@ -208,7 +208,7 @@ fn variant(config: &RunConfig, out: PathBuf, share: f64) -> Result<RunConfig> {
     Ok(variant)
 }
 
-/// Stored logits must hold the rows of every variant.
+/// Checks that stored logits contain the rows of every variant.
 fn check_stored_logits(
     config: &RunConfig,
     prepared: &Prepared,
@@ -228,7 +228,7 @@ fn check_stored_logits(
 }
 
 impl Comparison {
-    /// The line of a finished variant; before the first one, that of the untuned student.
+    /// Adds the line of a finished variant, and before the first one that of the untuned student.
     fn add(&mut self, name: &str, summary: &Summary) {
         if self.lines.is_empty() {
             self.lines.push(CompareLine {
@@ -249,7 +249,7 @@ impl Comparison {
     }
 }
 
-/// Held-out losses of a variant, by source.
+/// The held-out losses of a variant, by source.
 fn loss_curves(variant: &str, summary: &Summary) -> Vec<Curve> {
     let mut curves: BTreeMap<&str, Curve> = BTreeMap::new();
     for evaluation in &summary.evaluations {

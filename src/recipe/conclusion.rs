@@ -1,15 +1,15 @@
-//! What a run comes to, in lines for a person.
+//! The conclusion that a run prints at its end.
 
 use super::summary::Summary;
 use crate::eval::Answer;
 use std::fmt;
 
-/// The lines that end a run; [`Summary::conclusion`].
+/// The lines that a run ends with, from [`Summary::conclusion`].
 #[derive(Clone, Copy, Debug)]
 pub struct Conclusion<'a>(&'a Summary);
 
 impl Summary {
-    /// What came of the run: samples, losses, what training saw, and where everything is.
+    /// The outcome of the run: samples, losses, what training has seen, and where the results are.
     pub fn conclusion(&self) -> Conclusion<'_> {
         Conclusion(self)
     }
@@ -23,7 +23,7 @@ impl fmt::Display for Conclusion<'_> {
         }
         writeln!(
             f,
-            "\ntraining loss {:.3} -> {:.3} in {} steps, {:.0} s, {:.0} tokens/s; {} tokens trained",
+            "\ntraining loss {:.3} -> {:.3} in {} steps, {:.0} s, {:.0} tokens/s; {} trained tokens",
             summary.first_loss,
             summary.last_loss,
             summary.outcome.step,
@@ -32,10 +32,10 @@ impl fmt::Display for Conclusion<'_> {
             summary.trained_tokens,
         )?;
         let positions = (summary.tokens + summary.padding).max(1) as f64;
-        let memory = summary.peak_memory_mib.map(|mib| format!(", at most {mib:.0} MiB of memory"));
+        let memory = summary.peak_memory_mib.map(|mib| format!("; peak memory {mib:.0} MiB"));
         writeln!(
             f,
-            "padding {:.1} % of all positions{}",
+            "padding {:.1}% of all positions{}",
             100.0 * summary.padding as f64 / positions,
             memory.unwrap_or_default()
         )?;
@@ -53,21 +53,21 @@ impl fmt::Display for Conclusion<'_> {
         let folder = if summary.config.lora.is_some() { "adapter" } else { "model" };
         write!(
             f,
-            "everything is in {}: summary.json, loss.svg, metrics.jsonl, checkpoints/, {folder}/",
+            "results are in {}: summary.json, loss.svg, metrics.jsonl, checkpoints/, {folder}/",
             summary.config.out.display()
         )
     }
 }
 
 impl Conclusion<'_> {
-    /// What training saw of each source, and shares that were not filled.
+    /// What training has seen of each source, and shares that were not reached.
     fn write_seen(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(summary) = self;
         let rows: u64 = summary.seen.iter().map(|source| source.rows).sum();
         for source in &summary.seen {
             writeln!(
                 f,
-                "seen in training: {} {} rows ({:.1} %), {} tokens, {} of them trained",
+                "seen in training: {} {} rows ({:.1}%), {} tokens, {} trained tokens",
                 source.name,
                 source.rows,
                 100.0 * source.rows as f64 / rows.max(1) as f64,
@@ -79,27 +79,27 @@ impl Conclusion<'_> {
             writeln!(f, "{}", pilots.line())?;
         }
         for shortfall in &summary.mixture.shortfalls {
-            writeln!(f, "a share was not filled: {shortfall}")?;
+            writeln!(f, "a share was not reached: {shortfall}")?;
         }
         Ok(())
     }
 
-    /// How training ended, where it is not as usual.
+    /// How training ended, if there is anything special about it.
     fn write_outcome(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(summary) = self;
         let outcome = &summary.outcome;
         if outcome.stopped_early {
-            writeln!(f, "stopped early: the held-out loss did not fall any more")?;
+            writeln!(f, "stopped early: the held-out loss no longer improved")?;
         }
         if let Some(best) = outcome.best.filter(|_| summary.config.train.keep_best) {
             writeln!(
                 f,
-                "the weights are those of step {}, held-out loss {:.4}",
+                "the final weights are those of step {}, with held-out loss {:.4}",
                 best.step, best.loss
             )?;
         }
         if !outcome.skipped.is_empty() {
-            writeln!(f, "steps left out: {:?}", outcome.skipped)?;
+            writeln!(f, "skipped steps: {:?}", outcome.skipped)?;
         }
         Ok(())
     }
@@ -113,7 +113,7 @@ fn write_sample(f: &mut fmt::Formatter<'_>, number: usize, sample: &Answer) -> f
     writeln!(f, "  reference {} -> {verdict}", sample.reference)
 }
 
-/// The text with its later lines indented, and shortened where it is very long.
+/// The text with continuation lines indented, shortened if it is very long.
 fn indented(text: &str) -> String {
     const CHARACTERS: usize = 600;
     const LINES: usize = 12;

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 pub struct SourceConfig {
     /// Name of the source, as in `mixture.weights`.
     pub name: String,
-    /// File to read: JSONL, JSON, CSV, TSV (each optionally compressed with gzip or Zstandard), or Parquet. With
-    /// the feature `hub`, also a data set on the Hugging Face Hub, such as `owner/name:train`; the run's
+    /// File to read: JSONL, JSON, CSV, TSV (each optionally compressed with gzip or Zstandard), or Parquet.
+    /// With the feature `hub`, also a data set on the Hugging Face Hub, such as `owner/name:train`; the run's
     /// `config.toml` then records the commit that was read.
     pub path: PathBuf,
     /// Columns to read. Columns that are not listed are recognized by name.
@@ -47,9 +47,9 @@ pub struct DataConfig {
     /// Sources of answers, as a list or by name (`[data.sources.long]`). Empty means the built-in toy corpus
     /// with the sources `long` and `short`.
     pub sources: Vec<SourceConfig>,
-    /// Share of a file's rows that may be unusable (broken JSON, a wrong type, no problem, or no answer), 0 to
-    /// 1. Unusable rows are left out and counted by reason; more of them stop the run. One unusable row per
-    /// file is always allowed, unless this is 0.
+    /// Largest share of a file's rows that may be unusable (broken JSON, a wrong type, no problem, or no
+    /// answer), from 0 to 1. Unusable rows are left out and counted by reason. Above this share, the run
+    /// stops. One unusable row per file is always allowed, unless this is 0.
     pub max_left_out: f64,
     /// Which problems to keep when the sources are joined.
     pub join: Join,
@@ -63,22 +63,22 @@ pub struct DataConfig {
     /// are used. If unset, all problems that are not held out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problems: Option<usize>,
-    /// Path of a `tokenizer.json` for a student that starts from random weights. If unset, the toy corpus uses
-    /// a built-in tokenizer; files require one. A `base_model` brings its own tokenizer.
+    /// Path of a `tokenizer.json` for a student that starts from random weights. If unset, the toy corpus
+    /// uses a built-in tokenizer; files require one. A `base_model` brings its own tokenizer.
     pub tokenizer: Option<PathBuf>,
     /// Token that ends an answer. If unset, the end token of the chat template or the tokenizer.
     pub end_token: Option<String>,
-    /// Path of a chat template, or `none` for the built-in layout (`data.template`). If unset, the base model's
-    /// chat template, or the built-in layout if it has none.
+    /// Path of a chat template, or `none` for the built-in layout (`data.template`). If unset, the base
+    /// model's chat template, or the built-in layout if it has none.
     pub chat_template: Option<String>,
     /// Chat template variables, such as `enable_thinking`. `data.sources.*.template_variables` overrides them
     /// for the rows of a source, and `evaluation.template_variables` for held-out questions.
     pub template_variables: BTreeMap<String, serde_json::Value>,
-    /// System message of every conversation, in place of any in the data. If unset, a row's own system text or
-    /// the chat template's default. Requires a chat template.
+    /// System message of every conversation, in place of any in the data. If unset, a row's own system text
+    /// or the chat template's default. Requires a chat template.
     pub system_prompt: Option<String>,
-    /// Seed of the held-out split and the toy corpus. If set, problems are held out by their text, so runs with
-    /// other seeds, tokenizers, or length limits hold out the same problems. If unset, `seed` is used.
+    /// Seed of the held-out split and the toy corpus. If set, problems are held out by their text, so runs
+    /// with other seeds, tokenizers, or length limits hold out the same problems. If unset, `seed` is used.
     pub seed: Option<u64>,
     /// Date that chat templates see, as YYYY-MM-DD. If unset, the day on which the run starts.
     pub date: Option<String>,
@@ -133,8 +133,8 @@ impl Default for DataConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SaveConfig {
-    /// Number type of the written weights: `f32`, as they were trained, or `bf16`, half the size. Adapters are
-    /// always f32.
+    /// Number type of the written weights: `f32`, as they were trained, or `bf16`, half the size. Adapters
+    /// are always f32.
     pub file_type: FileType,
     /// Maximum size of a weight file in bytes. Larger models are split into several files.
     pub max_shard_bytes: u64,
@@ -159,8 +159,8 @@ pub struct EvaluationConfig {
     pub before: bool,
     /// How to find the final answer in the student's text.
     pub kind: AnswerKind,
-    /// Chat template variables for the questions. They override `data.template_variables`. Held-out losses use
-    /// the variables of each source instead.
+    /// Chat template variables for the questions. They override `data.template_variables`. Held-out losses
+    /// use the variables of each source instead.
     pub template_variables: BTreeMap<String, serde_json::Value>,
     /// Number of questions to ask at each evaluation during training (`train.evaluate_every`), at most
     /// `evaluation.questions`. 0 asks none. Generating text is far slower than training on the same number of
@@ -189,7 +189,8 @@ impl Default for EvaluationConfig {
 #[serde(deny_unknown_fields)]
 pub struct LogitTeacherConfig {
     /// Folder of logits that `mixdistill logits` wrote, or a model that runs during training and has the
-    /// student's tokens: its folder or, with the feature `hub`, its name on the Hugging Face Hub.
+    /// student's tokens: a model folder, a GGUF file, a run, or, with the feature `hub`, a name on the
+    /// Hugging Face Hub.
     pub path: String,
     /// Number of the teacher's most likely tokens to learn at each trained token. This applies to a model; a
     /// folder of logits has its own number.
@@ -208,7 +209,8 @@ fn usual_top_k() -> usize {
 pub struct RunConfig {
     /// Run directory.
     pub out: PathBuf,
-    /// Seed of the toy corpus, the held-out split, the mixture, the order of the rows, and the initial weights.
+    /// Seed of the toy corpus, the held-out split, the mixture, the order of the rows, and the initial
+    /// weights.
     pub seed: u64,
     /// Backend to compute on: `cuda`, `metal`, `rocm`, `vulkan`, `wgpu`, `flex`, `ndarray`, or `auto` for the
     /// first of these that is compiled in. `cuda:1` is the second CUDA device.
@@ -219,8 +221,8 @@ pub struct RunConfig {
     pub mixture: MixtureConfig,
     /// How pilots find the share with `mixture.share = "auto"`.
     pub pilots: PilotsConfig,
-    /// Model to fine-tune: a folder in Hugging Face's format or, with the feature `hub`, `owner/name` or
-    /// `owner/name@revision`. If unset, the student starts from random weights.
+    /// Model to fine-tune: a folder in Hugging Face's format, a GGUF file, or, with the feature `hub`,
+    /// `owner/name` or `owner/name@revision`. If unset, the student starts from random weights.
     pub base_model: Option<String>,
     /// Train low-rank adapters and keep the base model frozen. If unset, all weights are trained.
     pub lora: Option<LoraConfig>,
@@ -258,8 +260,8 @@ impl RunConfig {
             base_model: None,
             lora: None,
             base: BaseWeights::default(),
-            // Measured on the toy corpus: with 0.06, a student of this size learns in far fewer steps than with
-            // the usual 0.02.
+            // Measured on the toy corpus: with 0.06, a student of this size learns in far fewer steps than
+            // with the usual 0.02.
             model: DecoderConfig { initializer_range: 0.06, ..DecoderConfig::default() },
             precision: Precision::F32,
             teacher: None,
@@ -283,10 +285,10 @@ impl RunConfig {
         }
     }
 
-    /// Settings to fine-tune all weights of a model: the paper's learning rate of 1e-5, two epochs, and rows of
-    /// up to 2,048 tokens. `model` is a folder in Hugging Face's format or, with the feature `hub`, `owner/name`
-    /// or `owner/name@revision`. Held-out losses are computed; held-out questions are off, since answering them
-    /// can take longer than training.
+    /// Settings to fine-tune all weights of a model: the paper's learning rate of 1e-5, two epochs, and rows
+    /// of up to 2,048 tokens. `model` is a folder in Hugging Face's format or, with the feature `hub`,
+    /// `owner/name` or `owner/name@revision`. Held-out losses are computed; held-out questions are off, since
+    /// answering them can take longer than training.
     pub fn fine_tune(model: impl Into<String>) -> Self {
         let base = Self::toy();
         Self {
@@ -306,8 +308,8 @@ impl RunConfig {
         }
     }
 
-    /// The same settings, but training adapters instead of the model's weights, at the paper's learning rate for
-    /// adapters, 1e-4.
+    /// The same settings, but training adapters instead of the model's weights, at the paper's learning rate
+    /// for adapters, 1e-4.
     pub fn with_lora(mut self, lora: LoraConfig) -> Self {
         self.lora = Some(lora);
         self.train.learning_rate = 1e-4;
@@ -360,8 +362,8 @@ impl RunConfig {
         }
     }
 
-    /// Replaces a choice that needs the student's scores by equal shares. Also returns whether there was such a
-    /// choice.
+    /// Replaces a choice that needs the student's scores by equal shares. Also returns whether there was such
+    /// a choice.
     pub(super) fn unscored(&self) -> (Self, bool) {
         let choice = self.mixture.choice.as_ref();
         if !choice.is_some_and(|choice| choice.by.needs_student()) {

@@ -1,15 +1,15 @@
-//! The run directory: what is in it, and who may write there.
+//! The run directory: its contents, and exclusive access to it.
 //!
 //! ```text
 //! run/
-//!   config.toml      what was asked            metrics.jsonl   every step and evaluation
-//!   ledger.json      what became of records    loss.svg        the same, drawn
-//!   mixture.json     the mixture's report      checkpoints/    see CheckpointStore
-//!   before.jsonl     answers before training   model/          the student, as a folder,
-//!   after.jsonl      answers after it          adapter/        or its adapters in PEFT's format
-//!   summary.json     every figure that was printed
-//!   samples.jsonl    answers during training   tensorboard/    the metrics as event files
-//!   pilots.json      the share that was found  pilots/         their runs, where it was
+//!   config.toml      settings in effect           metrics.jsonl   every step and evaluation
+//!   ledger.json      what happened to records     loss.svg        the same, plotted
+//!   mixture.json     the mixture's report         checkpoints/    see CheckpointStore
+//!   before.jsonl     answers before training      model/          the student, or
+//!   after.jsonl      answers after training       adapter/        its adapters in PEFT's format
+//!   samples.jsonl    answers during training      tensorboard/    the metrics as event files
+//!   summary.json     every figure that is printed
+//!   pilots.json      with mixture.share = "auto"  pilots/         the runs of the pilots
 //! ```
 
 use super::config::RunConfig;
@@ -20,28 +20,28 @@ use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// How a run directory is taken.
+/// How to open a run directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RunMode {
-    /// It must not hold a run yet.
+    /// Start a run. The directory must not hold one.
     #[default]
     New,
-    /// A run that it holds is removed first; files that no run writes are left alone.
+    /// Start a run and remove one that the directory holds. Files that no run writes stay.
     Overwrite,
-    /// The run that it holds goes on, with the settings and data that it was started with.
+    /// Resume the run in the directory. Settings and data must be the same.
     Resume,
-    /// The run that it holds goes on, with whatever settings and data there are now.
+    /// Resume the run in the directory, even if settings or data have changed.
     ResumeChanged,
 }
 
 impl RunMode {
-    /// Whether a run goes on.
+    /// Whether a run is resumed.
     pub fn resumes(self) -> bool {
         matches!(self, Self::Resume | Self::ResumeChanged)
     }
 }
 
-/// Names that a run writes.
+/// Files that a run writes.
 const FILES: [&str; 14] = [
     "config.toml",
     "ledger.json",
@@ -61,26 +61,27 @@ const FILES: [&str; 14] = [
 const FOLDERS: [&str; 4] = ["checkpoints", "model", "adapter", "tensorboard"];
 /// Folders of a comparison's runs.
 pub(super) const VARIANTS: [&str; 3] = ["long", "short", "mix"];
-/// Set before anything else is written.
+/// The marker file, written before anything else.
 const MARK: &str = ".mixdistill-run";
 const KIND: WorkDirKind = WorkDirKind::new("a run's", MARK).or_unmarked(holds_unmarked_run);
 
-/// A run of before there was the mark: settings that can be read beside a file that only runs write.
+/// Whether a directory holds a run of a version without the marker: readable settings, and a file that only
+/// runs write.
 fn holds_unmarked_run(path: &Path) -> bool {
     let written = ["ledger.json", "compare.json"].iter().any(|name| path.join(name).is_file());
     written && RunConfig::read(&path.join("config.toml")).is_ok()
 }
 
-/// A run directory that can be written to, by this process alone.
+/// An open run directory, locked by this process.
 #[derive(Clone, Debug)]
 pub struct RunDirectory(WorkDir);
 
 impl RunDirectory {
-    /// Looks at a directory as [`RunDirectory::open`] does, and makes and changes nothing.
+    /// Checks whether [`RunDirectory::open`] would succeed, without changing anything.
     ///
     /// # Errors
-    /// [`Error::RunDirectory`]: it holds a run and the mode is [`RunMode::New`]; it holds none and
-    /// the mode is [`RunMode::Resume`]; it holds other files; another process works on it.
+    /// [`Error::RunDirectory`] if it holds a run and the mode is [`RunMode::New`], if it holds none and the
+    /// mode resumes, if it holds other files, or if another process uses it.
     pub fn check(path: &Path, mode: RunMode) -> Result<()> {
         let refuse = |what: &str, hint: &str| {
             Err(Error::RunDirectory {
@@ -100,23 +101,23 @@ impl RunDirectory {
         KIND.check(path)
     }
 
-    /// Takes a directory, and makes it where it does not exist.
+    /// Opens and locks a directory. Creates it if it does not exist.
     ///
     /// # Errors
-    /// As [`RunDirectory::check`]; [`Error::Io`] where it cannot be written to.
+    /// As [`RunDirectory::check`]; [`Error::Io`] if it is not writable.
     pub fn open(path: &Path, mode: RunMode) -> Result<Self> {
         Self::check(path, mode)?;
         WorkDir::open(path, KIND).map(Self)
     }
 
-    /// Whether a directory holds a run, or what a crash left of one: the mark that a run sets first,
-    /// or settings that can be read beside a file that only runs write.
+    /// Whether a directory holds a run or the remains of one: the marker file, or readable settings together
+    /// with a file that only runs write.
     pub fn holds_run(path: &Path) -> bool {
         KIND.holds(path)
     }
 
-    /// Makes room for a new run: sets the mark and removes what an earlier run wrote, the variants
-    /// of a comparison included. Other files are left alone.
+    /// Prepares for a new run: writes the marker and removes the files of an earlier run, including the
+    /// variants of a comparison. Other files stay.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -125,12 +126,12 @@ impl RunDirectory {
         clear(self.0.path())
     }
 
-    /// A path inside.
+    /// The path of a file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Removes a file if it is there.
+    /// Removes a file if it exists.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -138,7 +139,7 @@ impl RunDirectory {
         self.0.remove(name)
     }
 
-    /// Writes a text file, whole or not at all.
+    /// Writes a text file atomically.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -146,7 +147,7 @@ impl RunDirectory {
         self.0.write(name, text)
     }
 
-    /// Writes a value as JSON.
+    /// Writes a value as JSON, atomically.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -154,7 +155,7 @@ impl RunDirectory {
         self.0.write_json(name, value)
     }
 
-    /// Writes values as JSONL.
+    /// Writes values as JSONL, atomically.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -1,4 +1,4 @@
-//! Runs that an earlier process finished: their summaries, graded by the rules of this version.
+//! Finished runs: their summaries, graded by the rules of this version.
 
 use super::config::RunConfig;
 use super::directory::{RunDirectory, RunMode};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::differences;
 use std::path::PathBuf;
 
-/// The summary of a run that an earlier process finished.
+/// The summary of a finished run; `None` if the run is not finished or, with allowed changes, differs.
 pub(super) fn finished(
     config: &RunConfig,
     prepared: &Prepared,
@@ -22,7 +22,7 @@ pub(super) fn finished(
         return Ok(None);
     }
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    // A comparison's summary is another thing, and is not resumed here.
+    // The summary of a comparison has another format and is not handled here.
     let Ok(summary) = serde_json::from_str::<Summary>(&text) else { return Ok(None) };
     if summary.outcome.stopped {
         return Ok(None);
@@ -36,14 +36,14 @@ pub(super) fn finished(
     if summary.data != prepared.fingerprint {
         return Err(Error::RunDirectory {
             path: config.out.clone(),
-            what: "it holds a finished run, and its data have changed since".into(),
-            hint: "Start anew over it, or bring the old files back".into(),
+            what: "it holds a finished run whose data have changed since".into(),
+            hint: "Restore the old data files, or overwrite it".into(),
         });
     }
     regraded(summary, directory).map(Some)
 }
 
-/// A summary whose grades are those of this version's rules; where they differ, it is stored.
+/// Grades a summary's answers again by the rules of this version, and stores it if it changed.
 fn regraded(mut summary: Summary, directory: &RunDirectory) -> Result<Summary> {
     let kind = summary.config.evaluation.kind;
     let stored = summary.clone();
@@ -63,19 +63,19 @@ fn regraded(mut summary: Summary, directory: &RunDirectory) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Refuses to go on under other settings than before; the directory may have been moved.
+/// Checks that the settings have not changed. The directory may have been moved.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] with what differs.
+/// [`Error::RunDirectory`] with the settings that differ.
 pub(crate) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
     let json = |config: &RunConfig| {
         let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
-        // It changes no answer.
+        // It does not change any answer.
         config.generate.batch_size = 1;
-        // What more candidates change shows in the data's fingerprint.
+        // The fingerprint of the data covers the candidates.
         config.data.answers = None;
         config.train.shard_optimizer = false;
-        // The file may have been moved with the directory; its scores show in the mixture.
+        // The file may have been moved. The mixture's identity covers the scores.
         if let Some(choice) = &mut config.mixture.choice {
             choice.scores = None;
         }
@@ -88,7 +88,6 @@ pub(crate) fn same_settings(then: &RunConfig, now: &RunConfig) -> Result<()> {
     Err(Error::RunDirectory {
         path: now.out.clone(),
         what: format!("it was started with other settings: {}", changes.join(", ")),
-        hint: "Resume with the settings of the first call, allow the change, or start anew over it"
-            .into(),
+        hint: "Resume with the original settings, allow the change, or overwrite it".into(),
     })
 }

@@ -1,4 +1,4 @@
-//! Held-out questions, answered and graded: before, during and after training.
+//! Asks and grades held-out questions before, during, and after training.
 
 use super::config::RunConfig;
 use super::directory::RunDirectory;
@@ -13,7 +13,7 @@ use crate::train::Grader;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Asks some of the held-out questions during training.
+/// Asks some of the held-out questions at each evaluation.
 pub(super) struct QuestionGrader<'a> {
     pub config: &'a RunConfig,
     pub prepared: &'a Prepared,
@@ -52,7 +52,7 @@ impl<M: Generate> Grader<M> for QuestionGrader<'_> {
     }
 }
 
-/// The model's answers to questions, which ranks divide among them; all of them get all answers.
+/// The model's answers to questions. Ranks share the questions, and all of them get all answers.
 pub(super) fn asked(
     config: &RunConfig,
     prepared: &Prepared,
@@ -75,7 +75,7 @@ pub(super) fn asked(
     Ok(in_turn.collect())
 }
 
-/// Lets the model answer the held-out questions, and stores the answers.
+/// Asks the held-out questions and stores the answers.
 pub(super) fn graded(
     config: &RunConfig,
     prepared: &Prepared,
@@ -90,7 +90,7 @@ pub(super) fn graded(
     Ok(answers)
 }
 
-/// The answers that a run has stored, graded anew by the rules of this version.
+/// Stored answers of a run, graded again by the rules of this version.
 pub(super) fn read_answers(
     directory: &RunDirectory,
     name: &str,

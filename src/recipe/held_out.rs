@@ -1,4 +1,4 @@
-//! Held-out rows and questions, and the fingerprints by which a resumed run knows its data.
+//! Held-out rows and questions, and the fingerprints that tell whether a resumed run has the same data.
 
 use crate::data::batching::hash_ranges;
 use crate::data::{Encoded, MixDistillation, Pairs, Row};
@@ -7,8 +7,8 @@ use crate::text::hex;
 use crate::train::HeldOut;
 use sha2::{Digest, Sha256};
 
-/// The rows of held-out problems, the first `problems` of them at most, each source apart: what a
-/// learner takes the held-out loss of. `encoded` is of these pairs.
+/// The rows of the first `problems` held-out problems, separately for each source. A learner computes the
+/// held-out loss on them. `encoded` must belong to `pairs`.
 pub fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldOut> {
     let sources = pairs.sources().iter().enumerate();
     sources
@@ -30,8 +30,8 @@ pub fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<H
         .collect()
 }
 
-/// The first `limit` of the held-out problems that have a reference answer, to be asked and graded
-/// ([`ask`](crate::eval::ask)).
+/// The first `limit` held-out problems that have a reference answer, as questions for
+/// [`ask`](crate::eval::ask).
 pub fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
     (0..pairs.len())
         .filter_map(|problem| {
@@ -40,7 +40,7 @@ pub fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
                 system: pairs.system(problem).map(str::to_owned),
                 earlier: pairs.earlier(problem).to_vec(),
                 problem: pairs.problem(problem).to_owned(),
-                // A reference may come with its working, as GSM8K's do.
+                // A reference may include its derivation, as in GSM8K.
                 reference: final_answer(reference).unwrap_or_else(|| reference.trim().to_owned()),
             })
         })
@@ -78,11 +78,11 @@ pub(super) fn fingerprint(mixture: &MixDistillation, encoded: &Encoded) -> Strin
     for problem in 0..pairs.len() {
         for source in 0..pairs.sources().len() {
             let records: Vec<usize> = pairs.candidates(problem, source).collect();
-            // One answer or none is hashed as it was where there were never more.
+            // Hashes one answer or none as earlier versions did, which had no further candidates.
             for place in 0..records.len().max(1) {
                 let record = records.get(place);
                 let example = record.and_then(|record| encoded.example(source, *record));
-                // Lengths keep two rows apart from one long row.
+                // The length distinguishes two rows from one long row.
                 let tokens = example.map_or(&[][..], |example| example.tokens);
                 hash.update((tokens.len() as u64).to_le_bytes());
                 hash.update(example.map_or(0, |example| example.prompt as u64).to_le_bytes());

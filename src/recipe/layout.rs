@@ -1,5 +1,4 @@
-//! The layouts of a run's prompts and answers: each source's own, and that of the problems that are
-//! answered.
+//! The prompt layouts of a run: one for each source, and one for the questions that the student answers.
 
 use super::config::RunConfig;
 use crate::context::Context;
@@ -16,18 +15,18 @@ use std::sync::Arc;
 /// Variables of a chat template.
 type Variables = BTreeMap<String, Value>;
 
-/// How prompts and answers are laid out.
+/// The prompt layouts of a run.
 pub(super) struct Layouts {
-    /// Where held-out problems are answered.
+    /// For held-out questions.
     pub asked: Arc<dyn PromptTemplate>,
-    /// Of each configured source, in their order; of the toy corpus, of both of its sources.
+    /// For each configured source, in order, or for both sources of the toy corpus.
     pub sources: Vec<Arc<dyn PromptTemplate>>,
     pub name: String,
     /// The source of the chat template; `None` for the built-in layout.
     pub source: Option<String>,
 }
 
-/// The chat template that the configuration names, else the base model's, else the built-in layout.
+/// The layouts of the configured chat template, or else of the base model's, or else the built-in layout.
 pub(super) fn layouts(
     config: &RunConfig,
     base: Option<&ModelFolder>,
@@ -69,15 +68,15 @@ pub(super) fn layouts(
     Ok(Layouts { asked, sources, name, source })
 }
 
-/// Sources of the toy corpus: long and short answers.
+/// Number of sources of the toy corpus: long and short answers.
 const TOY_SOURCES: usize = 2;
 
-/// The built-in layout, which has neither variables nor a place for a system prompt.
+/// The built-in layout, which takes neither variables nor a system prompt.
 fn built_in(config: &RunConfig, name: &str) -> Result<Layouts> {
     let data = &config.data;
     if data.system_prompt.is_some() {
         let what = "there is no chat template to put it into";
-        let hint = "Name one with data.chat_template, or use data.template.before";
+        let hint = "Set data.chat_template, or use data.template.before";
         return Err(Error::config("data.system_prompt", what, hint));
     }
     let of_sources = data.sources.iter().map(|source| {
@@ -87,8 +86,8 @@ fn built_in(config: &RunConfig, name: &str) -> Result<Layouts> {
         ("evaluation.template_variables".to_owned(), &config.evaluation.template_variables);
     for (key, variables) in of_sources.chain([of_answers]) {
         if !variables.is_empty() {
-            let what = "there is no chat template to give them to";
-            return Err(Error::config(key, what, "Name one with data.chat_template"));
+            let what = "there is no chat template that could use them";
+            return Err(Error::config(key, what, "Set data.chat_template"));
         }
     }
     let layout: Arc<dyn PromptTemplate> = Arc::new(data.template.clone());
@@ -104,7 +103,7 @@ fn built_in(config: &RunConfig, name: &str) -> Result<Layouts> {
     })
 }
 
-/// The chat template with the variables of all data; `None` for the built-in layout.
+/// The chat template with `data.template_variables`; `None` for the built-in layout.
 fn chat_template(config: &RunConfig, base: Option<&ModelFolder>) -> Result<Option<ChatTemplate>> {
     let data = &config.data;
     let chat = match (data.chat_template.as_deref(), base) {
@@ -125,7 +124,7 @@ fn chat_template(config: &RunConfig, base: Option<&ModelFolder>) -> Result<Optio
     Ok(Some(chat))
 }
 
-/// Tells of sources whose prompts open the reasoning, and whose answers have none.
+/// Warns about sources whose prompts open the reasoning but whose answers contain none.
 pub(super) fn tell_empty_reasoning(
     pairs: &Pairs,
     encoded: &Encoded,
@@ -143,9 +142,9 @@ pub(super) fn tell_empty_reasoning(
         let none = !reasons(first) && !records.any(reasons);
         if none && opens_reasoning(tokenizer, &example.tokens[..example.prompt])? {
             context.notice(format!(
-                "source `{0}`: its prompts open the reasoning, and none of its answers has any, so that \
-                 the student learns to end it at once. Mark the reasoning in the answers (<think>), \
-                 name its column, or switch thinking off with data.sources.{0}.template_variables",
+                "source `{0}`: its prompts open the reasoning, but none of its answers has any, so the \
+                 student learns to close it at once. Mark the reasoning in the answers (<think>), name \
+                 its column, or turn thinking off with data.sources.{0}.template_variables",
                 source.name()
             ))?;
         }
@@ -153,7 +152,7 @@ pub(super) fn tell_empty_reasoning(
     Ok(())
 }
 
-/// Formats of a template with different variables; each is made once.
+/// A cache of a template's formats with different variables.
 struct Made<'a> {
     config: &'a RunConfig,
     chat: ChatTemplate,
@@ -162,7 +161,7 @@ struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    /// The template with these variables, for answers that are `trained`, or for prompts alone.
+    /// The template with these variables, for rows to train on (`trained`) or for prompts only.
     fn format(
         &mut self,
         variables: &'a Variables,

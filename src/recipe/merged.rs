@@ -1,5 +1,5 @@
-//! What merging changes where an adapter was trained on a base that was stored in fewer bits: it goes into
-//! the original weights, which are not those that it has learned beside.
+//! Measures what merging changes if an adapter was trained on a quantized base: merging adds it to the
+//! original weights, which differ from those that it was trained with.
 
 use super::config::RunConfig;
 use super::directory::RunDirectory;
@@ -12,21 +12,21 @@ use crate::train::held_out_losses;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// The held-out loss of a source, before an adapter was merged and after.
+/// The held-out loss of a source before and after merging an adapter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MergedLoss {
     /// The source's name.
     pub source: String,
-    /// Its held-out rows.
+    /// Number of held-out rows.
     pub rows: usize,
-    /// Mean cross-entropy in nats of the adapter on the base as the run has stored it.
+    /// Mean cross-entropy in nats per token with the adapter on the quantized base.
     pub before: f64,
-    /// The same of the merged model.
+    /// Mean cross-entropy in nats per token of the merged model.
     pub after: f64,
 }
 
-/// The run that trained an adapter on a base in fewer bits than f32, as [`merge_adapter`] has model and
-/// adapter, with its settings; `None` where no run is there, or its base was f32.
+/// Finds the run that trained an adapter on a base with fewer bits than f32, and its settings. `model` and
+/// `adapter` are as in [`merge_adapter`]. `None` if there is no run or its base was f32.
 ///
 /// # Errors
 /// As [`RunConfig::read`].
@@ -43,11 +43,11 @@ pub fn run_on_stored_base(
     Ok((!config.base.is_f32()).then(|| (run.to_owned(), config)))
 }
 
-/// The losses of a run's held-out rows with its adapter on the base as the run has stored it, and merged.
-/// Its data are read again, from where the run had them.
+/// Computes the losses of a run's held-out rows with its adapter on the quantized base, and with the merged
+/// model. Reads the run's data again from its original paths.
 ///
 /// # Errors
-/// As [`Prepared::new`]; what loading the models gives; [`Error::Stopped`](crate::Error::Stopped).
+/// As [`Prepared::new`]; errors of loading the models; [`Error::Stopped`](crate::Error::Stopped).
 pub fn merged_losses(
     run: &Path,
     config: &RunConfig,
@@ -55,7 +55,7 @@ pub fn merged_losses(
     backend: &str,
     context: &Context<'_>,
 ) -> Result<Vec<MergedLoss>> {
-    // Held-out rows are the same whichever answers were trained on.
+    // Held-out rows do not depend on the choice of answers.
     let prepared = Prepared::new(&config.unscored().0, context)?;
     let device = device::by_name(backend)?;
     let losses = |model: DecoderLm| {

@@ -1,7 +1,35 @@
-//! The main job, whole: a configuration in, a run directory and a summary out.
+//! Whole runs: settings in, a run directory and a summary out.
 //!
-//! This is what the program's `train` calls. A program with data or models of its own uses the
-//! stages below instead: [`crate::data`], [`crate::model`], [`crate::train`], [`crate::eval`].
+//! [`run`](run()) does what `mixdistill train` does: it reads and mixes the data ([`Prepared`]), trains the
+//! student, grades it, and fills the [`RunDirectory`]. It takes a [`RunConfig`] and returns a [`Summary`].
+//! [`compare`](compare()) trains on long answers, short answers, and the mixture; [`Plan`] computes memory
+//! and time in advance; [`Preview`] shows rows before training; [`propose_share`] finds a share with pilots;
+//! [`write_scores`] and [`write_teacher_logits`] score answers and store a teacher's logits.
+//!
+//! ```
+//! use mixdistill::prelude::*;
+//!
+//! # fn main() -> Result<()> {
+//! let folder = tempfile::tempdir().unwrap();
+//! let mut config = RunConfig { out: folder.path().join("run"), ..RunConfig::toy() };
+//! // A tiny run: 20 problems, one layer, three steps.
+//! (config.data.toy_problems, config.data.toy_test_problems) = (20, 2);
+//! (config.model.hidden_size, config.model.num_hidden_layers) = (16, 1);
+//! config.model.intermediate_size = 32;
+//! config.train.steps = Some(3);
+//! config.evaluation.questions = 0;
+//! config.set_share(0.2)?;
+//!
+//! let summary = run(&config, RunMode::New, &Context::default())?;
+//! assert_eq!(summary.outcome.step, 3);
+//! assert_eq!(summary.mixture.sources[0].rows, 4);
+//! assert!(config.out.join("model/config.json").is_file());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Programs with their own data or models use the stages directly: [`crate::data`], [`crate::model`],
+//! [`crate::train`], and [`crate::eval`].
 
 mod card;
 mod choice;

@@ -1,4 +1,4 @@
-//! What a run will do, told before it does it.
+//! The overview that a run reports before it starts.
 
 use super::config::RunConfig;
 use super::plan::Plan;
@@ -9,7 +9,7 @@ use crate::data::Source;
 use crate::error::Result;
 use crate::model::Precision;
 
-/// Tells data, mixture, student, training, and the plan of all that.
+/// Reports data, mixture, student, training, and the plan.
 pub(super) fn tell_overview(
     config: &RunConfig,
     prepared: &Prepared,
@@ -42,7 +42,7 @@ fn remarks_on_data(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
     let remarks = [
         (
             mixture.config().redraw || !mixture.is_constant(),
-            "(this is the first epoch; later ones are drawn anew or follow the schedule)",
+            "(this is the first epoch; later epochs are redrawn or follow the schedule)",
         ),
         (
             prepared.held_out.iter().all(|source| source.rows.is_empty()),
@@ -62,7 +62,7 @@ fn student_lines(config: &RunConfig, prepared: &Prepared, plan: &Plan) -> Vec<St
         None => String::new(),
     };
     let mut lines = vec![format!(
-        "student: from {from}, {} parameters{trained}, {} tokens in its vocabulary, backend {}",
+        "student: from {from}, {} parameters{trained}, vocabulary of {} tokens, backend {}",
         plan.parameters,
         prepared.model.vocab_size,
         backend_name(config),
@@ -72,12 +72,12 @@ fn student_lines(config: &RunConfig, prepared: &Prepared, plan: &Plan) -> Vec<St
         let with = variables_of_sources(config, names);
         let with: String =
             with.iter().map(|(name, with)| format!("; {name} with {with}")).collect();
-        lines.push(format!("rows are laid out by {}{with}", prepared.template_name));
+        lines.push(format!("prompt layout: {}{with}", prepared.template_name));
     }
     lines
 }
 
-/// The sources that the chat template is given variables for, with these.
+/// The sources with chat template variables, and their variables in words.
 pub(super) fn variables_of_sources<'a>(
     config: &RunConfig,
     names: impl Iterator<Item = &'a str>,
@@ -90,21 +90,21 @@ pub(super) fn variables_of_sources<'a>(
     names.map(of).filter(|(_, shown)| !shown.is_empty()).collect()
 }
 
-/// What is other than it was asked for.
+/// Deviations from the settings that deserve a warning.
 fn warnings(config: &RunConfig, prepared: &Prepared, plan: &Plan) -> Vec<String> {
     let steps = config.train.total_steps(prepared.mixture.pairs().len());
     let shortfalls = prepared.report.shortfalls.iter();
-    let shortfalls = shortfalls.map(|shortfall| format!("a share is not filled: {shortfall}"));
+    let shortfalls = shortfalls.map(|shortfall| format!("a share is not reached: {shortfall}"));
     shortfalls.chain(unreached_peak(config, steps)).chain(plan.warning()).collect()
 }
 
-/// What a run that is shorter than its warm-up reaches.
+/// A warning for a run that is shorter than its warm-up.
 fn unreached_peak(config: &RunConfig, steps: usize) -> Option<String> {
     let train = &config.train;
     (steps < train.warmup_steps).then(|| {
         format!(
-            "the learning rate reaches {}, not its peak: the warm-up has {} steps and the run {steps} \
-             (train.warmup_steps)",
+            "the learning rate reaches {}, not its peak: the warm-up has {} steps, but the run only \
+             {steps} (train.warmup_steps)",
             rate_text(train.learning_rate_at(steps, steps)),
             train.warmup_steps,
         )
@@ -115,7 +115,7 @@ fn training_lines(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
     let train = &config.train;
     let steps = train.total_steps(prepared.mixture.pairs().len());
     let mut lines = vec![format!(
-        "training: {steps} optimizer steps of {} rows ({} x {}), at most {} tokens a row, peak learning \
+        "training: {steps} optimizer steps of {} rows ({} x {}), at most {} tokens per row, peak learning \
          rate {}",
         train.rows_per_step(),
         train.batch_size,
@@ -125,16 +125,16 @@ fn training_lines(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
     )];
     lines.extend(unreached_peak(config, steps));
     if !config.base.is_f32() {
-        lines.push(format!("frozen weights stored in {}", config.base.words()));
+        lines.push(format!("frozen weights are stored in {}", config.base.words()));
     }
     if config.precision == Precision::Bf16 {
         let slow = ["flex", "ndarray"].contains(&backend_name(config).as_str());
-        let slow = if slow { "; a CPU emulates it, which is slower than f32" } else { "" };
+        let slow = if slow { "; the CPU emulates bf16, which is slower than f32" } else { "" };
         lines.push(format!("computed in bf16, with trained weights and loss in f32{slow}"));
     }
     if let (Some(teacher), Some(part)) = (&config.teacher, &train.objective.distillation) {
         lines.push(format!(
-            "teacher: {}, weight {} beside the answers' {}, temperature {}",
+            "teacher: {}, loss weight {} (answers: {}), temperature {}",
             teacher.path,
             part.weight,
             1.0 - part.weight,
@@ -144,9 +144,9 @@ fn training_lines(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
     lines
 }
 
-/// A learning rate as people write it: `2e-3`, `1.25e-5`.
+/// A learning rate in short scientific notation: `2e-3`, `1.25e-5`.
 pub(super) fn rate_text(rate: f64) -> String {
-    // Three digits behind the point are more than anyone sets.
+    // Three decimals are enough for any rate that people set.
     let text = format!("{rate:.3e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'))

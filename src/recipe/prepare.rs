@@ -1,4 +1,4 @@
-//! From a configuration to the data of a run.
+//! Prepares the data of a run: reads, joins, encodes, splits, and mixes it.
 
 use super::choice::ChoiceScores;
 use super::config::RunConfig;
@@ -21,16 +21,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What training saw of one source, repetitions included.
+/// What training has seen of one source, including repetitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenOfSource {
     /// The source's name.
     pub name: String,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// Their tokens.
+    /// Tokens of these rows.
     pub tokens: u64,
-    /// Those that were trained.
+    /// Trained tokens of these rows.
     pub trained_tokens: u64,
 }
 
@@ -39,9 +39,9 @@ pub struct SeenOfSource {
 pub struct SourceAnswer {
     /// The source's name.
     pub source: String,
-    /// The id that the answer's record has in its file.
+    /// The id of the answer's record in its file.
     pub id: Option<String>,
-    /// Prompt, answer and end token.
+    /// Prompt, answer, and end token.
     pub row: Row,
 }
 
@@ -50,49 +50,49 @@ pub struct SourceAnswer {
 pub struct Prepared {
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
-    /// The layout of the problems that the student is asked.
+    /// The prompt layout of the questions that the student answers.
     pub template: Arc<dyn PromptTemplate>,
-    /// A name for that layout.
+    /// The name of this layout.
     pub template_name: String,
-    /// The same as the source of a chat template, to be saved with the student.
+    /// This layout as the source of a chat template, to be saved with the student.
     pub chat_template: String,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
     /// The model to fine-tune.
     pub base: Option<ModelFolder>,
-    /// The student's shape, with its vocabulary.
+    /// The student's shape, including the vocabulary size.
     pub model: DecoderConfig,
     /// The mixture to train on, in its first epoch.
     pub mixture: MixDistillation,
-    /// What was asked of the mixture and what came of it.
+    /// Requested and realized shares of the mixture.
     pub report: MixtureReport,
-    /// What became of every record.
+    /// What happened to every record.
     pub ledger: Ledger,
     /// Held-out rows of each source.
     pub held_out: Vec<HeldOut>,
     /// Held-out problems with reference answers.
     pub questions: Vec<Question>,
-    /// SHA-256 over the tokens to train on, to tell whether a resumed run has the same data.
+    /// SHA-256 of the training tokens, which tells whether a resumed run has the same data.
     pub fingerprint: String,
-    /// The same over the held-out rows.
+    /// SHA-256 of the held-out rows.
     pub held_out_fingerprint: String,
-    /// Tokens of the longest row to train on.
+    /// Length of the longest training row in tokens.
     pub longest: usize,
-    /// The untuned student's scores of the answers, where a choice has needed them.
+    /// The untuned student's scores of the answers, if the choice uses them.
     pub(super) scores: Option<ChoiceScores>,
-    /// What pilots have found, where the share of the mixture is theirs.
+    /// The proposal of the pilots, if they found the share.
     pub pilots: Option<Arc<ShareProposal>>,
-    /// What was read for each source that the settings name; a dataset of the hub with its commit.
+    /// What was read for each source; a data set on the hub includes its commit.
     pub(crate) names: Vec<PathBuf>,
     pub(super) encoded: Arc<Encoded>,
 }
 
 impl Prepared {
-    /// Reads, joins, encodes and mixes the data that a configuration names.
+    /// Reads, joins, encodes, and mixes the data of a configuration.
     ///
     /// # Errors
-    /// Whatever is wrong with the configuration, the files or the tokenizer, before any training;
-    /// [`Error::Several`] where it is more than one thing; [`Error::Stopped`].
+    /// Any problem with the configuration, the files, or the tokenizer; [`Error::Several`] if there is more
+    /// than one; [`Error::Stopped`].
     pub fn new(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         config.validate()?;
         let data = &config.data;
@@ -104,7 +104,7 @@ impl Prepared {
             Some(base) => base.answer_ends(&tokenizer, &**trained),
             None => vec![trained.end_token(&tokenizer)],
         };
-        // The built-in layout has a place for system texts where the data have any.
+        // The template of the built-in layout includes system texts only if the data have any.
         let systems =
             || sources.iter().any(|source| source.records().iter().any(|r| r.system.is_some()));
         let chat_template = source.unwrap_or_else(|| data.template.to_jinja(&tokenizer, systems()));
@@ -134,7 +134,7 @@ impl Prepared {
             None => (training, 0),
         };
         (ledger.training, ledger.not_taken) = (training.len(), not_taken);
-        // A choice by the student's scores is made below, when the rows to score are there.
+        // A choice by the student's scores follows below, since scoring needs the rows.
         let (unscored, needs_scores) = config.unscored();
         let mixture = mix(&unscored, Arc::new(training), Arc::new(encoded.lengths()), None)?;
         let evaluation = &config.evaluation;
@@ -167,7 +167,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// The configuration that names what was read: of a dataset on the hub the commit.
+    /// The configuration with the names of what was read: data sets on the hub with their commits.
     pub(crate) fn pinned(&self, config: &RunConfig) -> RunConfig {
         let mut config = config.clone();
         for (source, name) in config.data.sources.iter_mut().zip(&self.names) {
@@ -176,16 +176,16 @@ impl Prepared {
         config
     }
 
-    /// The same data in another mixture. Scores that its choice needs, and that are not there, are
-    /// computed in silence.
+    /// The same data in another mixture. Computes missing scores that its choice needs, without reporting
+    /// progress.
     ///
     /// # Errors
-    /// As [`MixDistillation::new`], and what scoring gives.
+    /// As [`MixDistillation::new`]; errors of scoring.
     pub fn with_mixture(&self, config: &RunConfig) -> Result<Self> {
         self.mixed(config, &Context::default())
     }
 
-    /// As [`Prepared::with_mixture`]; the context is told of the scoring.
+    /// As [`Prepared::with_mixture`], reporting the progress of scoring to a context.
     ///
     /// # Errors
     /// As [`Prepared::with_mixture`]; [`Error::Stopped`].
@@ -193,7 +193,7 @@ impl Prepared {
         self.mixed_by(config, ChoiceScores::needed(config, self, context)?)
     }
 
-    /// As [`Prepared::mixed`], with scores that are there already.
+    /// As [`Prepared::mixed`], with scores that are already computed.
     pub(super) fn mixed_by(
         &self,
         config: &RunConfig,
@@ -206,8 +206,7 @@ impl Prepared {
         Ok(Self { mixture, report, scores, ..self.clone() })
     }
 
-    /// The same data with so many of the problems to train on kept apart, which take the place of the
-    /// held-out ones.
+    /// The same data with `count` training problems set aside, which replace the held-out problems.
     pub(super) fn keeping_apart(
         &self,
         config: &RunConfig,
@@ -229,8 +228,8 @@ impl Prepared {
         })
     }
 
-    /// Makes a choice of a configuration before its scores are there, and shows what is wrong with it:
-    /// bounds are kept or not whatever the scores are, for which lengths stand.
+    /// Checks the choice of a configuration before its scores are computed. Whether its bounds can be met
+    /// does not depend on the scores, so lengths stand in for them.
     ///
     /// # Errors
     /// As [`MixDistillation::new`].
@@ -244,7 +243,7 @@ impl Prepared {
         mix(&config, pairs, Arc::new(self.encoded.lengths()), None).map(|_| ())
     }
 
-    /// How text goes into a student of this data and comes out of it.
+    /// The tokenizer, prompt layout, and end tokens for a student of this data.
     pub fn text_interface(&self) -> TextInterface<'_> {
         TextInterface {
             tokenizer: &self.tokenizer,
@@ -253,8 +252,8 @@ impl Prepared {
         }
     }
 
-    /// Every answer to the problems that are trained on, whether the mixture takes it or not, by
-    /// problem and source; rows have no number.
+    /// All answers to the training problems, including those that the mixture does not use, ordered by
+    /// problem and source. Rows have no number.
     pub fn all_answers(&self) -> Vec<SourceAnswer> {
         let pairs = self.mixture.pairs();
         let answer = |(_, source, record): (usize, usize, usize)| {
@@ -266,13 +265,13 @@ impl Prepared {
         self.answer_places().filter_map(answer).collect()
     }
 
-    /// The rows of all answers with their problems' numbers, by problem and source.
+    /// The rows of all answers with the numbers of their problems, ordered by problem and source.
     pub(super) fn rows_by_problem(&self) -> Vec<(usize, Row)> {
         let places = self.answer_places();
         places.filter_map(|(p, source, record)| Some((p, self.row_of(source, record)?))).collect()
     }
 
-    /// Problem, source and record of every answer to the problems that are trained on, by problem and source.
+    /// Problem, source, and record of every answer to the training problems, ordered by problem and source.
     pub(super) fn answer_places(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         let pairs = self.mixture.pairs();
         let width = pairs.sources().len();
@@ -282,10 +281,10 @@ impl Prepared {
         })
     }
 
-    /// The row of one source's answer to a problem that is trained on, if it has one; it has no number.
+    /// The row of a source's answer to a training problem, if it has one. The row has no number.
     ///
     /// # Panics
-    /// If either number is out of range.
+    /// If either index is out of range.
     pub fn answer(&self, problem: usize, source: usize) -> Option<Row> {
         self.row_of(source, self.mixture.pairs().record_index(problem, source)?)
     }
@@ -302,7 +301,7 @@ impl Prepared {
         })
     }
 
-    /// The rows that a run will see, each once, in training order.
+    /// The rows that a run trains on, each once, in training order.
     ///
     /// # Errors
     /// As [`RowStream::rows`].
@@ -328,7 +327,7 @@ impl Prepared {
         Ok(rows)
     }
 
-    /// What the first so many rows of training are, by source.
+    /// What the first `rows` rows of training contain, by source.
     pub fn seen(&self, rows: u64) -> Vec<SeenOfSource> {
         let sources = self.mixture.pairs().sources();
         let mut seen: Vec<SeenOfSource> = sources
@@ -353,7 +352,7 @@ impl Prepared {
         seen
     }
 
-    /// Trained tokens of the row of each problem, in the mixture's first epoch.
+    /// Trained tokens of each problem's row in the mixture's first epoch.
     pub(super) fn trained_by_problem(&self) -> Vec<u32> {
         let trained = |problem: usize| {
             let row = self.mixture.row(problem);
@@ -369,7 +368,7 @@ impl Prepared {
     }
 }
 
-/// The toy corpus as sources: to train on, and to test with.
+/// The toy corpus as sources: for training, and for testing if it has test problems.
 fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
     let data = &config.data;
     let corpus = ArithCorpus::generate(
@@ -382,7 +381,7 @@ fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
     (arith::sources(&corpus.train), test)
 }
 
-/// What a configuration names, read.
+/// The inputs that a configuration names, read.
 struct Inputs {
     base: Option<ModelFolder>,
     tokenizer: TextTokenizer,
@@ -394,7 +393,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    /// Reads all of it, what is cheap first; all that is wrong is told at once.
+    /// Reads all inputs, cheap ones first, and reports all problems at once.
     fn read(config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         let data = &config.data;
         let mut problems = Problems::default();
@@ -408,7 +407,7 @@ impl Inputs {
             Some(name) => problems.note(base_model(name, data.max_length, context)).map(Some),
         };
         let tokenizer = match &base {
-            // Without its model there is nothing to say of it.
+            // The base model could not be opened, so its tokenizer is unknown.
             None => None,
             Some(base) => problems.note(read_tokenizer(config, base.as_ref(), is_toy)),
         };
@@ -435,12 +434,12 @@ impl Inputs {
             (Some(base), Some(tokenizer), Some(layouts)) => {
                 Ok(Self { base, tokenizer, layouts, sources, names, test })
             }
-            _ => unreachable!("what is missing is among the problems"),
+            _ => unreachable!("a missing input is among the problems"),
         }
     }
 }
 
-/// The folder of the model to fine-tune, for rows of up to so many tokens.
+/// The folder of the model to fine-tune, for rows of up to `max_length` tokens.
 fn base_model(name: &str, max_length: usize, context: &Context<'_>) -> Result<ModelFolder> {
     let folder = ModelFolder::open(&model_folder(name, context)?)?;
     folder.for_length(max_length, context)?.for_training(context)
@@ -460,15 +459,14 @@ fn read_tokenizer(
         }
         (None, None) => Err(Error::config(
             "data.tokenizer",
-            "files need a tokenizer",
-            "Name the model to fine-tune in base_model, or for a student from random weights a \
-             tokenizer.json",
+            "data files need a tokenizer",
+            "Name the model to fine-tune in base_model, or a tokenizer.json for a student that starts \
+             from random weights",
         )),
     }
 }
 
-/// Reads the sources, each with the name of what was read. Where something is wrong already, nothing is
-/// fetched.
+/// Reads the sources, each with the name of what was read. Downloads nothing if there are problems already.
 fn read_sources(
     config: &RunConfig,
     problems: &mut Problems,
@@ -497,7 +495,7 @@ fn read_sources(
     Ok(read)
 }
 
-/// The student's shape, with a place for every token and every row.
+/// The student's shape, checked against the tokenizer and the length limit.
 fn student_shape(
     config: &RunConfig,
     base: Option<&ModelFolder>,
@@ -513,7 +511,7 @@ fn student_shape(
         return Err(Error::config(
             "model.vocab_size",
             format!("it is {}, but the tokenizer has {needed} tokens", model.vocab_size),
-            "Leave it out, or use the model's own tokenizer",
+            "Remove it, or use the model's own tokenizer",
         ));
     }
     if base.is_none() {
@@ -523,7 +521,7 @@ fn student_shape(
         let positions = model.context();
         return Err(Error::config(
             "data.max_length",
-            format!("it is {max_length}, but the model is made for {positions} tokens"),
+            format!("it is {max_length}, but the model supports {positions} tokens"),
             "Lower it",
         ));
     }
@@ -531,7 +529,7 @@ fn student_shape(
     Ok(model)
 }
 
-/// Problems to train on, and held-out ones.
+/// Splits the problems into training and held-out problems.
 fn divide(config: &RunConfig, pairs: &Pairs, ledger: &mut Ledger) -> Result<(Pairs, Pairs)> {
     let hold_out = config.data.hold_out;
     let (training, held) = match config.data.seed {
@@ -542,7 +540,8 @@ fn divide(config: &RunConfig, pairs: &Pairs, ledger: &mut Ledger) -> Result<(Pai
         }
     };
     if training.is_empty() {
-        let what = format!("it leaves none of {} problems to train on", pairs.len());
+        let what =
+            format!("all {} problems are held out, so none is left to train on", pairs.len());
         return Err(Error::config("data.hold_out", what, "Lower it"));
     }
     ledger.held_out = held.len();

@@ -1,4 +1,4 @@
-//! Rows as they will be trained, to look at before any training.
+//! A preview of rows as they will be trained.
 
 use super::config::RunConfig;
 use super::directory::RunMode;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A part of a row's text, with the names of special tokens in it.
+/// A part of a row's text, including the names of special tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PreviewPart {
     /// The text.
@@ -23,13 +23,13 @@ pub struct PreviewPart {
 /// A row as it will be trained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PreviewRow {
-    /// Source and place.
+    /// Source and position of the row.
     pub label: String,
-    /// All of its tokens.
+    /// Number of tokens.
     pub tokens: usize,
-    /// Those that are trained.
+    /// Number of trained tokens.
     pub trained_tokens: usize,
-    /// Its text.
+    /// The text of the row.
     pub parts: Vec<PreviewPart>,
 }
 
@@ -38,11 +38,11 @@ pub struct PreviewRow {
 pub struct PreviewSource {
     /// The source's name.
     pub name: String,
-    /// Variables that the chat template is given for it.
+    /// Chat template variables for the source.
     pub template_variables: BTreeMap<String, serde_json::Value>,
-    /// Its answers to the problems that are trained on, whether the mixture takes them or not.
+    /// Number of its answers to the training problems, including those that the mixture does not use.
     pub answers: usize,
-    /// The first of them.
+    /// The first of these answers, as rows.
     pub rows: Vec<PreviewRow>,
 }
 
@@ -51,23 +51,22 @@ pub struct PreviewSource {
 pub struct Preview {
     /// The layout of prompts and answers.
     pub template: String,
-    /// The sources, in their order.
+    /// The sources, in order.
     pub sources: Vec<PreviewSource>,
-    /// The prompt of the first held-out problem that is answered, where there is any; all that follows
-    /// it the model writes.
+    /// The prompt of the first held-out question, if there is one. The model continues it.
     pub question: Option<PreviewRow>,
 }
 
 impl Preview {
-    /// Reads and lays out the data of a run, and shows the first `rows` rows of each source. No weights
-    /// are read, and nothing is written.
+    /// Reads the data of a run and shows the first `rows` rows of each source. Reads no weights and writes
+    /// nothing.
     ///
     /// # Errors
     /// As [`Prepared::new`].
     pub fn new(config: &RunConfig, rows: usize, context: &Context<'_>) -> Result<Self> {
         let config = &dated(config, RunMode::New);
         tell_unknown(config, context)?;
-        // What is shown is the same whichever answers a choice takes.
+        // The preview does not depend on the choice of answers.
         let prepared = Prepared::new(&config.unscored().0, context)?;
         let mut left_out = prepared.ledger.sources.iter().filter_map(SourceLedger::left_out_line);
         left_out.try_for_each(|line| context.notice(line))?;
@@ -103,9 +102,9 @@ impl Preview {
     }
 }
 
-/// The text of a row, divided where what is trained begins and ends.
+/// The text of a row, split at the boundaries of the trained parts.
 fn parts(tokenizer: &TextTokenizer, row: &Example<'_>) -> Vec<PreviewPart> {
-    // A token that cannot be decoded stands there as what it is.
+    // Tokens that cannot be decoded become the replacement character.
     let text = |tokens: &[u32]| {
         tokenizer.decode_all(tokens).unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string())
     };
@@ -114,7 +113,7 @@ fn parts(tokenizer: &TextTokenizer, row: &Example<'_>) -> Vec<PreviewPart> {
     let (mut start, mut before, mut trained, mut parts) = (0, String::new(), false, vec![]);
     for end in ends {
         let so_far = text(&row.tokens[..end]);
-        // Some tokenizers take the space at the beginning of a text away.
+        // Some tokenizers strip the space at the start of a text, so parts are cut from the whole text.
         let part = match so_far.strip_prefix(&before) {
             Some(part) => part.to_owned(),
             None => text(&row.tokens[start..end]),

@@ -1,8 +1,8 @@
-//! A run on several ranks: the leader does what [`run`](super::run) does, the others follow it.
+//! A run on several ranks: the leader does what [`run`](super::run) does, and the others follow it.
 //!
-//! The leader alone reads and writes the run directory, finds the share where pilots do, and scores answers
-//! where a choice needs it; then it tells the others its settings with what it has found. All ranks read the
-//! data, hold them against each other, and train.
+//! Only the leader reads and writes the run directory, runs pilots, and scores answers for a choice. Then it
+//! sends the resulting settings to the others. All ranks read the data, check that they have the same, and
+//! train.
 
 use super::choice::ChoiceScores;
 use super::config::RunConfig;
@@ -23,19 +23,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// What the leader tells the others before a training.
+/// The message that the leader sends to the others before training.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Start {
-    /// The run was finished before.
+    /// The run was finished earlier.
     Finished,
-    /// It was stopped before it began.
+    /// The run was stopped before it started.
     Stopped,
     Train {
-        /// The settings, with what was found for them.
+        /// The settings, including a share that pilots found.
         config: String,
-        /// Whether it goes on from a checkpoint.
+        /// Whether the run continues from a checkpoint.
         resumes: bool,
-        /// The scores that a choice is made by.
+        /// The scores for a choice of answers.
         scores: Option<Vec<RowScores>>,
     },
 }
@@ -47,7 +47,7 @@ impl Start {
     }
 }
 
-/// Tells the others how the run begins; without others nothing is made.
+/// Sends the start message to the other ranks, if there are any.
 pub(super) fn tell_followers(ranks: &Ranks, start: impl FnOnce() -> Result<Start>) -> Result<()> {
     if ranks.is_solo() {
         return Ok(());
@@ -55,28 +55,28 @@ pub(super) fn tell_followers(ranks: &Ranks, start: impl FnOnce() -> Result<Start
     ranks.told_by_leader(Topic::Start, || to_json(&start()?), true).map(|_| ())
 }
 
-/// What is to be said where some ranks have nothing to compute.
+/// A notice if some ranks have nothing to compute.
 pub(super) fn idle(config: &RunConfig, ranks: usize) -> Option<String> {
     let train = &config.train;
-    // A budget of tokens makes micro-batches as the rows of each step allow.
+    // With a budget of tokens, a step has at most one micro-batch per row.
     let most =
         if train.tokens_per_batch.is_some() { train.rows_per_step() } else { train.accumulate };
     (most < ranks).then(|| {
         format!(
-            "a step has at most {most} micro-batches, so that {} of {ranks} ranks compute nothing; raise \
-             train.accumulate, and lower train.batch_size for the same step",
+            "a step has at most {most} micro-batches, so {} of {ranks} ranks compute nothing; raise \
+             train.accumulate, and lower train.batch_size to keep the size of a step",
             ranks - most
         )
     })
 }
 
-/// Runs a configuration as one of several ranks, each of which makes this call with the same settings and
-/// data. The leader alone has a summary, tells the context, and uses the run directory; a stop that any
-/// rank is asked for stops all of them after the step.
+/// Runs a configuration as one of several ranks. Every rank makes this call with the same settings and data.
+/// Only the leader returns a summary, reports to its context, and uses the run directory. A stop request on
+/// any rank stops all of them after the current step.
 ///
 /// # Errors
-/// As [`run`](super::run); [`Error::Ranks`] where a rank has failed or has other settings or data. The
-/// others have been told.
+/// As [`run`](super::run); [`Error::Ranks`] if a rank has failed or has other settings or data. An error on
+/// one rank is reported to the others.
 pub fn run_on_ranks(
     config: &RunConfig,
     mode: RunMode,
@@ -87,7 +87,7 @@ pub fn run_on_ranks(
         ranks.same("program or settings", &asked_for(config, mode))?;
         match ranks.is_leader() {
             true => match lead(config, mode, ranks, context) {
-                // What ranks do together is never stopped so: it has not begun.
+                // A stop is an error only before collective work starts; the others wait for this message.
                 Err(stopped @ Error::Stopped { .. }) => {
                     tell_followers(ranks, || Ok(Start::Stopped))?;
                     Err(stopped)
@@ -104,8 +104,8 @@ pub fn run_on_ranks(
     })
 }
 
-/// Runs a configuration on so many ranks of this process, one thread and one device each. All of them share
-/// the processor; of a GPU backend the first has the first device, and so on.
+/// Runs a configuration on `count` ranks in this process, with one thread and one device each. On a CPU, all
+/// ranks share its cores. With a GPU backend, each rank has a GPU of its own, in order.
 ///
 /// # Errors
 /// As [`run_on_ranks`].
@@ -127,25 +127,25 @@ pub fn run_on_threads(
         };
         let followers: Vec<_> = all.enumerate().map(follower).collect();
         let led = run_on_ranks(config, mode, &leader, context);
-        // Nobody waits for one that has ended.
+        // Dropped so that no follower waits for a leader that has ended.
         drop(leader);
         for follower in followers {
-            // What went wrong there, a panic too, was told to the leader.
+            // Failures, panics included, have been reported to the leader.
             let _ = follower.join();
         }
         led
     });
     let nobody = || Error::Ranks {
-        what: "no rank has led".into(),
-        hint: "This is a defect; please report it".into(),
+        what: "the leader returned no summary".into(),
+        hint: "This is a bug; please report it".into(),
     };
     led?.ok_or_else(nobody)
 }
 
-/// What all ranks must have been started with.
+/// What must be the same on all ranks at the start.
 fn asked_for(config: &RunConfig, mode: RunMode) -> serde_json::Value {
     let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
-    // Devices of one kind are told apart by their number.
+    // Ranks may use devices of the same kind with different numbers.
     let backend = config.backend.split(':').next().unwrap_or_default();
     config.backend = device::resolved(backend).to_owned();
     serde_json::json!({
@@ -155,20 +155,20 @@ fn asked_for(config: &RunConfig, mode: RunMode) -> serde_json::Value {
     })
 }
 
-/// What every rank but the leader does.
+/// The part of every rank except the leader.
 fn follow(asked_for: &RunConfig, ranks: &Ranks, stop: &StopFlag) -> Result<()> {
     let message = ranks.told_by_leader(Topic::Start, || Ok(vec![]), true)?;
     let (config, resumes, scores) = match from_json(&message, 0)? {
         Start::Train { config, resumes, scores } => (config, resumes, scores),
         Start::Finished => return Ok(()),
-        Start::Stopped => return Err(Error::stopped("rank 0 was asked to stop")),
+        Start::Stopped => return Err(Error::stopped("rank 0 received a stop request")),
     };
     let mut config = RunConfig::from_toml(&config)?;
     config.backend.clone_from(&asked_for.backend);
     let (config, nobody) = (&config, Context::new((), stop));
     let device = device::by_name(&config.backend)?;
     let prepared = &data(config, scores)?;
-    // What ranks do together is not stopped on one of them.
+    // A stop on one rank must not interrupt collective work.
     let together = nobody.without_stop();
     let ready = ready(config, prepared, &device, ranks, &together)?;
     let ReadyToTrain { mut learner, teacher, settings, .. } = ready;
@@ -201,7 +201,7 @@ fn follow(asked_for: &RunConfig, ranks: &Ranks, stop: &StopFlag) -> Result<()> {
     Ok(())
 }
 
-/// The data of a run whose share and scores are known.
+/// The data of a run, given its final settings and the scores of its answers.
 fn data(config: &RunConfig, scores: Option<Vec<RowScores>>) -> Result<Prepared> {
     let (unscored, _) = config.unscored();
     let prepared = Prepared::new(&unscored, &Context::default())?;
@@ -210,7 +210,10 @@ fn data(config: &RunConfig, scores: Option<Vec<RowScores>>) -> Result<Prepared> 
             let places = prepared.answer_places().count();
             if places != rows.len() {
                 return Err(Error::Ranks {
-                    what: format!("rank 0 has scores of {} answers, not {places}", rows.len()),
+                    what: format!(
+                        "rank 0 has scores of {} answers, this rank {places}",
+                        rows.len()
+                    ),
                     hint: "Start all ranks with the same data".into(),
                 });
             }

@@ -1,4 +1,4 @@
-//! One run from its configuration to its summary.
+//! One run, from its configuration to its summary.
 
 use super::choice::{keep_choice, scored};
 use super::config::RunConfig;
@@ -27,19 +27,17 @@ use std::time::Instant;
 
 /// Runs a configuration: reads and mixes the data, trains, grades, and fills the run directory.
 ///
-/// The context is told what a person would want to know. After a stop the summary has
-/// `outcome.stopped` set, and neither `after` nor a model folder. Resuming a run that is finished
-/// gives its summary back.
+/// Progress is reported to the context. After a stop, the summary has `outcome.stopped` set, and there is
+/// neither `after` nor a model folder. Resuming a finished run returns its summary.
 ///
 /// # Errors
-/// Whatever is wrong with configuration, files or directory, before any training and before
-/// anything is made or replaced; [`Error::Stopped`] where a stop came before training; later, what
-/// training gives.
+/// Any problem with the configuration, the files, or the directory, before anything is created or replaced;
+/// [`Error::Stopped`] if a stop was requested before training; errors of training.
 pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<Summary> {
     run_with_data(config, mode, context).map(|(summary, _)| summary)
 }
 
-/// As [`run`], and gives the data back, too.
+/// As [`run`], and also returns the data.
 ///
 /// # Errors
 /// As [`run`].
@@ -51,7 +49,7 @@ pub(crate) fn run_with_data(
     lead(config, mode, &Ranks::default(), context)
 }
 
-/// As [`run_with_data`], with other ranks, which [`follow`](super::ranks::follow).
+/// As [`run_with_data`], as the leader of other ranks, which [`follow`](super::ranks::follow).
 pub(super) fn lead(
     config: &RunConfig,
     mode: RunMode,
@@ -79,7 +77,7 @@ pub(super) fn lead(
     Ok((summary, prepared))
 }
 
-/// As [`run`], with data that is there already.
+/// As [`run`], with prepared data.
 ///
 /// # Errors
 /// As [`run`].
@@ -107,8 +105,8 @@ pub(super) fn run_alone(
     run_prepared(config, device, directory, prepared, mode, &Ranks::default(), context)
 }
 
-/// The configuration with the date that chat templates see and the commits of datasets: those of the
-/// run's start, also when it is resumed on another day.
+/// The configuration with the date that chat templates see and the commits of data sets. A resumed run keeps
+/// those of its start.
 pub(super) fn dated(config: &RunConfig, mode: RunMode) -> RunConfig {
     let mut config = config.clone();
     if mode.resumes()
@@ -131,7 +129,7 @@ pub(super) fn dated(config: &RunConfig, mode: RunMode) -> RunConfig {
     config
 }
 
-/// As [`run`], with data that is there already.
+/// As [`run_on`], with an open directory and device.
 fn run_prepared(
     config: &RunConfig,
     device: &Device,
@@ -150,7 +148,7 @@ fn run_prepared(
         tell_accuracy(context, Moment::After, summary.after.as_ref())?;
         return Ok(summary);
     }
-    // Before the weights to train are read, which may be what does not fit.
+    // Before the weights are read, since they may not fit into memory.
     tell_overview(config, &prepared, context)?;
     let resumes = mode.resumes() && newest_checkpoint(directory)?;
     if let Some(idle) = idle(config, ranks.count()) {
@@ -175,7 +173,7 @@ fn newest_checkpoint(directory: &RunDirectory) -> Result<bool> {
     Ok(store.newest_path()?.is_some())
 }
 
-/// What a training begins with.
+/// Everything that training starts with.
 pub(super) struct ReadyToTrain {
     pub learner: Learner<DecoderLm>,
     pub teacher: Option<Box<dyn LogitTeacher>>,
@@ -184,7 +182,7 @@ pub(super) struct ReadyToTrain {
     pub parameters: Parameters,
 }
 
-/// The student and its teacher, ready to be trained; all ranks must have the same ones.
+/// Loads the student and its teacher, and checks that they are the same on all ranks.
 pub(super) fn ready(
     config: &RunConfig,
     prepared: &Prepared,
@@ -193,7 +191,7 @@ pub(super) fn ready(
     context: &Context<'_>,
 ) -> Result<ReadyToTrain> {
     let model = student(config, prepared, &device.clone().autodiff(), context)?;
-    // Random weights and those of adapters are to be the same on all ranks.
+    // Random weights, adapters included, must be the same on all ranks.
     let needed = prepared.base.is_some() || !ranks.is_solo();
     let weights = if needed { Some(model.fingerprint()?) } else { None };
     let base = weights.clone().filter(|_| prepared.base.is_some());
@@ -208,7 +206,7 @@ pub(super) fn ready(
         "questions": prepared.questions.len(),
         "weights": weights,
     });
-    // Others begin to read where the leader has done so.
+    // Other ranks start reading only after the leader has finished.
     ranks.unhurried().same("data or models", &same)?;
     let mut train = config.train.clone();
     train.objective.noise_seed = config.seed;
@@ -216,13 +214,13 @@ pub(super) fn ready(
     Ok(ReadyToTrain { learner, teacher, settings, parameters })
 }
 
-/// Tells a grade where there is one.
+/// Emits an accuracy if there is one.
 fn tell_accuracy(context: &Context<'_>, moment: Moment, accuracy: Option<&Accuracy>) -> Result<()> {
     let Some(accuracy) = accuracy else { return Ok(()) };
     context.emit(&Event::Accuracy { moment, accuracy })
 }
 
-/// What one run works with.
+/// The state of one run.
 struct Run<'a, 'c> {
     config: &'a RunConfig,
     directory: &'a RunDirectory,
@@ -230,13 +228,13 @@ struct Run<'a, 'c> {
     store: CheckpointStore,
     parameters: Parameters,
     mode: RunMode,
-    /// Whether it goes on from a checkpoint.
+    /// Whether the run continues from a checkpoint.
     resumes: bool,
     ranks: &'a Ranks,
     context: &'a Context<'c>,
 }
 
-/// The rows of a training, with its teacher.
+/// The training rows, with the teacher's logits if there is a teacher.
 pub(super) fn training_rows<'r>(
     prepared: &Prepared,
     teacher: Option<Box<dyn LogitTeacher + 'r>>,
@@ -252,7 +250,7 @@ pub(super) fn training_rows<'r>(
 }
 
 impl Run<'_, '_> {
-    /// Trains from where an earlier process came to, grades, and writes the results.
+    /// Trains from the start or from a checkpoint, grades, and writes the results.
     fn train(
         &self,
         mut learner: Learner<DecoderLm>,
@@ -267,7 +265,7 @@ impl Run<'_, '_> {
         };
         let mut observers = self.observers(metrics_file, &learner)?;
         let before = self.graded_before(&learner, resumes, &mut observers)?;
-        // What several ranks do together is not stopped on one of them.
+        // A stop on one rank must not interrupt collective work.
         let never = StopFlag::default();
         let stop = if ranks.is_solo() { context.stop_flag() } else { &never };
         let watching = Context::new(context, stop);
@@ -294,7 +292,7 @@ impl Run<'_, '_> {
                     tell_accuracy(context, Moment::After, after.as_ref())?;
                     samples = answers.into_iter().take(config.evaluation.samples).collect();
                 }
-                // They are asked anew when the run goes on from its last checkpoint.
+                // The resumed run asks all questions again.
                 Err(Error::Stopped { .. }) => outcome.stopped = true,
                 Err(error) => return Err(error),
             }
@@ -315,23 +313,22 @@ impl Run<'_, '_> {
         Ok(summary)
     }
 
-    /// Takes up the newest checkpoint.
+    /// Continues from the newest checkpoint.
     fn resume(&self, learner: &mut Learner<DecoderLm>) -> Result<MetricsFile<'_>> {
         let directory = self.directory;
         let (path, skipped) = learner.resume(&self.store)?;
         self.context.emit(&Event::Resuming { path: &path, skipped: &skipped })?;
-        // What may change, such as how often checkpoints are made, has changed from now on; an earlier
-        // summary is none of this run's any more.
+        // Settings that may change, such as `checkpoint_every`, take effect now. An earlier summary is
+        // outdated.
         directory.remove("summary.json")?;
         self.write_beginning()?;
         MetricsFile::resume(&directory.path("metrics.jsonl"), reached(learner))
     }
 
-    /// Begins at the first step.
+    /// Starts at the first step.
     fn begin(&self) -> Result<MetricsFile<'_>> {
         let directory = self.directory;
-        // A run that was stopped before its first checkpoint starts anew; anything more is not
-        // thrown away.
+        // A run that stopped before its first checkpoint starts over. Results are never thrown away.
         let results = ["summary.json", "compare.json", "model", "adapter"];
         if self.mode.resumes()
             && let Some(name) = results.iter().find(|name| directory.path(name).exists())
@@ -339,7 +336,7 @@ impl Run<'_, '_> {
             return Err(Error::RunDirectory {
                 path: self.config.out.clone(),
                 what: format!("it has no checkpoint to resume from, but it has {name}"),
-                hint: "Resume a comparison as a comparison, or start anew over it".into(),
+                hint: "Resume a comparison with `compare`, or overwrite it".into(),
             });
         }
         directory.clear()?;
@@ -350,7 +347,7 @@ impl Run<'_, '_> {
         MetricsFile::create(&directory.path("metrics.jsonl"))
     }
 
-    /// The files that are there from the beginning.
+    /// Writes the files that exist from the start.
     fn write_beginning(&self) -> Result<()> {
         self.directory.write("config.toml", &self.config.to_toml()?)?;
         self.directory.write_json("ledger.json", &self.prepared.ledger)?;
@@ -375,7 +372,7 @@ impl Run<'_, '_> {
         ])
     }
 
-    /// The grade before training: that of an earlier process where the run goes on.
+    /// The accuracy before training: measured now, or by the process that started the run.
     fn graded_before(
         &self,
         learner: &Learner<DecoderLm>,
@@ -386,7 +383,7 @@ impl Run<'_, '_> {
         let answers = if resumes {
             let answers = read_answers(directory, "before.jsonl", config.evaluation.kind)?;
             let asked = answers.iter().map(|answer| &answer.problem);
-            // Answers to other questions cannot be compared with those after training.
+            // Answers to other questions are not comparable with those after training.
             let same = asked.eq(prepared.questions.iter().map(|question| &question.problem));
             if same { answers } else { vec![] }
         } else {
@@ -408,17 +405,17 @@ impl Run<'_, '_> {
     }
 }
 
-/// A stop before the first step.
+/// The error for a stop before the first step.
 fn nothing_kept(error: Error) -> Error {
     match error {
         Error::Stopped { .. } => {
-            Error::stopped("training had not begun; resuming the run starts it anew")
+            Error::stopped("training has not started yet; resuming the run starts it over")
         }
         error => error,
     }
 }
 
-/// How far a learner has come.
+/// Where a learner is.
 fn reached(learner: &Learner<DecoderLm>) -> ResumePoint {
     ResumePoint { step: learner.step(), evaluation_due: learner.evaluation_due() }
 }
@@ -431,23 +428,23 @@ fn settings(
     teacher: Option<&serde_json::Value>,
 ) -> serde_json::Value {
     let mut train = config.train.clone();
-    // These change what is seen and kept, not the training.
+    // These change what is reported and kept, not the weights.
     (train.checkpoint_every, train.keep_checkpoints) = (0, 1);
-    // Where they decide when training ends or which weights are kept, held-out losses belong to it.
+    // Evaluations matter if they decide when training ends or which weights are kept.
     let selects = train.early_stopping > 0 || train.keep_best;
     if !selects {
         train.evaluate_every = 0;
     }
     let mut train = serde_json::json!(train);
     if let Some(train) = train.as_object_mut() {
-        // As checkpoints of earlier versions have them.
+        // Checkpoints of earlier versions lack these keys.
         if config.train.moments == MomentType::F32 {
             train.remove("moments");
         }
         if config.train.lanes == 1 {
             train.remove("lanes");
         }
-        // It changes no bit.
+        // It does not change any result.
         train.remove("shard_optimizer");
     }
     let asked_with = &config.evaluation.template_variables;
@@ -469,7 +466,7 @@ fn settings(
     })
 }
 
-/// Of a run that is a part of other work, what that work tells: not what all its runs have in common.
+/// Filters the events of a run that is part of other work: drops those that would repeat for each run.
 pub(crate) struct PartEvents<'a, 'c>(pub &'a Context<'c>);
 
 impl Observer for PartEvents<'_, '_> {

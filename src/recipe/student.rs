@@ -1,4 +1,4 @@
-//! The student of a run: read or made, counted, and written at the end.
+//! The student of a run: loaded or initialized at the start, and saved at the end.
 
 use super::card::model_card;
 use super::config::RunConfig;
@@ -15,7 +15,7 @@ use std::path::Path;
 /// The student before training.
 ///
 /// # Errors
-/// What reading its folder gives.
+/// Errors of reading the base model.
 pub(crate) fn student(
     config: &RunConfig,
     prepared: &Prepared,
@@ -34,7 +34,7 @@ pub(crate) fn student(
     }
 }
 
-/// A model's name as it leads to the model from anywhere on this machine: a relative path, whole.
+/// A model's name that works from any working directory: relative paths become absolute.
 fn named_from_anywhere(name: &str) -> String {
     let path = Path::new(name);
     match std::path::absolute(path) {
@@ -43,7 +43,7 @@ fn named_from_anywhere(name: &str) -> String {
     }
 }
 
-/// Writes the student, or its adapters, with a model card.
+/// Saves the student or its adapters, with a model card.
 pub(super) fn save(
     config: &RunConfig,
     prepared: &Prepared,
@@ -55,7 +55,7 @@ pub(super) fn save(
         remove_folder(&directory.path(name))?;
     }
     let card = model_card(summary, &prepared.template_name);
-    // The base's own template stays where the base has it.
+    // If the template is unchanged, the base's template files are kept as they are.
     let own = match &prepared.base {
         Some(base) => base.chat_template()?.map(|template| template.source().to_owned()),
         None => None,

@@ -1,4 +1,4 @@
-//! The figures of a run, from what it has written and measured.
+//! The summary of a run, from its metrics and measurements.
 
 use super::config::{RunConfig, stored};
 use super::pilots::ShareProposal;
@@ -15,65 +15,64 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Instant;
 
-/// Every figure of a run.
+/// All figures of a run, as in `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The settings.
     #[serde(deserialize_with = "stored")]
     pub config: RunConfig,
-    /// The backend that was used.
+    /// The backend.
     pub backend: String,
-    /// Parameters of the student, adapters included.
+    /// Number of parameters of the student, including adapters.
     pub parameters: usize,
-    /// Those that are trained.
+    /// Number of trained parameters.
     pub trained_parameters: usize,
-    /// Tokens in its vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// SHA-256 of the tokens to train on.
+    /// SHA-256 of the training tokens.
     pub data: String,
-    /// What became of every record.
+    /// What happened to every record.
     pub ledger: Ledger,
-    /// The mixture, in its first epoch.
+    /// The mixture in its first epoch.
     pub mixture: MixtureReport,
-    /// What pilots have found, where the share of the mixture is theirs.
+    /// The proposal of the pilots, if they found the share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pilots: Option<ShareProposal>,
-    /// Answers to held-out problems before training.
+    /// Grades of the answers to held-out problems before training.
     pub before: Option<Accuracy>,
-    /// Answers to held-out problems after training.
+    /// Grades of the answers to held-out problems after training.
     pub after: Option<Accuracy>,
-    /// Mean training loss of the first steps, ten at most.
+    /// Mean training loss of the first steps, up to ten.
     pub first_loss: f64,
-    /// Mean training loss of the last steps, ten at most.
+    /// Mean training loss of the last steps, up to ten.
     pub last_loss: f64,
-    /// Input tokens of all steps, padding left out.
+    /// Input tokens of all steps, without padding.
     pub tokens: u64,
     /// Trained tokens of all steps.
     pub trained_tokens: u64,
-    /// Padding of all steps, in positions.
+    /// Padding positions of all steps.
     pub padding: u64,
-    /// What training saw of each source; empty in summaries of earlier versions.
+    /// What training has seen of each source. Empty in summaries of earlier versions.
     #[serde(default)]
     pub seen: Vec<SeenOfSource>,
-    /// Wall time of all steps.
+    /// Wall time of all steps in seconds.
     pub training_seconds: f64,
-    /// Input tokens a second of the steps' time.
+    /// Input tokens per second of the steps' wall time.
     pub tokens_per_second: f64,
     /// Held-out losses before training and at each evaluation.
     pub evaluations: Vec<EvaluationReport>,
-    /// How training ended in the last process that worked on the run.
+    /// How training ended in the last process of the run.
     pub outcome: Outcome,
     /// The first answers to held-out problems after training.
     pub samples: Vec<Answer>,
-    /// Most memory that the last process had, in MiB, where the system tells (Linux); memory of a
-    /// GPU is not in it.
+    /// Peak memory of the last process in MiB, without GPU memory. Known on Linux only.
     pub peak_memory_mib: Option<f64>,
-    /// Wall time of everything in the last process.
+    /// Total wall time of the last process in seconds.
     pub seconds: f64,
 }
 
 impl Summary {
-    /// The evaluation of the weights that the run ended with.
+    /// The evaluation of the final weights: the last one, or that of the best step with `train.keep_best`.
     pub fn final_evaluation(&self) -> Option<&EvaluationReport> {
         let best = self.outcome.best.filter(|_| self.config.train.keep_best);
         let of_best = |best: BestStep| self.evaluations.iter().find(|e| e.step == best.step);
@@ -81,7 +80,7 @@ impl Summary {
     }
 }
 
-/// How many parameters a student has, and how many of them are trained.
+/// The number of a student's parameters, and of those that are trained.
 #[derive(Clone, Copy)]
 pub(super) struct Parameters {
     pub all: usize,
@@ -98,7 +97,7 @@ impl Parameters {
     }
 }
 
-/// What a run has found out by itself, beside its metrics.
+/// Measurements of a run that are not in its metrics file.
 pub(super) struct Measured {
     pub before: Option<Accuracy>,
     pub after: Option<Accuracy>,
@@ -109,7 +108,7 @@ pub(super) struct Measured {
 }
 
 impl Summary {
-    /// The summary of a run whose metrics are in a file.
+    /// The summary of a run, given its metrics file.
     ///
     /// # Errors
     /// As [`read_metrics`].
@@ -131,7 +130,7 @@ impl Summary {
         let mean_loss = |part: &[StepReport]| {
             part.iter().map(|step| step.loss).sum::<f64>() / part.len().max(1) as f64
         };
-        // The two ends do not overlap.
+        // The first and last steps must not overlap.
         let edge = (steps.len() / 2).clamp(1, 10).min(steps.len());
         let sum =
             |part: fn(&StepReport) -> usize| steps.iter().map(|s| part(s) as u64).sum::<u64>();
@@ -166,7 +165,7 @@ impl Summary {
     }
 }
 
-/// The backend's name, `auto` resolved.
+/// The name of the backend, with `auto` resolved.
 pub(super) fn backend_name(config: &RunConfig) -> String {
     device::resolved(&config.backend).to_owned()
 }

@@ -1,4 +1,4 @@
-//! The teacher of a run, whose likely tokens the student learns beside the answers.
+//! The teacher of a run, whose logits the student learns in addition to the answers.
 
 use super::config::{LogitTeacherConfig, RunConfig};
 use super::directory::RunDirectory;
@@ -13,11 +13,11 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// The configured teacher, and what must be the same when the run is resumed. Whatever does not fit
-/// shows here, before anything is replaced.
+/// Opens the configured teacher. Also returns its identity, which must be the same when the run is resumed.
+/// All checks happen here, before anything is replaced.
 ///
 /// # Errors
-/// [`Error::Config`] where it does not fit the student or the settings; what opening it gives.
+/// [`Error::Config`] if it does not fit the student or the settings; errors of opening it.
 pub(super) fn teacher(
     config: &RunConfig,
     prepared: &Prepared,
@@ -37,53 +37,59 @@ pub(super) fn teacher(
         if header.vocabulary > known {
             return Err(Error::config(
                 "teacher.path",
-                format!("{path} is of {} tokens, and the student knows {known}", header.vocabulary),
-                "Write the folder anew for this student",
+                format!(
+                    "{path} has a vocabulary of {} tokens, but the student has {known}",
+                    header.vocabulary
+                ),
+                "Write the logits again for this student",
             ));
         }
         if header.temperature != temperature {
             return Err(Error::config(
                 "train.objective.distillation.temperature",
-                format!("it is {temperature}, but {path} was made at {}", header.temperature),
-                "Take the file's, or write the file anew",
+                format!("it is {temperature}, but {path} has temperature {}", header.temperature),
+                "Use the temperature of the folder, or write the logits again",
             ));
         }
-        // Found missing here, and not in the middle of the night.
+        // Missing rows are an error now rather than hours into training.
         let rows = prepared.used_rows(config)?;
         let missing: Vec<&Row> = rows.iter().filter(|row| !logits.holds(row)).collect();
         if let Some(first) = missing.first() {
             return Err(Error::Model {
                 path: path.into(),
                 what: format!(
-                    "it has nothing for {} of the run's {} rows, the first of them {}",
+                    "it lacks {} of the run's {} rows, such as {}",
                     missing.len(),
                     rows.len(),
                     first.label
                 ),
-                hint: "Write logits with the settings of this run, or for every answer".into(),
+                hint: "Write the logits with the settings of this run, or of all answers \
+                       (`mixdistill logits --all`)"
+                    .into(),
             });
         }
         let identity = header.identity();
         return Ok(Some((Box::new(logits), identity)));
     }
     let vocabulary = prepared.tokenizer.vocabulary_size();
-    // Found wrong here, and not at the first step.
+    // Checks the numbers now rather than at the first step.
     TeacherLogitsHeader::new(path, "", vocabulary, *top_k, temperature)?;
     let model = load_teacher(path, prepared, device, context)?;
     let identity = json!({ "fingerprint": model.fingerprint()?, "top_k": top_k });
     Ok(Some((Box::new(ModelTeacher::new(model, *top_k, temperature, vocabulary)), identity)))
 }
 
-/// Opens stored logits; those of a part are not what a run trains on.
+/// Opens stored logits. A part of a divided job is an error.
 fn open_logits(path: &Path) -> Result<TeacherLogits> {
     check_part(path, &path.join(PART), None, true)?;
     TeacherLogits::open(path)
 }
 
-/// Stored logits must hold every answer where a run trains on answers that are not known yet, as pilots do.
+/// Checks that stored logits contain every answer. Pilots need this, since they train on answers of every
+/// share.
 ///
 /// # Errors
-/// [`Error::Config`] where they do not; as [`TeacherLogits::open`].
+/// [`Error::Config`] if an answer is missing; as [`TeacherLogits::open`].
 pub(super) fn check_every_answer(config: &RunConfig, prepared: &Prepared) -> Result<()> {
     let Some(LogitTeacherConfig { path, .. }) = &config.teacher else { return Ok(()) };
     if !TeacherLogits::is_in(Path::new(path)) {
@@ -96,18 +102,18 @@ pub(super) fn check_every_answer(config: &RunConfig, prepared: &Prepared) -> Res
     Err(Error::config(
         "teacher.path",
         format!(
-            "{path} has nothing for {} of {} answers, the first of them {}, and with mixture.share = auto \
-             pilots train on answers of every share",
+            "{path} lacks {} of {} answers, such as {}; with mixture.share = auto, pilots train on answers \
+             of every share",
             missing.count() + 1,
             answers.len(),
             first.row.label
         ),
-        "Write the logits of all answers, or give another share",
+        "Write the logits of all answers (`mixdistill logits --all`), or set a share",
     ))
 }
 
-/// The shape of a teacher that runs beside the training, by its `config.json`; `None` where there is
-/// none, or logits in a folder.
+/// The shape of a teacher model that runs during training, from its `config.json`. `None` without a teacher,
+/// with stored logits, or if the model is not in a folder.
 ///
 /// # Errors
 /// As [`ModelFolder::open`].
@@ -119,18 +125,18 @@ pub(super) fn teacher_shape(config: &RunConfig) -> Result<Option<DecoderConfig>>
     }
     let mut folders = vec![path.to_owned(), path.join("model")];
     if RunDirectory::holds_run(path) {
-        // A run that trained adapters stands for them on its base model.
+        // A run that trained adapters: the shape is that of its base model.
         folders.extend(RunConfig::read(&path.join("config.toml"))?.base_model.map(PathBuf::from));
     }
     let model = folders.into_iter().find(|folder| folder.join("config.json").is_file());
     model.map(|folder| ModelFolder::open(&folder).map(|folder| folder.config().clone())).transpose()
 }
 
-/// Reads a teacher onto a device without autodiff, and holds its tokens against the student's. It is
-/// named as in [`TextModelFiles::open`]; an adapter is added to its weights.
+/// Loads a teacher onto a device without autodiff, and checks that it has the student's tokens. `name` is as
+/// in [`TextModelFiles::open`]; an adapter is merged into the weights.
 ///
 /// # Errors
-/// [`Error::Config`] where they have different tokens or rows are too long; what reading gives.
+/// [`Error::Config`] if its tokens differ or rows are too long for it; errors of loading it.
 pub fn load_teacher(
     name: &str,
     prepared: &Prepared,
@@ -143,10 +149,10 @@ pub fn load_teacher(
         return Err(Error::config(
             "teacher.path",
             format!("{name} holds neither a model (config.json) nor logits (teacher.json)"),
-            "Name a model's folder, or one of logits",
+            "Name the folder of a model or of logits",
         ));
     }
-    // It is given tokens, and no template.
+    // The teacher reads tokens and needs no template.
     let options = LoadOptions {
         chat_template: Some(BUILT_IN.into()),
         max_length: Some(prepared.longest),
@@ -157,18 +163,18 @@ pub fn load_teacher(
         return Err(Error::config(
             "teacher.path",
             format!("{name} and the student differ in token {token}"),
-            "Logits can be learned only from a teacher with the student's tokens",
+            "Use a teacher with the student's tokens",
         ));
     }
     let (longest, limit) = (prepared.longest, files.folder().config().context());
     if longest > limit {
         return Err(Error::config(
             "teacher.path",
-            format!("{name} is made for {limit} tokens, and a row has {longest}"),
+            format!("{name} supports {limit} tokens, but a row has {longest}"),
             "Lower data.max_length",
         ));
     }
     let model = files.load_as(Task::LoadTeacher, device, context)?.model;
-    // Its fingerprint is then that of all that it says.
+    // Merged, so that the fingerprint covers the adapter.
     Ok(if model.lora().is_some() { model.merged() } else { model })
 }

@@ -1,4 +1,4 @@
-//! A teacher's logits of a run's rows, written once and read while training.
+//! Writes a teacher's logits for a run's rows, to be read during training.
 
 use super::config::RunConfig;
 use super::prepare::Prepared;
@@ -18,52 +18,51 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A file is written when it has this size, or after this time.
+/// A file is written when it reaches this size, or after this time.
 const PART_BYTES: usize = 32 << 20;
 const PART_TIME: Duration = Duration::from_secs(30);
 
-/// What is written of a teacher, and where.
+/// Which logits to write, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TeacherLogitsOptions {
-    /// The folder to write, or to go on with.
+    /// The folder to write or to continue.
     pub out: PathBuf,
-    /// Tokens kept for each trained token; without it the run's `teacher.top_k`, or 64.
+    /// Number of tokens to keep for each trained token. If unset, the run's `teacher.top_k`, or 64.
     pub top_k: Option<usize>,
-    /// What logits are divided by; without it the run's temperature of distillation, or 1.
+    /// Divisor of the logits. If unset, the run's distillation temperature, or 1.
     pub temperature: Option<f64>,
-    /// All answers to the problems that are trained on, and not only those that the mixture takes.
+    /// Write all answers to the training problems, not only those that the mixture uses.
     pub all_answers: bool,
-    /// Only this part of the rows, answers to a problem together where all are read. With one folder for each part,
-    /// [`join_teacher_logits`] puts them together.
+    /// Write only this part of the rows. With `all_answers`, answers to the same problem are in the same
+    /// part. [`join_teacher_logits`] joins the folders of all parts.
     pub part: Option<Part>,
 }
 
 impl TeacherLogitsOptions {
-    /// The rows of a run, as its settings say.
+    /// Options for the rows that a run trains on, with the run's settings.
     pub fn new(out: impl Into<PathBuf>) -> Self {
         Self { out: out.into(), top_k: None, temperature: None, all_answers: false, part: None }
     }
 }
 
-/// What was written.
+/// Counts of written logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct WrittenLogits {
     /// Rows in the folder.
     pub rows: usize,
-    /// Of these, those that an earlier process had written.
+    /// Rows that an earlier process had written.
     pub before: usize,
-    /// Trained tokens of the others.
+    /// Trained tokens of the newly written rows.
     pub tokens: u64,
 }
 
-/// Writes what a teacher finds likely at each trained token of a run's rows; a folder that is begun goes
-/// on. `teacher` is a model's folder, or with the feature `hub` a name; which teacher the settings name
-/// does not matter.
+/// Writes the teacher's most likely tokens at each trained token of a run's rows. Continues a folder that was
+/// started earlier. `teacher` is a model's folder or, with the feature `hub`, a name on the hub; the teacher
+/// in the settings is ignored.
 ///
 /// # Errors
-/// [`Error::Stopped`]: what was made is written, and the same call goes on; what preparing the run's
-/// data, loading the teacher and [`TeacherLogitsWriter`] give. A process that is killed loses half a
-/// minute.
+/// [`Error::Stopped`]: finished rows are written, and the same call continues; errors of preparing the data,
+/// of loading the teacher, and of [`TeacherLogitsWriter`]. A killed process loses at most 30 seconds of work.
 pub fn write_teacher_logits(
     config: &RunConfig,
     teacher: &str,
@@ -79,13 +78,13 @@ pub fn write_teacher_logits(
     (config.teacher, config.train.objective.distillation) = (None, None);
     let prepared = prepared_for(&config, options.all_answers, context)?;
     let vocabulary = prepared.tokenizer.vocabulary_size();
-    // Wrong numbers show before the teacher is read.
+    // Checks the numbers before the teacher is loaded.
     TeacherLogitsHeader::new(teacher, "", vocabulary, top_k, temperature)?;
     let device = device::by_name(&config.backend)?;
     let model = load_teacher(teacher, &prepared, &device, context)?;
     let fingerprint = model.fingerprint()?;
     let header = TeacherLogitsHeader::new(teacher, fingerprint, vocabulary, top_k, temperature)?;
-    // Answers to a problem stay together in a part: they are of all lengths.
+    // Answers to the same problem stay in the same part.
     let rows = match options.all_answers {
         true => prepared.rows_by_problem(),
         false => prepared.used_rows(&config)?.into_iter().enumerate().collect(),
@@ -95,7 +94,7 @@ pub fn write_teacher_logits(
         let batch = Batch::new([row.example()], 1);
         Ok((model.top_tokens(&batch, top_k, temperature, vocabulary)?, batch.trained))
     };
-    // Before the header, which makes a part a begun one: a process may be killed between the two.
+    // Written before the header, which marks a part as started: a process may be killed between the two.
     let record = options.part.map(|part| part_record(part, &header, &groups)).transpose()?;
     if let Some(record) = record {
         let out = &options.out;
@@ -112,7 +111,7 @@ pub fn write_teacher_logits(
     write_missing(&rows, writer, &read, context)
 }
 
-/// The data of a run whose rows a teacher reads: with all answers, or with those that its mixture takes.
+/// The data of a run for a teacher: all answers, or those that the mixture uses.
 fn prepared_for(config: &RunConfig, all_answers: bool, context: &Context<'_>) -> Result<Prepared> {
     let (unscored, needs_scores) = config.unscored();
     if all_answers {
@@ -122,20 +121,20 @@ fn prepared_for(config: &RunConfig, all_answers: bool, context: &Context<'_>) ->
         return Err(Error::config(
             "mixture.share",
             "it is auto, and pilots train on answers of every share",
-            "Write the logits of all answers",
+            "Write the logits of all answers (`mixdistill logits --all`)",
         ));
     }
     if needs_scores && config.mixture.choice.as_ref().is_some_and(|c| c.scores.is_none()) {
         return Err(Error::config(
             "mixture.choice.scores",
-            "which rows the choice takes comes of scores, and no file keeps them",
-            "Name a file for them, or write the logits of all answers",
+            "the choice of rows depends on scores, and no file of scores is set",
+            "Set a file, or write the logits of all answers (`mixdistill logits --all`)",
         ));
     }
     Prepared::new(config, context)
 }
 
-/// Writes the rows that a folder does not have yet.
+/// Writes the rows that a folder lacks.
 fn write_missing(
     rows: &[Row],
     writer: TeacherLogitsWriter,
@@ -169,7 +168,7 @@ fn write_missing(
     Ok(WrittenLogits { rows: rows.len(), before, tokens })
 }
 
-/// What a part of the rows says of itself.
+/// The record that identifies a part and its rows.
 fn part_record(
     part: Part,
     header: &TeacherLogitsHeader,
@@ -181,13 +180,13 @@ fn part_record(
     PartRecord::new(part, header.identity(), json!({}), groups.iter().map(keys))
 }
 
-/// Puts the folders of all parts together in a folder, new or begun, as if one process had read all rows. No teacher
-/// is read. The parts stay.
+/// Joins the folders of all parts in a new or unfinished folder, as if one process had written it. Loads no
+/// teacher and keeps the parts.
 ///
 /// # Errors
-/// All that is wrong, with nothing written: [`Error::RunDirectory`] for a folder that is no part, of another job,
-/// there twice or not finished; [`Error::Config`] for parts that are missing; what [`TeacherLogits`] and
-/// [`TeacherLogitsWriter`] give. [`Error::Stopped`]: the same call goes on.
+/// All problems with the parts, before anything is written: [`Error::RunDirectory`] for a folder that is not
+/// a part, belongs to another job, is given twice, or is not finished; [`Error::Config`] for missing parts;
+/// errors of [`TeacherLogits`] and [`TeacherLogitsWriter`]. [`Error::Stopped`]: the same call continues.
 pub fn join_teacher_logits(
     parts: &[PathBuf],
     out: &Path,
@@ -224,18 +223,18 @@ pub fn join_teacher_logits(
     Ok(written)
 }
 
-/// Refuses a part that has not all of its rows.
+/// Checks that a part has all of its rows.
 fn finished(part: &Output<Vec<String>>) -> Result<()> {
     TeacherLogitsWriter::check(&part.path)?;
     let logits = TeacherLogits::open(&part.path)?;
     let own: Vec<&String> = part.record.own.iter().flatten().collect();
     match own.iter().filter(|key| logits.holds_key(key)).count() {
         found if found == own.len() => Ok(()),
-        found => Err(unfinished(part, format!("{found} of {} rows are there", own.len()))),
+        found => Err(unfinished(part, format!("it has {found} of {} rows", own.len()))),
     }
 }
 
-/// A row that is to be written.
+/// A row to be written.
 struct GatheredRow {
     key: String,
     label: String,
@@ -251,7 +250,7 @@ impl GatheredRow {
     }
 }
 
-/// Rows that are gathered to files.
+/// Collects rows into files.
 struct Pieces {
     writer: TeacherLogitsWriter,
     rows: Vec<GatheredRow>,
@@ -273,7 +272,7 @@ impl Pieces {
         }
     }
 
-    /// Writes what is gathered.
+    /// Writes the collected rows.
     fn flush(&mut self) -> Result<()> {
         if !self.rows.is_empty() {
             let rows = self.rows.iter().map(|row| {

@@ -1,4 +1,4 @@
-//! One setting at a time: `train.learning_rate=1e-4`.
+//! Assignments to single keys: `train.learning_rate=1e-4`.
 
 use super::by_name::has_names;
 use super::check::{self, Problem};
@@ -6,20 +6,20 @@ use super::path::KeyPath;
 use super::schema::{Kind, Schema, Table};
 use toml::Value;
 
-/// Where a value goes, and what it may be.
+/// The destination of a value, and its type.
 pub(super) struct Target<'s> {
     pub(super) path: KeyPath,
     pub(super) schema: &'s Schema,
-    /// Names of entries that are made on the way.
+    /// Names of list entries that are created along the path.
     pub(super) names: Vec<(KeyPath, String)>,
 }
 
-/// The names of a dotted path, in quotes where they hold a dot.
+/// Splits a dotted path into names. Names that contain a dot are quoted.
 pub(super) fn steps(path: &str) -> Result<Vec<String>, Problem> {
     let problem = || Problem {
         path: KeyPath(vec![path.trim().to_owned()]),
-        what: "it is no path of a setting".into(),
-        hint: "Write names with dots between them, in quotes where a name holds a dot".into(),
+        what: "it is not the path of a setting".into(),
+        hint: "Separate names with dots, and quote names that contain a dot".into(),
     };
     let mut table: toml::Table = match path.contains(['\n', '\r', '=']) {
         true => return Err(problem()),
@@ -35,8 +35,8 @@ pub(super) fn steps(path: &str) -> Result<Vec<String>, Problem> {
     Ok(steps)
 }
 
-/// The setting that a path leads to, of settings that are `now`. An entry of a list is its number,
-/// or the name that it has; the one after the last is a new one.
+/// Finds the setting at a path; `now` are the present settings. An entry of a list is its index or its name.
+/// The index after the last one is a new entry.
 pub(super) fn target<'s>(
     schema: &'s Schema,
     steps: &[String],
@@ -55,7 +55,7 @@ pub(super) fn target<'s>(
                 if table.is_root {
                     root = (table, at.clone());
                 }
-                // As flags are written.
+                // Flags are written with hyphens.
                 let plain = step.replace('-', "_");
                 let field = table.fields.iter().find(|field| field.name == plain);
                 let root = (root.0, &root.1);
@@ -79,7 +79,7 @@ pub(super) fn target<'s>(
                 let content = variant.and_then(|variant| variant.content.as_ref());
                 content.ok_or_else(|| Problem {
                     path: at.with(&step),
-                    what: "there is no such choice that comes with more".into(),
+                    what: "there is no such choice with settings of its own".into(),
                     hint: target.schema.advice(),
                 })?
             }
@@ -98,7 +98,7 @@ pub(super) fn target<'s>(
     Ok(target)
 }
 
-/// A value that there is now.
+/// A present value.
 enum Now<'n> {
     Table(&'n toml::Table),
     Value(&'n Value),
@@ -123,7 +123,7 @@ impl<'n> Now<'n> {
     }
 }
 
-/// The number of an entry that is named by its number or its name.
+/// The index of an entry that is selected by its index or name.
 fn entry(
     step: &str,
     inner: &Schema,
@@ -156,7 +156,7 @@ fn no_entry(step: &str, at: &KeyPath, entries: usize) -> Problem {
     }
 }
 
-/// The value that a text stands for where such a thing is wanted; `None` for a text that unsets.
+/// Parses a text as a value of this type. `None` for a text that unsets the key.
 pub(super) fn value(text: &str, schema: &Schema) -> Option<Value> {
     let trimmed = text.trim();
     if trimmed.is_empty() && (schema.optional || schema.kind != Kind::Text) {
@@ -169,7 +169,7 @@ pub(super) fn value(text: &str, schema: &Schema) -> Option<Value> {
         (Kind::Text, _) => as_text(),
         (Kind::TextOrList, Some(Value::String(text))) => Value::String(text),
         (Kind::TextOrList, Some(Value::Array(values))) => Value::Array(values),
-        // `a,b` and `a` are lists; what is more than names is one text.
+        // `a,b` and `a` are lists. Text with other characters is a single text.
         (Kind::TextOrList, _) => match trimmed.split(',').all(is_name) {
             true => Value::Array(trimmed.split(',').map(|name| name.trim().into()).collect()),
             false => as_text(),
@@ -195,7 +195,7 @@ pub(super) fn value(text: &str, schema: &Schema) -> Option<Value> {
     })
 }
 
-/// Whether a text is names with dots between them.
+/// Whether a text consists of names separated by dots.
 fn is_name(text: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let parts = text.trim().split('.');
@@ -217,8 +217,8 @@ fn is_plain(schema: &Schema) -> bool {
     )
 }
 
-/// Puts a value where a path leads. What is not given yet and is a list starts from what there is
-/// `now`; a table by names starts empty, since its entries are one choice together.
+/// Inserts a value at a path. A list that is not given yet starts from the present one in `now`. A table by
+/// names starts empty, since its entries belong together.
 pub(super) fn insert(
     here: &mut Value,
     schema: &Schema,
@@ -275,7 +275,7 @@ pub(super) fn insert(
     }
 }
 
-/// Takes away what a path leads to.
+/// Removes the value at a path.
 pub(super) fn remove(table: &mut toml::Table, path: &KeyPath) {
     let Some((last, parents)) = path.0.split_last() else { return };
     let Some((first, rest)) = parents.split_first() else {

@@ -1,25 +1,25 @@
-//! Lists of entries with names, written as tables by name: `[data.sources.long]` is the entry of
-//! `data.sources` whose `name` is `long`.
+//! Lists of named entries, written as tables by name: `[data.sources.long]` is the entry of `data.sources`
+//! whose `name` is `long`.
 
 use super::lay_over;
 use super::path::KeyPath;
 use super::schema::{Kind, Schema, Table};
 use toml::Value;
 
-/// Whether entries of a list have a name by which they can be found.
+/// Whether the entries of a list have a name.
 pub(super) fn has_names(entry: &Schema) -> bool {
     entry.as_table().is_some_and(|table| {
         table.fields.iter().any(|field| field.name == "name" && field.schema.kind == Kind::Text)
     })
 }
 
-/// The name that an entry has.
+/// The name of an entry.
 pub(super) fn name_of(entry: &Value) -> Option<&str> {
     entry.get("name")?.as_str()
 }
 
-/// Puts lists in place of tables by name, laid over the entries of these names that `given` has.
-/// Returns which keys have moved, and where to.
+/// Replaces tables by name with lists, merged into entries of the same name in `given`. Returns the keys that
+/// moved, with their new paths.
 pub(super) fn listed(
     table: &mut toml::Table,
     given: Option<&toml::Table>,
@@ -61,10 +61,10 @@ pub(super) fn listed(
     moved
 }
 
-/// Lays an entry over the one of its name, or adds it; its number.
+/// Merges an entry into the one of the same name, or adds it. Returns its index.
 fn laid_over(entries: &mut Vec<Value>, name: &str, entry: Value, known: &Table) -> usize {
     let Value::Table(mut entry) = entry else { return entries.len() };
-    // A name within is a key like any other; where it differs, it is the one that counts.
+    // An explicit `name` takes precedence over the table's name.
     entry.entry("name").or_insert_with(|| name.into());
     let same = |value: &Value| value.get("name") == entry.get("name");
     let index = entries.iter().position(same).unwrap_or(entries.len());

@@ -1,4 +1,4 @@
-//! Holds given settings against what there is.
+//! Checks given settings against the schema.
 
 use super::by_name::{has_names, name_of};
 use super::nearest;
@@ -6,7 +6,7 @@ use super::path::KeyPath;
 use super::schema::{Kind, Schema, Table};
 use toml::Value;
 
-/// What is wrong with one key.
+/// A problem with one key.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) path: KeyPath,
@@ -14,10 +14,10 @@ pub(super) struct Problem {
     pub(super) hint: String,
 }
 
-/// The table in which paths of the settings begin.
+/// The table at which paths of the settings start.
 type Root<'s> = (&'s Table, &'s KeyPath);
 
-/// Everything in a table that the settings do not take.
+/// All problems with the given values of a table.
 pub(super) fn problems(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
     let mut found = vec![];
     if let Some(table) = schema.as_table() {
@@ -27,7 +27,7 @@ pub(super) fn problems(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
     found
 }
 
-/// Every key that has no default and is not there.
+/// All required keys that are missing.
 pub(super) fn missing(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
     let mut found = vec![];
     if let Some(table) = schema.as_table() {
@@ -37,7 +37,7 @@ pub(super) fn missing(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
 }
 
 fn missing_in(value: &toml::Table, table: &Table, at: &KeyPath, found: &mut Vec<Problem>) {
-    // The rest of it comes from elsewhere.
+    // The other values come from elsewhere.
     if table.is_partial {
         return;
     }
@@ -69,15 +69,14 @@ fn missing_in(value: &toml::Table, table: &Table, at: &KeyPath, found: &mut Vec<
     }
 }
 
-/// Which entry of a list it is that lacks something, and which others there are, where they have
-/// names.
+/// Names the incomplete entry of a list, and the other entries, if they have names.
 fn of_entry(entry: &Value, entries: &[Value], list: &KeyPath) -> String {
     let Some(name) = name_of(entry) else { return String::new() };
     let others = entries.iter().filter(|other| *other != entry).filter_map(name_of);
     let others: Vec<String> = others.map(|name| format!("`{name}`")).collect();
     match others.is_empty() {
         true => format!(" in the entry `{name}`, the only one of `{list}`"),
-        false => format!(" in the entry `{name}`; `{list}` has {} too", others.join(", ")),
+        false => format!(" in the entry `{name}`; `{list}` also has {}", others.join(", ")),
     }
 }
 
@@ -98,11 +97,11 @@ fn check_table(
     }
 }
 
-/// A key that a table does not have.
+/// The problem of an unknown key.
 pub(super) fn unknown(key: &str, table: &Table, at: &KeyPath, root: Root<'_>) -> Problem {
     let retired = table.retired.iter().find(|(name, _)| *name == key);
     let (what, hint) = match retired {
-        Some((_, why)) => ("it is no setting any more".into(), format!("Leave it out: {why}")),
+        Some((_, why)) => ("this setting was removed".into(), format!("Remove it: {why}")),
         None => ("there is no such setting".into(), nearest::advice(key, (table, at), root)),
     };
     Problem { path: at.with(key), what, hint }
@@ -140,7 +139,7 @@ fn check(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>, found: &m
         (Kind::Table(table), Value::Table(values)) => {
             check_table(values, table, at, root, found);
         }
-        // A choice that comes with something may have a short form of its own.
+        // A choice with content may have a short form.
         (Kind::Choice { variants, .. }, Value::String(name))
             if variants.iter().any(|variant| variant.name == name) => {}
         (Kind::Choice { variants, .. }, Value::Table(values)) if values.len() == 1 => {
@@ -160,7 +159,7 @@ fn check(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>, found: &m
     }
 }
 
-/// A value that a key does not take.
+/// The problem of a value that a key does not accept.
 pub(super) fn wrong(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>) -> Problem {
     let hint = match (&schema.kind, value) {
         (Kind::Table(_), Value::Table(_)) => None,
@@ -174,14 +173,14 @@ pub(super) fn wrong(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>
     Problem { path: at.clone(), what: format!("it is {}", described(value)), hint }
 }
 
-/// A value in a message.
+/// A value for a message.
 fn described(value: &Value) -> String {
     /// Longer ones are shortened.
     const LONGEST: usize = 60;
     let text = match value {
         Value::Table(_) => return "a table".into(),
         Value::Array(values) if values.is_empty() => return "an empty list".into(),
-        // On one line, whatever it holds.
+        // Always on one line.
         Value::String(text) => format!("{text:?}"),
         value => value.to_string(),
     };

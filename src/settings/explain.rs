@@ -1,4 +1,4 @@
-//! Every key with what a user needs to know of it.
+//! Documentation of every key.
 
 use super::Settings;
 use super::path::{KeyPath, key_text};
@@ -6,31 +6,32 @@ use super::schema::{Field, Kind, Schema, Table};
 use super::sentences::sentence;
 use toml::Value;
 
-/// A key of the settings.
+/// A settings key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Its path, such as `train.learning_rate`; `*` stands for an entry of a list.
+    /// The key's path, such as `train.learning_rate`. `*` stands for an entry of a list.
     pub path: String,
-    /// What it is for.
+    /// What the key does.
     pub about: String,
-    /// What it takes: `number`, `whole number`, `text`, `true or false`, `table`, a list, a choice.
+    /// The type of its value: `number`, `whole number`, `text`, `true or false`, `table`, a list, or a
+    /// choice.
     pub kind: String,
-    /// What there is to choose from, where that is so.
+    /// The choices, if the value is one of several.
     pub choices: Vec<Choice>,
-    /// Its value, as TOML. `None` where it has none, and for tables.
+    /// The value as TOML. `None` if the key has no value, and for tables.
     pub value: Option<String>,
-    /// Whether it must be given.
+    /// Whether the key is required.
     pub required: bool,
-    /// Whether it is a table, whose keys follow, or a list of tables.
+    /// Whether the key is a table or a list of tables. Its keys follow.
     pub is_table: bool,
 }
 
-/// One of the choices that a key has.
+/// A choice of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// As it is written in a TOML file.
+    /// The choice, as written in TOML.
     pub name: String,
-    /// What it means.
+    /// What the choice means.
     pub about: String,
 }
 
@@ -95,8 +96,7 @@ fn key(field: &Field, table: &Table, at: &KeyPath, value: Option<&Value>) -> Key
     }
 }
 
-/// What a table that is not there, or an entry of a list, has where it is there and no more than
-/// must be is given.
+/// The values that a missing table or a new entry of a list has if only its required keys are given.
 pub(super) fn filled<T: Settings>(
     all: &toml::Table,
     at: &KeyPath,
@@ -119,7 +119,7 @@ pub(super) fn filled<T: Settings>(
     }
     let here = if list { here.get(0)? } else { here };
     let mut table = here.as_table()?.clone();
-    // What must be given has no value of its own.
+    // Required keys have no value of their own.
     let known = schema.as_table().or(schema.as_tables())?;
     known.fields.iter().filter(|field| field.required).for_each(|field| {
         table.remove(field.name);
@@ -127,7 +127,7 @@ pub(super) fn filled<T: Settings>(
     Some(table)
 }
 
-/// Some value of a kind.
+/// An example value of this type.
 fn example(schema: &Schema) -> Value {
     match &schema.kind {
         Kind::Any | Kind::Text | Kind::TextOrList => "".into(),
@@ -152,7 +152,7 @@ fn example(schema: &Schema) -> Value {
     }
 }
 
-/// A key and what stands for its value where it has none: `steps = <whole number>`.
+/// A key without a value, with a placeholder: `steps = <whole number>`.
 pub(super) fn without_value(field: &Field) -> String {
     format!("{} = <{}>", key_text(field.name), field.schema.noun())
 }

@@ -1,5 +1,7 @@
-//! Settings in layers: defaults, files, single values. The keys, what each takes and what it is for
-//! come from the structs themselves.
+//! Layered settings: defaults, then TOML files, then single values.
+//!
+//! [`Layers`] collects them and gives the finished settings. The keys, their types, and their documentation
+//! come from the structs themselves, so every key can be set, checked, and explained ([`Key`], [`to_toml`]).
 //!
 //! ```
 //! use mixdistill::recipe::RunConfig;
@@ -48,54 +50,52 @@ use std::path::Path;
 use std::sync::Arc;
 use toml::Value;
 
-/// What to do about an error that no user can have made.
-const DEFECT: &str = "This is a defect; please report it";
+/// The hint of an internal error.
+const DEFECT: &str = "This is a bug in mixdistill; please report it";
 
 /// A type of settings.
 ///
-/// Its keys are found through `Deserialize`, so that every key of it, and of the types in it, can be
-/// set, checked and explained. Names of structs are those that `Deserialize` tells.
+/// Its keys are found through `Deserialize`: every key of the type and of the types within it can be set,
+/// checked, and explained. The names of structs are those that `Deserialize` reports.
 pub trait Settings: Serialize + DeserializeOwned + 'static {
-    /// What users of other programs call a key, with the key's path.
+    /// Names that other programs use for a key, with the key's path.
     const OTHER_NAMES: &'static [(&'static str, &'static str)] = &[];
 
-    /// Paths of keys that files may still hold and that are ignored, with the reason.
+    /// Paths of removed keys that files may still have. They are ignored for the given reason.
     const RETIRED: &'static [(&'static str, &'static str)] = &[];
 
-    /// The defaults of settings of which these are given.
+    /// The default settings, which may depend on the given ones.
     ///
     /// # Errors
-    /// [`Error::Config`] where they cannot be written as TOML.
+    /// [`Error::Config`] if they cannot be serialized as TOML.
     fn defaults(given: &toml::Table) -> Result<toml::Table>;
 
-    /// Tables in which settings of another type stand, by their paths, in which `*` stands for an
-    /// entry of a list.
+    /// Tables that contain settings of another type, by path. `*` in a path stands for an entry of a list.
     ///
     /// # Errors
-    /// As [`Schema::of`].
+    /// See [`Schema::of`].
     fn inner() -> Result<Vec<(&'static str, Arc<Schema>)>> {
         Ok(vec![])
     }
 
-    /// Fills in what follows from what is given.
+    /// Fills in values that follow from others.
     fn complete(&mut self) {}
 }
 
-/// A type's values as a table, for [`Settings::defaults`].
+/// Converts a value to a table, for [`Settings::defaults`].
 ///
 /// # Errors
-/// [`Error::Config`] where they cannot be written as TOML.
+/// [`Error::Config`] if they cannot be serialized as TOML.
 pub fn table_of(settings: &impl Serialize) -> Result<toml::Table> {
     toml::Table::try_from(settings).map_err(|e| Error::config("settings", e.to_string(), DEFECT))
 }
 
-/// Settings that are put together: each layer counts more than those before it, and the defaults
-/// lie below all.
+/// Settings built from layers. Later layers override earlier ones, and all override the defaults.
 #[derive(Clone, Debug)]
 pub struct Layers<T> {
     schema: Arc<Schema>,
     given: toml::Table,
-    /// What has a default or was given, and is to have no value.
+    /// Keys whose default or given value was removed.
     unset: Vec<KeyPath>,
     places: Places,
     notices: Vec<String>,
@@ -103,10 +103,10 @@ pub struct Layers<T> {
 }
 
 impl<T: Settings> Layers<T> {
-    /// The defaults alone.
+    /// Creates layers with the defaults only.
     ///
     /// # Errors
-    /// As [`Schema::of`].
+    /// See [`Schema::of`].
     pub fn new() -> Result<Self> {
         Ok(Self {
             schema: Schema::of::<T>()?,
@@ -118,13 +118,12 @@ impl<T: Settings> Layers<T> {
         })
     }
 
-    /// Adds a TOML file. A list of entries that have a `name` may stand there as tables by name
-    /// (`[data.sources.long]`); these are laid over the entries of those names that there are.
+    /// Adds a TOML file. Lists whose entries have a `name` can be written as tables by name
+    /// (`[data.sources.long]`), which are merged into existing entries of the same name.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] with the line for what is no TOML; [`Error::Config`] with the
-    /// line for a key that there is none of and for a value of another kind, and
-    /// [`Error::Several`] for several of these.
+    /// [`Error::Io`]; [`Error::Data`] with the line for invalid TOML; [`Error::Config`] with the line for an
+    /// unknown key or a value of the wrong type; [`Error::Several`] for several of these.
     pub fn file(&mut self, path: &Path) -> Result<()> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         self.toml(&text, Some(path))
@@ -133,7 +132,7 @@ impl<T: Settings> Layers<T> {
     /// Adds TOML text.
     ///
     /// # Errors
-    /// As [`Layers::file`].
+    /// See [`Layers::file`].
     pub fn text(&mut self, text: &str) -> Result<()> {
         self.toml(text, None)
     }
@@ -142,7 +141,7 @@ impl<T: Settings> Layers<T> {
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
             let line = e.span().map_or(1, |span| places::line(text, span.start));
             let place = Place::line(path.unwrap_or(Path::new("settings")), line);
-            Error::data(place, e.message(), "Write settings as TOML, texts in quotes")
+            Error::data(place, e.message(), "Write settings as TOML, with text in quotes")
         })?;
         self.add(table, &Places::of(text, path))
     }
@@ -150,7 +149,7 @@ impl<T: Settings> Layers<T> {
     /// Adds a table.
     ///
     /// # Errors
-    /// As [`Layers::file`], without lines.
+    /// See [`Layers::file`], without line numbers.
     pub fn table(&mut self, table: &toml::Table) -> Result<()> {
         self.add(table.clone(), &Places::default())
     }
@@ -181,14 +180,13 @@ impl<T: Settings> Layers<T> {
 
     /// Sets one key: `train.learning_rate=1e-4`, `data.sources.0.path=long.jsonl`.
     ///
-    /// An entry of a list is named by its number, from 0, or by the `name` that it has; the number
-    /// after the last one, or a new name, adds an entry. The value is written as in TOML, where a
-    /// text needs no quotes, and a list of single values no brackets (`a,b`). An empty value takes
-    /// away what may be missing: `train.steps=`.
+    /// An entry of a list is selected by its index, from 0, or by its `name`. The index after the last one,
+    /// or a new name, adds an entry. Values are written as in TOML, but text needs no quotes, and a list of
+    /// single values no brackets (`a,b`). An empty value unsets an optional key: `train.steps=`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a key that there is none of, with the nearest one, and for a value that
-    /// the key does not take.
+    /// [`Error::Config`] for an unknown key, with the nearest known one, and for a value that the key does
+    /// not accept.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let Some((path, text)) = assignment.split_once('=') else {
             let hint = "Write it as key=value, such as train.steps=100";
@@ -216,7 +214,7 @@ impl<T: Settings> Layers<T> {
     /// Sets one key to a value.
     ///
     /// # Errors
-    /// As [`Layers::set`].
+    /// See [`Layers::set`].
     pub fn set_value(&mut self, path: &str, value: impl Into<Value>) -> Result<()> {
         let steps = checked(assign::steps(path))?;
         let schema = self.schema.clone();
@@ -233,7 +231,7 @@ impl<T: Settings> Layers<T> {
         }
         assign::insert(&mut given, &self.schema, Some(&now), &target.path.0, value);
         let Value::Table(given) = given else { return Ok(()) };
-        // What was given before is right, so that only the new value can be wrong.
+        // Earlier values are valid, so only the new one can be invalid.
         let found = problems(&given, &self.schema).into_iter();
         found.map(|problem| error(problem, &Places::default())).collect::<Problems>().check()?;
         self.given = given;
@@ -242,39 +240,39 @@ impl<T: Settings> Layers<T> {
         Ok(())
     }
 
-    /// What is given, without the defaults.
+    /// The given settings, without the defaults.
     pub fn given(&self) -> &toml::Table {
         &self.given
     }
 
-    /// What a user should know of the layers that is no error: keys that are ignored.
+    /// Notices for the user, such as ignored keys.
     pub fn notices(&self) -> &[String] {
         &self.notices
     }
 
-    /// The settings. Their values are of the right kinds; whether they can be used together,
-    /// `validate` of the type says.
+    /// Builds the settings. Their values have the right types; whether they work together is checked by the
+    /// type's `validate`.
     ///
     /// # Errors
-    /// [`Error::Config`] for what is missing, or cannot be read.
+    /// [`Error::Config`] for missing or unreadable values.
     pub fn settings(&self) -> Result<T> {
         let all = self.all()?;
         let missing = missing(&all, &self.schema).into_iter();
         missing.map(|problem| self.within(problem)).collect::<Problems>().check()?;
         let read = Value::Table(all).try_into::<T>();
         let mut settings = read.map_err(|e| {
-            Error::config("settings", e.message().to_owned(), "Mend the value, or leave it out")
+            Error::config("settings", e.message().to_owned(), "Fix the value, or remove it")
         })?;
         settings.complete();
         Ok(settings)
     }
 
-    /// Every key: what it is for, what it takes, and its value in these layers.
+    /// All keys, with their documentation, type, and value in these layers.
     ///
     /// # Errors
-    /// As [`Settings::defaults`].
+    /// See [`Settings::defaults`].
     pub fn keys(&self) -> Result<Vec<Key>> {
-        // With what follows from the values, as far as none is missing.
+        // Includes derived values, unless a required one is missing.
         let all = match self.settings() {
             Ok(settings) => table_of(&settings)?,
             Err(_) => self.all()?,
@@ -282,8 +280,7 @@ impl<T: Settings> Layers<T> {
         Ok(explain::keys::<T>(&self.schema, &all))
     }
 
-    /// The error of settings that were taken from these layers, with the file and line that the
-    /// value comes from.
+    /// Adds the file and line of the value to an error of settings that came from these layers.
     pub fn locate(&self, error: Error) -> Error {
         match error {
             Error::Config { key, what, hint } => {
@@ -297,7 +294,7 @@ impl<T: Settings> Layers<T> {
         }
     }
 
-    /// What is given over the defaults.
+    /// The defaults, overridden by the given values.
     fn all(&self) -> Result<toml::Table> {
         let mut all = T::defaults(&self.given)?;
         if let Some(known) = self.schema.as_table() {
@@ -307,7 +304,7 @@ impl<T: Settings> Layers<T> {
         Ok(all)
     }
 
-    /// A problem with the place of its key, or of the nearest table around it.
+    /// Converts a problem to an error with the location of its key, or of the nearest table around it.
     fn within(&self, problem: Problem) -> Error {
         let mut path = Some(problem.path.clone());
         let place = std::iter::from_fn(|| {
@@ -321,7 +318,7 @@ impl<T: Settings> Layers<T> {
     }
 }
 
-/// The result of a single value, which stands in no file.
+/// Converts the result of a single value, which has no location in a file.
 fn checked<R>(result: Result<R, Problem>) -> Result<R> {
     result.map_err(|problem| error(problem, &Places::default()))
 }
@@ -332,7 +329,7 @@ fn error(problem: Problem, places: &Places) -> Error {
     Error::config(path.to_string(), format!("{place}{what}"), hint)
 }
 
-/// Whether a table has a value at a path.
+/// Whether a table has a value at this path.
 fn holds(table: &toml::Table, path: &KeyPath) -> bool {
     let Some((first, rest)) = path.0.split_first() else { return true };
     let mut here = table.get(first);
@@ -348,8 +345,8 @@ fn holds(table: &toml::Table, path: &KeyPath) -> bool {
     here.is_some()
 }
 
-/// Lays the keys of `over` over those of `base`, table by table. Lists, and values that are one
-/// choice together, such as the weights of a mixture, are replaced as a whole.
+/// Merges the keys of `over` into `base`, table by table. Lists, and values that belong together, such as the
+/// weights of a mixture, are replaced as a whole.
 fn lay_over(base: &mut toml::Table, over: toml::Table, known: &Table) {
     for (key, value) in over {
         let field = known.fields.iter().find(|field| field.name == key);
@@ -364,7 +361,7 @@ fn lay_over(base: &mut toml::Table, over: toml::Table, known: &Table) {
     }
 }
 
-/// Takes away keys that count no more; tells which and why.
+/// Removes retired keys, and returns them with the reasons.
 fn drop_retired(
     table: &mut toml::Table,
     known: &Table,

@@ -1,13 +1,13 @@
-//! What a key that does not exist was meant to be.
+//! Suggestions for unknown keys.
 
 use super::path::KeyPath;
 use super::schema::{Kind, Schema, Table, listed};
 
-/// Most names that are suggested at a time.
+/// Maximum number of suggestions.
 const MOST: usize = 3;
 
-/// What to do about a key that a table does not have. `root` is the table in which paths of the
-/// settings begin, `at` and `root_at` are the places of the two.
+/// The hint for an unknown key of `table`. Paths of the settings start at `root`. `at` and `root_at` are the
+/// paths of the two tables.
 pub(super) fn advice(
     key: &str,
     (table, at): (&Table, &KeyPath),
@@ -41,7 +41,7 @@ pub(super) fn advice(
     }
 }
 
-/// What to do about a value that stands where there is a table, and has another name.
+/// The hint for a value in place of a table whose key has another name.
 pub(super) fn other_name(key: &str, root: &Table, root_at: &KeyPath) -> Option<String> {
     let (_, path) = root.other_names.iter().find(|(other, _)| *other == key)?;
     Some(did_you_mean(&[root_at.join(path)]))
@@ -52,7 +52,7 @@ fn did_you_mean(paths: &[KeyPath]) -> String {
     format!("Did you mean {}?", listed(&names, "or"))
 }
 
-/// As settings are written: `LearningRate` and `learning-rate` are `learning_rate`.
+/// Normalizes a key: `LearningRate` and `learning-rate` become `learning_rate`.
 fn plain(key: &str) -> String {
     let mut text = String::new();
     let mut before_is_small = false;
@@ -77,14 +77,14 @@ fn paths(table: &Table, at: &KeyPath, all: &mut Vec<KeyPath>) {
 
 fn below(schema: &Schema, at: &KeyPath, all: &mut Vec<KeyPath>) {
     match &schema.kind {
-        // The settings in a table like these are found by their own paths.
+        // Nested settings of another type are found by their own paths.
         Kind::Table(table) if !table.is_root => paths(table, at, all),
         Kind::List(inner) | Kind::Map(inner) => below(inner, &at.with("*"), all),
         _ => {}
     }
 }
 
-/// The names that are nearest to a key, at most that many changes away.
+/// The names nearest to a key, within `most` edits.
 fn nearest<'n>(names: impl Iterator<Item = &'n str>, key: &str, most: usize) -> Vec<&'n str> {
     let mut found: Vec<&str> = vec![];
     let mut least = most;
@@ -99,7 +99,7 @@ fn nearest<'n>(names: impl Iterator<Item = &'n str>, key: &str, most: usize) -> 
         least = changes;
         found.push(name);
     }
-    // A letter too few at the end is likelier than another letter.
+    // A missing ending is likelier than a different letter.
     let begins = |name: &&str| name.starts_with(key) || key.starts_with(name);
     if found.iter().any(begins) {
         found.retain(begins);
@@ -107,10 +107,9 @@ fn nearest<'n>(names: impl Iterator<Item = &'n str>, key: &str, most: usize) -> 
     found
 }
 
-/// Letters to put in, leave out, replace or exchange with the next, to come from one word to the
-/// other.
+/// Edit distance: insertions, deletions, replacements, and swaps of adjacent letters.
 fn changes(from: &str, to: &str) -> usize {
-    /// Longer words are no misspelt keys, and would take their time.
+    /// Longer words are not misspelled keys and would take too long.
     const LONGEST: usize = 64;
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     if from.len().max(to.len()) > LONGEST {

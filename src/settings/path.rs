@@ -2,25 +2,25 @@
 
 use std::fmt;
 
-/// The names on the way from the root of the settings to a key; an entry of a list is its number.
+/// The names from the root of the settings to a key. An entry of a list is its index.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct KeyPath(pub(super) Vec<String>);
 
 impl KeyPath {
-    /// The path of a key in the table that this is the path of.
+    /// The path of a key in the table at this path.
     pub(super) fn with(&self, step: impl Into<String>) -> Self {
         let mut steps = self.0.clone();
         steps.push(step.into());
         Self(steps)
     }
 
-    /// The path from which another leads on to this one.
+    /// Appends a dotted path to this one.
     pub(super) fn join(&self, path: &str) -> Self {
         let steps = path.split('.').map(str::to_owned);
         Self(self.0.iter().cloned().chain(steps).collect())
     }
 
-    /// A path as errors name it: `data.sources[0].path` and `data.sources.0.path` are the same.
+    /// Parses a path as written in errors: `data.sources[0].path` and `data.sources.0.path` are the same.
     pub(super) fn of_error(key: &str) -> Self {
         let plain = key.replace('[', ".").replace(']', "");
         Self(plain.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect())
@@ -45,7 +45,7 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// A key as TOML has it: in quotes where it is not made of letters, digits, `_` and `-`.
+/// A key as written in TOML: quoted unless it consists of letters, digits, `_`, and `-`.
 pub(super) fn key_text(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || "_-*".contains(c);
     match !key.is_empty() && key.chars().all(is_bare) {

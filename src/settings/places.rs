@@ -1,25 +1,25 @@
-//! Where in which file a key was given.
+//! The file and line in which each key was given.
 
 use super::path::KeyPath;
 use std::collections::BTreeMap;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// The places of keys.
+/// Locations of keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places(BTreeMap<KeyPath, Place>);
 
-/// A file, where the text has one, and a line, from 1.
+/// A file, if there is one, and a line, counted from 1.
 #[derive(Clone, Debug)]
 struct Place {
     file: Option<String>,
     line: usize,
-    /// Whether it is a list, which replaces an earlier one.
+    /// Whether the value is a list, which replaces an earlier one.
     is_list: bool,
 }
 
 impl Places {
-    /// The places of all keys of a TOML text.
+    /// The locations of all keys of a TOML text.
     pub(super) fn of(text: &str, path: Option<&Path>) -> Self {
         let mut places = Self::default();
         let file = path.map(|path| path.display().to_string());
@@ -30,7 +30,7 @@ impl Places {
         places
     }
 
-    /// The place of a key, to be put before a message about it; empty where it is not known.
+    /// The location of a key as a prefix for messages. Empty if it is unknown.
     pub(super) fn before(&self, path: &KeyPath) -> String {
         match self.0.get(path) {
             Some(Place { file: Some(file), line, .. }) => format!("{file}: line {line}: "),
@@ -39,7 +39,7 @@ impl Places {
         }
     }
 
-    /// Adds the places of a later layer.
+    /// Adds the locations of a later layer.
     pub(super) fn add(&mut self, later: &Self) {
         for (path, place) in &later.0 {
             if place.is_list {
@@ -49,7 +49,7 @@ impl Places {
         }
     }
 
-    /// Takes the places of keys, and of all below them, to where these have moved.
+    /// Moves the locations of keys, and of all keys below them.
     pub(super) fn moved(&mut self, moved: &[(KeyPath, KeyPath)]) {
         for (from, to) in moved {
             let keys: Vec<KeyPath> =
@@ -64,13 +64,13 @@ impl Places {
         }
     }
 
-    /// Forgets the places of a key and of all below it.
+    /// Removes the locations of a key and of all keys below it.
     pub(super) fn forget(&mut self, path: &KeyPath) {
         self.0.retain(|known, _| !known.0.starts_with(&path.0));
     }
 }
 
-/// The line of a byte, from 1.
+/// The line of a byte offset, counted from 1.
 pub(super) fn line(text: &str, byte: usize) -> usize {
     text.bytes().take(byte).filter(|byte| *byte == b'\n').count() + 1
 }

@@ -1,4 +1,4 @@
-//! Settings as TOML that shows also what is not set.
+//! Settings as TOML, including unset keys.
 
 use super::explain::{filled, without_value};
 use super::path::{KeyPath, key_text};
@@ -8,15 +8,15 @@ use super::{Settings, table_of};
 use crate::error::Result;
 use toml::Value;
 
-/// Widest line of an explanation, in characters.
+/// Maximum line length of an explanation, in characters.
 const WIDTH: usize = 100;
 
-/// Settings as TOML. Keys that have no value stand there as comments that say what they take, such as
-/// `# steps = <whole number>`; with `explained` there is a comment above each key that says what it
-/// is for. [`Layers`](super::Layers) reads it back to equal settings.
+/// Formats settings as TOML. Keys without a value are comments that show their type, such as
+/// `# steps = <whole number>`. With `explained`, the documentation of each key is a comment above it.
+/// [`Layers`](super::Layers) reads the text back to equal settings.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) where a value cannot be written as TOML.
+/// [`Error::Config`](crate::Error::Config) if a value cannot be serialized as TOML.
 pub fn to_toml<T: Settings>(settings: &T, explained: bool) -> Result<String> {
     let schema = Schema::of::<T>()?;
     let all = table_of(settings)?;
@@ -27,12 +27,12 @@ pub fn to_toml<T: Settings>(settings: &T, explained: bool) -> Result<String> {
     Ok(printer.text)
 }
 
-/// What holds for a table and all in it.
+/// State that applies to a table and everything in it.
 #[derive(Clone, Copy, Default)]
 struct State {
-    /// It has no value: it is a comment.
+    /// The table has no value and is printed as a comment.
     is_unset: bool,
-    /// It shows only what is given.
+    /// Only given values are shown.
     is_partial: bool,
 }
 
@@ -43,7 +43,7 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    /// The keys of a table: first those with values, as TOML wants it, then tables.
+    /// Prints the keys of a table: values first, as TOML requires, then tables.
     fn table<T: Settings>(
         &mut self,
         table: &Table,
@@ -69,7 +69,7 @@ impl Printer<'_> {
                 }
             }
         }
-        // Nothing that a value holds is left out.
+        // Keys that the schema does not know are printed as well.
         for (key, value) in values.into_iter().flatten() {
             if !table.fields.iter().any(|field| field.name == key) {
                 self.lines(&format!("{} = {value}", key_text(key)), state.is_unset);
@@ -80,7 +80,7 @@ impl Printer<'_> {
         }
     }
 
-    /// A table, or a list of tables.
+    /// Prints a table or a list of tables.
     fn section<T: Settings>(
         &mut self,
         table: &Table,
@@ -90,7 +90,7 @@ impl Printer<'_> {
         state: State,
     ) {
         match (&field.schema.kind, value) {
-            // Where only what is given is shown, an empty table is nothing.
+            // If only given values are shown, an empty table is not.
             (Kind::Table(inner), Some(Value::Table(values)))
                 if !(values.is_empty() && (state.is_partial || inner.is_partial)) =>
             {
@@ -130,7 +130,7 @@ impl Printer<'_> {
         self.lines(header, state.is_unset);
     }
 
-    /// What a key is for.
+    /// Prints the documentation of a key.
     fn explain(&mut self, table: &Table, field: &Field, state: State) {
         if !self.explained || state.is_partial {
             return;

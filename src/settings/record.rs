@@ -1,5 +1,5 @@
-//! Finds the keys of a type by reading the type from a reader that gives whatever is asked for and
-//! writes it down. So there is no list of keys by hand, which could differ from the type.
+//! Finds the keys of a type by deserializing it from a recorder, which provides whatever value is requested
+//! and records the request. This avoids a hand-written list of keys, which could differ from the type.
 
 use super::schema::{Field, Kind, Schema, Table, Variant};
 use crate::model::TEXT_OR_LIST;
@@ -11,13 +11,13 @@ use serde::de::{
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Far more readings than any type of settings needs.
+/// Far more passes than any type of settings needs.
 const MOST_READINGS: usize = 10_000;
 
-/// The keys of a type.
+/// Records the keys of a type.
 ///
 /// # Errors
-/// What the type says where it cannot be read from usual values.
+/// The type's error if it cannot be deserialized from typical values.
 pub(super) fn record<T: DeserializeOwned>() -> Result<Schema, String> {
     let mut seen = Seen::default();
     let mut readings = 0;
@@ -30,14 +30,14 @@ pub(super) fn record<T: DeserializeOwned>() -> Result<Schema, String> {
         T::deserialize(Recorder { seen, out: &mut schema })?;
         Ok(schema)
     };
-    // One reading makes one choice of each enum.
+    // One pass covers one variant of each enum.
     loop {
         read(&mut seen).map_err(|refused| refused.to_string())?;
         if seen.choices.values().flatten().all(Option::is_some) {
             break;
         }
     }
-    // A struct that lacks its fields names the one that it needs.
+    // A struct without its fields reports the one that it needs.
     for name in seen.required.keys().copied().collect::<Vec<_>>() {
         seen.bare = Some(name);
         loop {
@@ -62,18 +62,18 @@ fn nothing() -> Schema {
     Schema { kind: Kind::Any, optional: false }
 }
 
-/// What is known after some readings.
+/// What is known after some passes.
 #[derive(Default)]
 struct Seen {
-    /// The choices of each enum, as far as they were made.
+    /// The variants of each enum seen so far.
     choices: BTreeMap<&'static str, Vec<Option<Variant>>>,
-    /// The fields that each struct cannot do without, as far as they are known.
+    /// The required fields of each struct found so far.
     required: BTreeMap<&'static str, Vec<&'static str>>,
-    /// The struct that is given these fields only.
+    /// The struct that is given its required fields only.
     bare: Option<&'static str>,
 }
 
-/// Why a reading failed.
+/// Why a pass failed.
 #[derive(Debug)]
 enum Refused {
     Missing(&'static str),
@@ -101,14 +101,14 @@ impl de::Error for Refused {
     }
 }
 
-/// Reads one value, and writes down in `out` what it was asked for.
+/// Deserializes one value and records the requested type in `out`.
 struct Recorder<'r> {
     seen: &'r mut Seen,
     out: &'r mut Schema,
 }
 
 impl Recorder<'_> {
-    /// Writes down a whole number from `least` to `most`, as far as TOML has them.
+    /// Records a whole number from `least` to `most`, limited to the range of TOML.
     fn whole(&mut self, least: i128, most: i128) {
         let bound = |value: i128| value.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
         self.out.kind = Kind::WholeNumber { least: bound(least), most: bound(most) };
@@ -233,7 +233,7 @@ impl<'de> de::Deserializer<'de> for Recorder<'_> {
             true => required.clone(),
             false => fields.to_vec(),
         };
-        // They are taken from the end.
+        // Names are taken from the end.
         names.reverse();
         let mut fields = vec![];
         let value = visitor.visit_map(Fields { seen: self.seen, names, fields: &mut fields })?;
@@ -294,7 +294,7 @@ impl<'de> SeqAccess<'de> for Parts<'_> {
 /// Fields of a struct, or entries of a map.
 struct Fields<'r> {
     seen: &'r mut Seen,
-    /// Those to come, the next one last.
+    /// The remaining names, the next one last.
     names: Vec<&'static str>,
     fields: &'r mut Vec<Field>,
 }

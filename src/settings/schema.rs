@@ -1,4 +1,4 @@
-//! The tree of keys that a type of settings has, and what each of them takes.
+//! The tree of keys of a settings type, and the type of each value.
 
 use super::Settings;
 use super::record::record;
@@ -7,14 +7,14 @@ use std::any::TypeId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// The tree of keys of a type of settings, as the type itself tells them.
+/// The tree of keys of a settings type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schema {
     pub(super) kind: Kind,
     pub(super) optional: bool,
 }
 
-/// What a key takes.
+/// The type of a key's value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     Any,
@@ -25,12 +25,12 @@ pub(super) enum Kind {
         most: i64,
     },
     Text,
-    /// A text, or a list of texts.
+    /// A text or a list of texts.
     TextOrList,
     List(Box<Schema>),
     /// A list of a fixed length.
     Tuple(Vec<Schema>),
-    /// Values by names that the user chooses.
+    /// Values by user-defined names.
     Map(Box<Schema>),
     Table(Table),
     Choice {
@@ -44,13 +44,13 @@ pub(super) enum Kind {
 pub(super) struct Table {
     pub(super) type_name: &'static str,
     pub(super) fields: Vec<Field>,
-    /// Whether paths of other names begin here.
+    /// Whether paths in `other_names` start here.
     pub(super) is_root: bool,
-    /// Whether it holds only what was given, without defaults.
+    /// Whether the table has only given values, without defaults.
     pub(super) is_partial: bool,
-    /// What users of other tools call a key, and the key's path from here.
+    /// Names that other programs use for a key, with the key's path from here.
     pub(super) other_names: &'static [(&'static str, &'static str)],
-    /// Keys that files may still hold, and why they count no more.
+    /// Removed keys that files may still have, with the reason.
     pub(super) retired: Vec<(&'static str, &'static str)>,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Table {
 pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) schema: Schema,
-    /// Whether there is no default for it.
+    /// Whether the field has no default.
     pub(super) required: bool,
 }
 
@@ -67,15 +67,15 @@ pub(super) struct Field {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Variant {
     pub(super) name: &'static str,
-    /// What it comes with, as in `{ linear = ... }`.
+    /// The variant's content, as in `{ linear = ... }`.
     pub(super) content: Option<Schema>,
 }
 
 impl Schema {
-    /// The keys of a type of settings. They are found once and then remembered.
+    /// The schema of a settings type. It is computed once and cached.
     ///
     /// # Errors
-    /// [`Error::Config`] where the type cannot tell them, which is a defect of the type.
+    /// [`Error::Config`] if the schema cannot be determined, which is a bug of the type.
     pub fn of<T: Settings>() -> Result<Arc<Self>> {
         type Known = Mutex<HashMap<TypeId, Arc<Schema>>>;
         static KNOWN: OnceLock<Known> = OnceLock::new();
@@ -108,7 +108,7 @@ impl Schema {
         Ok(schema)
     }
 
-    /// The part at a path in which `*` stands for an entry of a list or a map.
+    /// The schema at a path. `*` stands for an entry of a list or map.
     fn at_mut(&mut self, path: &str) -> Option<&mut Self> {
         let mut here = self;
         for step in path.split('.').filter(|step| !step.is_empty()) {
@@ -123,7 +123,7 @@ impl Schema {
         Some(here)
     }
 
-    /// Whether it is a table, or may be one.
+    /// The table, if the value is one.
     pub(super) fn as_table(&self) -> Option<&Table> {
         match &self.kind {
             Kind::Table(table) => Some(table),
@@ -131,7 +131,7 @@ impl Schema {
         }
     }
 
-    /// The keys of each entry, where it is a list of tables.
+    /// The table of each entry, if the value is a list of tables.
     pub(super) fn as_tables(&self) -> Option<&Table> {
         match &self.kind {
             Kind::List(inner) => inner.as_table(),
@@ -139,7 +139,7 @@ impl Schema {
         }
     }
 
-    /// What it takes, in words: a noun without its article.
+    /// The type in words, as a noun without an article.
     pub(super) fn noun(&self) -> String {
         match &self.kind {
             Kind::Any => "any value".into(),
@@ -174,7 +174,7 @@ impl Schema {
         }
     }
 
-    /// What to do about a value that is none of it.
+    /// The hint for a value of another type.
     pub(super) fn advice(&self) -> String {
         match &self.kind {
             Kind::Any | Kind::TrueFalse => format!("Give {}", self.noun()),
@@ -197,7 +197,7 @@ impl Schema {
             }
             Kind::Table(table) => {
                 let names: Vec<&str> = table.fields.iter().map(|field| field.name).collect();
-                format!("It is a table; its settings are {}", names.join(", "))
+                format!("Give a table with the settings {}", names.join(", "))
             }
             Kind::Number | Kind::WholeNumber { .. } | Kind::Map(_) => {
                 format!("Give a {}", self.noun())
@@ -207,7 +207,7 @@ impl Schema {
 }
 
 impl Variant {
-    /// As it is written in a TOML file.
+    /// The variant, as written in TOML.
     pub(super) fn shown(&self) -> String {
         match &self.content {
             None => format!("\"{}\"", self.name),

@@ -1,10 +1,10 @@
-//! What each key is for, taken from the comments above the fields in the sources, so that it is
-//! said in one place.
+//! The documentation of each key, taken from the doc comments in the source code, so that it is written only
+//! once.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-/// The sources in which settings are declared.
+/// The source files that declare settings.
 const SOURCES: &[&str] = &[
     include_str!("../data/arith.rs"),
     include_str!("../data/reading/column_map.rs"),
@@ -40,11 +40,11 @@ const SOURCES: &[&str] = &[
     include_str!("../train/config.rs"),
 ];
 
-/// Comments of fields and variants, by the name of the type and their own, as `plain` has it. Types
-/// of one name share their comments; a type asks only for its own fields.
+/// Doc comments of fields and variants, by the type's name and the member's name, normalized by `plain`.
+/// Types with the same name share their comments; each looks up only its own fields.
 type Comments = BTreeMap<(String, String), String>;
 
-/// What a field or a variant is for.
+/// The doc comment of a field or variant.
 pub(super) fn sentence(type_name: &str, member: &str) -> Option<String> {
     static COMMENTS: OnceLock<Comments> = OnceLock::new();
     let comments = COMMENTS.get_or_init(|| {
@@ -55,18 +55,18 @@ pub(super) fn sentence(type_name: &str, member: &str) -> Option<String> {
     comments.get(&(type_name.to_owned(), plain(member))).cloned()
 }
 
-/// The name that an attribute gives to the item below it.
+/// The name that a serde attribute gives to the next item.
 fn renamed(attribute: &str) -> Option<String> {
     let (_, name) = attribute.split_once("serde(rename = \"")?;
     Some(name.split_once('"')?.0.to_owned())
 }
 
-/// `WarmupStableDecay` and `warmup_stable_decay` are the same variant.
+/// Makes `WarmupStableDecay` and `warmup_stable_decay` equal.
 fn plain(name: &str) -> String {
     name.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect()
 }
 
-/// Reads the comments of all structs and enums of a source that is laid out as rustfmt does it.
+/// Reads the doc comments of all structs and enums in a source file formatted by rustfmt.
 fn read(source: &str, comments: &mut Comments) {
     let mut type_name = None;
     let mut comment = String::new();
@@ -80,7 +80,7 @@ fn read(source: &str, comments: &mut Comments) {
             comment.push_str(words.trim());
             continue;
         }
-        // Attributes stand between a comment and what it is about, and may have several lines.
+        // Attributes, which may span several lines, stand between a comment and its item.
         let is_item = |c: char| c.is_alphabetic() || c == '_' || c == '}';
         if !text.starts_with(is_item) {
             if !text.starts_with("#[") {
@@ -109,7 +109,7 @@ fn read(source: &str, comments: &mut Comments) {
     }
 }
 
-/// A comment with the names that its links show, and without where they lead.
+/// Replaces links in a comment with their text.
 fn without_links(comment: &str) -> String {
     let mut text = String::new();
     let mut rest = comment;

@@ -1,10 +1,10 @@
-//! The card of a set of pairs: who answered, with which settings, and what was kept.
+//! The card of a set of pairs: the teachers, their settings, and which answers were kept.
 
 use super::config::{Keep, MakePairsConfig, Pick, TeacherConfig};
 use super::report::{PairsReport, in_table};
 use crate::eval::INSTRUCTION;
 
-/// The card in Markdown, with the front matter of a data set on the hub.
+/// The card in Markdown, with the front matter of a dataset on the Hub.
 pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
     let data_file = |name: &str| format!("- config_name: {name}\n  data_files: {name}.jsonl\n");
     let files: String = ["pairs", "long", "short"].map(data_file).concat();
@@ -22,28 +22,28 @@ pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
     };
     let benchmarks: Vec<String> = config.benchmarks.iter().map(|path| name(path)).collect();
     let apart = match benchmarks.is_empty() {
-        true => "No benchmark was compared with the problems.".to_owned(),
+        true => "The problems were not compared with benchmarks.".to_owned(),
         false => format!(
-            "Problems were left out that have the text of one in a benchmark, or thirteen words in a \
-             row with it: {}.",
+            "Problems that have the same text as a benchmark problem, or share thirteen words in a row \
+             with one, were left out ({}).",
             benchmarks.join(", ")
         ),
     };
     let asked = match config.instruct {
-        true => format!("Problems were asked with the instruction *{INSTRUCTION}*"),
-        false => "Problems were asked alone".to_owned(),
+        true => format!("The prompts ended with the instruction *{INSTRUCTION}*"),
+        false => "The prompts had no instruction.".to_owned(),
     };
     let [long, short] = [&report.long.model, &report.short.model].map(|model| in_table(model));
     format!(
-        "---\nconfigs:\n{files}---\n\n# Long and short answers\n\n{} problems of `{}` with a long \
-         answer by {long} and a short one by {short}; {} rows long, {} short. {asked}. Of up to {} \
-         answers of each teacher to a problem {picked} is here (seeds from {} on); an answer that \
-         the length limit cut off never is. {kept}. {apart} Problems with the same answer whose \
-         words agree to {} count as one.\n\n\
+        "---\nconfigs:\n{files}---\n\n# Long and short answers\n\n{} problems of `{}`, each with a long \
+         answer by {long} and a short answer by {short} ({} long rows, {} short rows). {asked} Each \
+         teacher was asked for up to {} answers per problem, with seeds from {} on; {picked} is \
+         included. Answers that the length limit truncated are never included. {kept}. {apart} \
+         Problems with the same answer and a text similarity of at least {} count as duplicates.\n\n\
          - `long.jsonl`, `short.jsonl`: rows with `id`, `problem`, `solution`, `answer`\n\
          - `pairs.jsonl`: rows with `id`, `problem`, `answer`, `long`, `short`\n\n\
-         Answers are graded by rule: the final answer that they state is compared with the known \
-         one. Made by mixdistill {}.\n\n## Counts\n\n{}\n## Teachers\n\n{}{}",
+         Rules graded the answers by comparing the final answer that they state with the known one. \
+         Created with mixdistill {}.\n\n## Counts\n\n{}\n## Teachers\n\n{}{}",
         report.pairs,
         name(&config.problems),
         report.rows[0],
@@ -58,7 +58,7 @@ pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
     )
 }
 
-/// A teacher's settings, without the address, which may be private.
+/// A teacher's settings, without the URL, which may be private.
 fn teacher(role: &str, model: &str, config: &TeacherConfig) -> String {
     let (mut system, mut limits) = (String::new(), String::new());
     let drawn = |temperature: f64, top_p: f64, max_tokens: usize| {
@@ -67,7 +67,7 @@ fn teacher(role: &str, model: &str, config: &TeacherConfig) -> String {
     if let Some(server) = &config.server {
         system.clone_from(&server.system);
         limits = drawn(server.temperature, server.top_p, server.max_tokens);
-        limits.push_str(&format!(", {} a request", config.n));
+        limits.push_str(&format!(", {} per request", config.n));
         if !server.extra.is_empty() {
             limits.push_str(&format!(", {}", serde_json::Value::Object(server.extra.clone())));
         }

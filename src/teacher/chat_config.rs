@@ -1,44 +1,55 @@
-//! How a server with chat completions is asked: address, model, draws, limits, pace.
+//! Settings for requests to a server with chat completions: URL, model, sampling, limits, and rate.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What most servers call the length limit, and what OpenAI's newer models do.
+/// The usual request field for the length limit, and that of newer OpenAI models.
 pub(super) const MAX_TOKENS: &str = "max_tokens";
 pub(super) const MAX_COMPLETION_TOKENS: &str = "max_completion_tokens";
 
-/// Fields of a request that have settings of their own, or none.
+/// Request fields that are set by other settings, or not at all, and so cannot be in `extra`.
 const OWN_FIELDS: [&str; 7] = ["model", "messages", "n", "seed", "stream", "temperature", "top_p"];
 
-/// How a server is asked.
+/// Settings for requests to a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChatConfig {
-    /// Its address up to `/chat/completions`, such as `http://localhost:8000/v1`.
+    /// Base URL of the server, without `/chat/completions`, such as `http://localhost:8000/v1`. Any server
+    /// with OpenAI-compatible chat completions works. The URL must not contain a user name, a key, or a
+    /// query.
     pub url: String,
-    /// The model's name there; where it is empty, the one that the server has.
+    /// Model name to request. If empty, the server is asked for its models and must list exactly one.
     pub model: String,
-    /// The environment variable that holds the key; where it is empty, OPENAI_API_KEY for
-    /// api.openai.com, and no key for others.
+    /// Name of the environment variable that holds the API key. If empty, `OPENAI_API_KEY` is used for
+    /// api.openai.com, and no key for other servers.
     pub key_variable: String,
-    /// Message of the system; none where it is empty.
+    /// System message of every request. It replaces system messages that come with the problems. If empty,
+    /// those are sent, if any.
     pub system: String,
-    /// Length limit of an answer in tokens, reasoning included; 0 leaves it to the server.
+    /// Maximum length of an answer in tokens, including the reasoning. 0 leaves the limit to the server.
+    /// Truncated answers are never kept, so raise it if the report counts many of them.
     pub max_tokens: usize,
-    /// The request's field for `max_tokens`: newer models take it as `max_completion_tokens` only.
+    /// Request field that carries `max_tokens`. Set it to `max_completion_tokens` for models that reject
+    /// `max_tokens`, such as newer OpenAI models.
     pub max_tokens_field: String,
-    /// 0 takes the likeliest token.
+    /// Sampling temperature, 0 to 100. 0 always takes the most likely token. More than one answer per problem
+    /// (`samples`) requires a value above 0.
     pub temperature: f64,
-    /// Tokens are drawn among the likeliest whose probabilities sum to this.
+    /// Nucleus sampling: samples only from the most likely tokens whose probabilities sum to this value,
+    /// above 0 and at most 1. 1 samples from all tokens and is not sent.
     pub top_p: f64,
-    /// Seconds to wait for an answer.
+    /// Seconds to wait for the response to one request.
     pub timeout: u64,
-    /// Tries after the first.
+    /// Number of retries after temporary failures, such as a broken connection or a server error. The pause
+    /// before a retry doubles each time, up to a minute. Waiting as long as a rate limit asks for does not
+    /// count as a retry.
     pub retries: usize,
-    /// Requests that are begun in a minute, at most; 0 sets no limit.
+    /// Maximum number of requests to start per minute, retries included, over all connections. 0 sets no
+    /// limit. If both teachers have the same `url`, the limit of the long teacher applies to both together.
     pub requests_per_minute: f64,
-    /// What else the request holds, such as `chat_template_kwargs`; it is written to files as it is.
+    /// Additional fields of the request body, such as `chat_template_kwargs`. They are saved in the output
+    /// directory and shown in its card, so put no secrets in them.
     pub extra: Map<String, Value>,
 }
 
@@ -62,17 +73,18 @@ impl Default for ChatConfig {
 }
 
 impl ChatConfig {
-    /// Checks the settings.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first that cannot be used.
+    /// [`Error::Config`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
         let host = ["http://", "https://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
-        // Whatever stands in an address is written to files and messages.
-        let hint = "Give http://HOST/v1 or https://HOST/v1, the key in an environment variable";
+        // The URL appears in files and messages, so it must not contain secrets.
+        let hint =
+            "Use http://HOST/v1 or https://HOST/v1, and put the key in an environment variable";
         if self.url.contains(['@', '?', '#']) {
-            return refuse("url", "it holds more than a host and a path".into(), hint);
+            return refuse("url", "it contains more than a host and a path".into(), hint);
         }
         if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
             return refuse("url", format!("it is \"{}\"", self.url), hint);
@@ -97,15 +109,15 @@ impl ChatConfig {
         let is_name = field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !is_name || !(1..=64).contains(&field.len()) || OWN_FIELDS.contains(&field) {
             let what = format!("it is {field:?}");
-            let hint = "Name the field for the length limit: max_tokens or max_completion_tokens";
+            let hint = "Set the field of the length limit: max_tokens or max_completion_tokens";
             return refuse("max_tokens_field", what, hint);
         }
-        // As it is called by default it may be there too; the setting then counts.
+        // `extra` may contain the default name. The setting then takes precedence.
         let limit = Some(field).filter(|field| *field != MAX_TOKENS);
         for key in OWN_FIELDS.into_iter().chain(limit) {
             if self.extra.contains_key(key) {
-                let what = format!("`{key}` is in it");
-                return refuse("extra", what, "It has a setting of its own, or none");
+                let what = format!("it contains `{key}`");
+                return refuse("extra", what, "Remove it; use its own setting if there is one");
             }
         }
         Ok(())

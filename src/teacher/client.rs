@@ -1,9 +1,9 @@
-//! A client for chat completions (vLLM, llama.cpp, Ollama, paid services).
+//! A client for OpenAI-compatible chat completions (vLLM, llama.cpp, Ollama, paid services).
 //!
-//! Special here: every answer is bounded in size and time; what may pass by itself (a busy server, a
-//! connection that breaks, an answer that is no JSON) is tried again after a pause that grows, is
-//! spread by chance, and is at least what the server asks for; while a server asks for a pause, all
-//! threads leave it alone; the key is read from an environment variable and stands in no message.
+//! Responses are limited in size and time. Temporary failures (a busy server, a broken connection, a
+//! response that is not JSON) are retried with exponential backoff and jitter, after at least the pause
+//! of `Retry-After`. During a pause that the server asks for, no thread sends a request. The key is read
+//! from an environment variable and appears in no message.
 
 use super::chat_config::{ChatConfig, MAX_COMPLETION_TOKENS, MAX_TOKENS};
 use super::pace::Pace;
@@ -21,69 +21,69 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::RequestBuilder;
 
-/// Largest answer that is read, in bytes.
+/// Maximum size of a response in bytes.
 const MOST_BYTES: u64 = 16 << 20;
-/// First pause before another try, and the longest without a server's wish.
+/// First pause before a retry, and the longest one unless the server asks for more.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long a question waits in all because a server asks for pauses.
+/// Maximum total time that a question waits because the server asks for pauses.
 const LONGEST_WISH: Duration = Duration::from_secs(600);
-/// How long a server has to name its models.
+/// Time limit for listing the models.
 const MODELS_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time between two notices of what a server is waited for.
+/// Time between two notices about waiting for a server.
 pub(super) const TROUBLE_EVERY: Duration = Duration::from_secs(10);
-/// Whose key OPENAI_API_KEY is.
+/// The server that OPENAI_API_KEY belongs to.
 const OPENAI: &str = "https://api.openai.com/";
 
-/// What one request asks for beside its messages.
+/// Options of one request, besides its messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CompletionOptions {
-    /// Answers to the same messages, 0 and 1 are one; not every server gives more.
+    /// Number of answers to the same messages. 0 counts as 1. Not every server supports more.
     pub n: usize,
-    /// Seed of the draws, for servers that know one.
+    /// Random seed for sampling, for servers that support it.
     pub seed: Option<u64>,
 }
 
-/// An answer.
+/// A server's answer to a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// Its text.
+    /// The text.
     pub text: String,
-    /// Why it ended, such as `stop` or `length`.
+    /// Why the answer ended, such as `stop` or `length`.
     pub finish_reason: Option<String>,
-    /// Its tokens, where the server tells.
+    /// Number of tokens, if the server reports it.
     pub tokens: Option<u64>,
 }
 
-/// A client of one server; threads may share it.
+/// A client of one server. Clones share their request rate and can be used from several threads.
 #[derive(Clone, Debug)]
 pub struct ChatClient {
     config: ChatConfig,
     agent: ureq::Agent,
     pace: Arc<Pace>,
-    /// Pauses made, which the next one's length depends on.
+    /// Number of pauses so far, the counter of their jitter.
     pauses: Arc<AtomicU64>,
-    /// What it waits for, until someone looks.
+    /// What the client is waiting for, until it is reported.
     trouble: Arc<Mutex<Option<String>>>,
-    /// Replies with broken characters.
+    /// Number of responses with broken characters.
     broken: Arc<AtomicU64>,
 }
 
-/// What became of one try.
+/// The result of one attempt.
 enum Attempt {
     Answer(ChatReply),
-    /// It may go well later; the pause is the server's wish.
+    /// A temporary failure, with the pause that the server asks for.
     Again(String, Option<Duration>),
-    /// It asks for fewer requests.
+    /// A rate limit, with the pause that the server asks for.
     Slower(String, Duration),
     Failed(Failure),
 }
 
 impl ChatClient {
-    /// A client; nothing is asked yet.
+    /// Creates a client without sending a request.
     ///
     /// # Errors
-    /// As [`ChatConfig::validate`].
+    /// Same as [`ChatConfig::validate`].
     pub fn new(config: ChatConfig) -> Result<Self> {
         config.validate()?;
         let agent = ureq::Agent::config_builder()
@@ -96,30 +96,30 @@ impl ChatClient {
         Ok(Self { config, agent, pace, pauses, trouble, broken })
     }
 
-    /// The client with the pace of another one, which asks the same server.
+    /// Shares the request rate of another client of the same server.
     pub(super) fn with_pace_of(mut self, other: &Self) -> Self {
         self.pace = other.pace.clone();
         self
     }
 
-    /// What it waits for, if it does and this was not said yet.
+    /// What the client is waiting for, if it is and this was not reported yet.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What is to be said of its replies as a whole, once all are there.
+    /// A message about the responses as a whole, for after the last one.
     pub fn notice(&self) -> Option<String> {
         let count = self.broken.load(Ordering::Relaxed);
         (count > 0).then(|| {
             let replies = if count == 1 { "reply" } else { "replies" };
             format!(
-                "{count} {replies} of {} held broken Unicode escapes; replaced by U+FFFD",
+                "{count} {replies} of {} contained broken Unicode, which was replaced by U+FFFD",
                 self.config.url
             )
         })
     }
 
-    /// How it asks.
+    /// The client's settings.
     pub fn config(&self) -> &ChatConfig {
         &self.config
     }
@@ -140,7 +140,7 @@ impl ChatClient {
         request.insert("model".into(), self.config.model.clone().into());
         request.insert("messages".into(), messages.into());
         request.insert("temperature".into(), self.config.temperature.into());
-        // Settings that change nothing are not sent: not every server knows them.
+        // Settings at their neutral value are not sent, since not every server supports them.
         if self.config.max_tokens > 0 && !request.contains_key(MAX_COMPLETION_TOKENS) {
             request.insert(self.config.max_tokens_field.clone(), self.config.max_tokens.into());
         }
@@ -156,11 +156,11 @@ impl ChatClient {
         Value::Object(request)
     }
 
-    /// The answer to a conversation of `(role, content)`. The context is told what the server is
-    /// waited for; a stop does not wait for its answer.
+    /// Sends a conversation of `(role, content)` and returns the answer. Waiting for the server is reported
+    /// to the context. A stop returns without waiting for the answer.
     ///
     /// # Errors
-    /// [`Error::Server`]: it cannot be reached, refuses, or answers with what is no chat completion;
+    /// [`Error::Server`] if the server cannot be reached, refuses, or does not return a chat completion;
     /// [`Error::Stopped`].
     pub fn complete(&self, messages: &[(&str, &str)], context: &Context<'_>) -> Result<Completion> {
         let request = self.request(messages, CompletionOptions::default());
@@ -182,33 +182,33 @@ impl ChatClient {
         Ok(Completion { text: content, finish_reason, tokens })
     }
 
-    /// Sends a request until it is answered, the tries are used up, or a stop is asked for.
+    /// Sends a request until it is answered, the retries are used up, or a stop is requested.
     pub(super) fn send(&self, request: &Value, stop: &StopFlag) -> Result<ChatReply, Failure> {
         let mut pause = FIRST_PAUSE;
         let mut tries = 0;
         let mut waited = Duration::ZERO;
         loop {
             self.pace.wait(stop)?;
-            // By chance, so that threads which failed together do not come back together.
+            // Jitter, so that threads that failed together do not retry together.
             let number = self.pauses.fetch_add(1, Ordering::Relaxed);
             let spread = pause.mul_f64(0.5 + Stream::new(0, "pause", number).unit());
             let (what, wait) = match self.attempt(request) {
                 Attempt::Answer(reply) => return Ok(reply),
                 Attempt::Failed(failure) => return Err(failure),
                 Attempt::Slower(what, wish) => {
-                    // This is no failure, as long as it does not go on for ever.
+                    // A rate limit is not a failure until the waiting takes too long.
                     waited += wish.max(spread);
                     if waited > LONGEST_WISH {
                         let wait = duration(wish.as_secs_f64());
                         let what = format!("{what}, and asks to wait {wait}");
-                        return Err(Failure::Busy(self.failed(what, "Go on later")));
+                        return Err(Failure::Busy(self.failed(what, "Try again later")));
                     }
                     self.pace.hold_back(wish);
                     (what, wish + spread)
                 }
                 Attempt::Again(what, _) if tries >= self.config.retries => {
                     let what = format!("{what}, {} times", tries + 1);
-                    let hint = "Check that the server runs and is not overloaded";
+                    let hint = "Check that the server is running and not overloaded";
                     return Err(Failure::Busy(self.failed(what, hint)));
                 }
                 Attempt::Again(what, wish) => {
@@ -217,25 +217,25 @@ impl ChatClient {
                 }
             };
             let again = duration(wait.as_secs_f64());
-            let what = format!("{}: {what}; again in {again}", self.config.url);
+            let what = format!("{}: {what}; retrying in {again}", self.config.url);
             *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
             super::pace::sleep(wait, stop)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// The variable of the key, and the key, if there is one.
+    /// The variable of the key and the key, if there is one.
     fn key(&self) -> Option<(&str, String)> {
         let variable = match self.config.key_variable.as_str() {
             "" if self.config.url.starts_with(OPENAI) => "OPENAI_API_KEY",
             variable => variable,
         };
-        // The system knows no variable without a name.
+        // A variable must have a name.
         let key = if variable.is_empty() { None } else { std::env::var(variable).ok() };
         Some((variable, key?.trim().to_owned())).filter(|(_, key)| !key.is_empty())
     }
 
-    /// Whether a key goes over the network for all to read.
+    /// Whether the key is sent unencrypted over a network.
     pub(super) fn shows_key(&self) -> bool {
         let host = self.config.url.strip_prefix("http://");
         let is_here =
@@ -251,13 +251,13 @@ impl ChatClient {
                 Ok(request.header("Authorization", &format!("Bearer {key}")))
             }
             Some((variable, _)) => Err(Failure::All(self.failed(
-                format!("the key in {variable} holds a character that no key has"),
-                "Set it again, without quotes and line ends",
+                format!("the key in {variable} contains an invalid character"),
+                "Set it without spaces and line breaks",
             ))),
         }
     }
 
-    /// What the server said, shortened and without the key.
+    /// The server's text, shortened and without the key.
     fn quoted(&self, body: &str) -> String {
         const SHOWN: usize = 200;
         let said = match self.key() {
@@ -270,19 +270,19 @@ impl ChatClient {
         said.chars().take(SHOWN).collect()
     }
 
-    /// What a status says, with the server's own words.
+    /// Describes a status, with the server's text.
     fn status(&self, status: u16, body: &Result<Vec<u8>, ureq::Error>) -> String {
         let said = body.as_ref().map(|body| self.quoted(&String::from_utf8_lossy(body)));
         let said = said.unwrap_or_default();
         let colon = if said.is_empty() { "" } else { ": " };
-        format!("it answered with status {status}{colon}{said}")
+        format!("it returned status {status}{colon}{said}")
     }
 
-    /// What to do about a request that is refused.
+    /// The hint for a rejected request.
     fn hint(&self, body: &Result<Vec<u8>, ureq::Error>, otherwise: &str) -> String {
         let body = body.as_ref().map(|body| String::from_utf8_lossy(body)).unwrap_or_default();
         let field = self.config.max_tokens_field.as_str();
-        // Neither name is part of the other.
+        // Neither name contains the other.
         let names = [MAX_COMPLETION_TOKENS, MAX_TOKENS];
         let mut others = names.into_iter().filter(|name| *name != field);
         if let Some(wanted) = others.clone().find(|name| body.contains(name)) {
@@ -291,7 +291,7 @@ impl ChatClient {
         match others.next().filter(|_| body.contains(field)) {
             None => otherwise.to_owned(),
             Some(other) => format!(
-                "Check max_tokens, and whether the server wants it under another name \
+                "Check max_tokens, and whether the server expects another field name for it \
                  (max_tokens_field = \"{other}\")"
             ),
         }
@@ -299,9 +299,9 @@ impl ChatClient {
 
     fn refuses_access(&self, status: u16) -> Failure {
         let hint = match (self.key(), self.config.key_variable.as_str()) {
-            (Some((variable, _)), _) => format!("Put the right key into {variable}"),
-            (None, "") => "Name the environment variable that holds its key".to_owned(),
-            (None, variable) => format!("Put its key into {variable}, which is not set"),
+            (Some((variable, _)), _) => format!("Set {variable} to a valid key"),
+            (None, "") => "Give the name of the environment variable that holds the key".to_owned(),
+            (None, variable) => format!("Set {variable} to the key; it is not set"),
         };
         Failure::All(self.failed(format!("it refuses access (status {status})"), &hint))
     }
@@ -316,7 +316,7 @@ impl ChatClient {
             Ok(response) => response,
             Err(error) => {
                 return Attempt::Again(
-                    format!("it cannot be asked: {}", self.quoted(&error.to_string())),
+                    format!("the request failed: {}", self.quoted(&error.to_string())),
                     None,
                 );
             }
@@ -324,7 +324,7 @@ impl ChatClient {
         let status = response.status().as_u16();
         let wish = response.headers().get("retry-after").and_then(|wish| wish.to_str().ok());
         let wish = wish.and_then(wished_pause);
-        // Bytes: a server may cut its answer within a character.
+        // Bytes, since a server may truncate its response inside a character.
         let body = response.body_mut().with_config().limit(MOST_BYTES).read_to_vec();
         match (status, body) {
             (200..=299, Ok(body)) => match ChatReply::parse(&body) {
@@ -339,13 +339,13 @@ impl ChatClient {
                 }
             },
             (200..=299, Err(ureq::Error::BodyExceedsLimit(_))) => {
-                let what = format!("its answer is larger than {} MiB", MOST_BYTES >> 20);
+                let what = format!("its response is larger than {} MiB", MOST_BYTES >> 20);
                 let hint = "Set a length limit (max_tokens)";
                 Attempt::Failed(Failure::One(self.failed(what, hint)))
             }
             (200..=299, Err(error)) => {
                 let said = self.quoted(&error.to_string());
-                Attempt::Again(format!("its answer broke off: {said}"), wish)
+                Attempt::Again(format!("its response broke off: {said}"), wish)
             }
             (401 | 403, _) => Attempt::Failed(self.refuses_access(status)),
             (429, body) => match wish {
@@ -353,24 +353,23 @@ impl ChatClient {
                 None => Attempt::Again(self.status(status, &body), None),
             },
             (408 | 425 | 500..=599, body) => Attempt::Again(self.status(status, &body), wish),
-            // A prompt that is too long, say.
+            // For example, the prompt is too long.
             (400 | 413 | 422, body) => Attempt::Failed(Failure::One(self.failed(
                 self.status(status, &body),
                 &self.hint(&body, "Check the settings and the problem"),
             ))),
-            (_, body) => {
-                Attempt::Failed(Failure::All(self.failed(
-                    self.status(status, &body),
-                    &self.hint(&body, "Check address and model"),
-                )))
-            }
+            (_, body) => Attempt::Failed(Failure::All(self.failed(
+                self.status(status, &body),
+                &self.hint(&body, "Check the URL and the model name"),
+            ))),
         }
     }
 
-    /// The client with the name of the server's model, where the settings name none.
+    /// If the settings name no model, asks the server for the name of its only model.
     ///
     /// # Errors
-    /// [`Error::Server`] where it cannot be asked, or has not exactly one model; [`Error::Stopped`].
+    /// [`Error::Server`] if the request fails or the server does not list exactly one model;
+    /// [`Error::Stopped`].
     pub fn with_served_model(mut self, context: &Context<'_>) -> Result<Self> {
         if self.config.model.is_empty() {
             let client = self.clone();
@@ -382,7 +381,7 @@ impl ChatClient {
 
     fn served_model(&self) -> Result<String, Failure> {
         const TRIES: usize = 3;
-        let hint = "Check that the server runs, or name its model";
+        let hint = "Check that the server is running, or set the model's name";
         let url = format!("{}/models", self.config.url.trim_end_matches('/'));
         let mut tries = 0;
         let (status, body) = loop {
@@ -392,7 +391,7 @@ impl ChatClient {
             match get.call() {
                 Err(error) if tries >= TRIES => {
                     let said = self.quoted(&error.to_string());
-                    let what = format!("its models cannot be listed: {said}");
+                    let what = format!("listing its models failed: {said}");
                     return Err(Failure::All(self.failed(what, hint)));
                 }
                 Ok(mut response)
@@ -421,13 +420,13 @@ impl ChatClient {
             _ => {
                 let named = self.quoted(&models.join(", "));
                 let what = format!("it has {} models ({named})", models.len());
-                Err(Failure::All(self.failed(what, "Name the one to ask")))
+                Err(Failure::All(self.failed(what, "Set the name of the model to ask")))
             }
         }
     }
 }
 
-/// The pause that a `Retry-After` asks for: seconds, or a date.
+/// Parses the pause of a `Retry-After` header: seconds or a date.
 fn wished_pause(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
@@ -477,7 +476,7 @@ mod tests {
             client.request(&[("user", "?")], CompletionOptions::default())
         };
         let config = ChatConfig { model: "m".into(), max_tokens: 7, ..ChatConfig::default() };
-        // To the letter: its hash finds what earlier builds have stored.
+        // Exactly this text: its hash finds responses that earlier builds saved.
         let plain = json!({
             "model": "m",
             "messages": [{ "role": "user", "content": "?" }],
@@ -497,7 +496,7 @@ mod tests {
         let mut both = named("max_completion_tokens");
         both.extra.insert("max_completion_tokens".into(), json!(3));
         assert!(both.validate().is_err());
-        // As before: what is in `extra` takes the setting's place.
+        // As in earlier versions, the field in `extra` replaces the setting.
         let mut extra = config.clone();
         extra.extra.insert("max_completion_tokens".into(), json!(3));
         assert_eq!(request(extra).get("max_tokens"), None);

@@ -1,8 +1,8 @@
-//! The asking: all that earlier runs have stored is looked at, then threads ask for what is missing.
+//! Collects answers: grades all saved responses, then lets threads ask for what is missing.
 //!
-//! Which rows are kept depends on the responses alone, and not on which thread came first: a problem's
-//! samples are asked in order. Only which problems are spared, when the other teacher has failed, is a
-//! matter of time.
+//! The kept rows depend only on the responses, not on the order of the threads, because the samples of a
+//! problem are requested in order. Only which problems are skipped because the other teacher failed
+//! depends on timing.
 
 use super::client::TROUBLE_EVERY;
 use super::config::MakePairsConfig;
@@ -22,12 +22,12 @@ use std::time::{Duration, Instant};
 /// A teacher's answers to all problems.
 #[derive(Debug)]
 pub(super) struct Collected {
-    /// For each problem the answer that is kept.
+    /// For each problem, the kept answer.
     pub chosen: Vec<Option<Chosen>>,
     pub counts: AnswerCounts,
 }
 
-/// Ends all threads when the one that watches them does, whatever the reason.
+/// Ends all threads when the watching thread ends, for whatever reason.
 struct EndThreads<'a>(&'a StopFlag);
 
 impl Drop for EndThreads<'_> {
@@ -36,11 +36,11 @@ impl Drop for EndThreads<'_> {
     }
 }
 
-/// Asks both teachers all problems; without `asks`, only what is stored is looked at. A teacher that refuses all
-/// problems of a part may answer others.
+/// Asks both teachers all problems. If `asks` is false, only grades saved responses. With `is_part`, a
+/// teacher may refuse all problems, since it may answer those of other parts.
 ///
 /// # Errors
-/// [`Error::Stopped`], and what ends the asking as a whole; all responses up to there are stored.
+/// [`Error::Stopped`], and errors that end all of the asking. All responses so far are saved.
 pub(super) fn collect(
     problems: &[BenchmarkProblem],
     config: &MakePairsConfig,
@@ -71,14 +71,14 @@ pub(super) fn collect(
         return Err(error);
     }
     match (whole, told) {
-        // A stop that came when all was done stops nothing.
+        // Ignores a stop that came after the last answer.
         (true, Ok(()) | Err(Error::Stopped { .. })) => Ok(tally.collected),
         (_, Err(error)) => Err(error),
-        (false, Ok(())) => Err(Error::stopped("not all was asked")),
+        (false, Ok(())) => Err(Error::stopped("not all problems were asked")),
     }
 }
 
-/// Grades all that is stored; returns the problems of each role that need more.
+/// Grades all saved responses. Returns the problems of each role that need more.
 fn grade_stored(
     shared: &Shared<'_>,
     roles: &[Role<'_>; 2],
@@ -101,8 +101,8 @@ fn grade_stored(
     Ok(open)
 }
 
-/// Lets threads ask for what is open, and tells how far they are. After a stop, and where the observer
-/// fails, answers that are on their way are waited for: they may cost money.
+/// Lets threads ask for what is open, and reports their progress. After a stop or an error of the observer,
+/// waits for the requests in flight, since their answers may cost money.
 fn ask_all(
     shared: &Shared<'_>,
     roles: &[Role<'_>; 2],
@@ -123,7 +123,7 @@ fn ask_all(
                 if let Err(error) = thread {
                     shared.fail(Error::config(
                         format!("{}.concurrency", part.name),
-                        format!("the system refuses so many threads: {error}"),
+                        format!("the system cannot start as many threads: {error}"),
                         "Give a lower number",
                     ));
                 }
@@ -134,7 +134,7 @@ fn ask_all(
     })
 }
 
-/// Tells how far the threads are.
+/// Reports the progress of the threads.
 struct Watch<'a, 'c> {
     shared: &'a Shared<'a>,
     roles: &'a [Role<'a>; 2],
@@ -143,9 +143,9 @@ struct Watch<'a, 'c> {
     progress: TaskProgress<'a, 'c>,
     started: Instant,
     shown: Instant,
-    /// When the trouble of each role was told.
+    /// When the trouble of each role was last reported.
     troubled: [Option<Instant>; 2],
-    /// Whether it was told that the asking ends with an error.
+    /// Whether the error that ends the asking was reported.
     told_end: bool,
 }
 
@@ -163,8 +163,8 @@ impl<'a, 'c> Watch<'a, 'c> {
         Self { shared, roles, tally, context, progress, started, shown, troubled, told_end }
     }
 
-    /// Takes what the threads tell until the last of them ends. Returns what ended them early: a stop,
-    /// or the observer's error.
+    /// Handles the events of the threads until the last of them ends. The error is what ended them early: a
+    /// stop or an error of the observer.
     fn until_all_end(mut self, receiver: &Receiver<CollectEvent>) -> Result<()> {
         let mut given_up = self.tell().err();
         loop {
@@ -177,12 +177,12 @@ impl<'a, 'c> Watch<'a, 'c> {
                 self.shared.ended.request();
             }
             let PairsProgress { done, of, .. } = self.tally.so_far;
-            // More often than anyone can see would only cost time.
+            // Limits the rate of updates.
             if self.shown.elapsed() < Duration::from_millis(100) && done < of {
                 continue;
             }
             self.shown = Instant::now();
-            // An observer that has failed is left alone.
+            // An observer that failed is not called again.
             if matches!(given_up, None | Some(Error::Stopped { .. }))
                 && let Err(error) = self.tell()
             {
@@ -209,7 +209,7 @@ impl<'a, 'c> Watch<'a, 'c> {
         let error = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = error.as_ref().filter(|_| !self.told_end) {
             self.told_end = true;
-            let what = format!("{error}. Answers that are on their way are waited for");
+            let what = format!("{error}. Waiting for the requests in flight");
             self.context.notice(what)?;
         }
         drop(error);
@@ -217,7 +217,7 @@ impl<'a, 'c> Watch<'a, 'c> {
     }
 }
 
-/// All numbers.
+/// All counts.
 struct RunningTotals {
     collected: [Collected; 2],
     so_far: PairsProgress,
@@ -234,7 +234,7 @@ impl RunningTotals {
         Self { collected, so_far, prices: roles.each_ref().map(|role| role.config.price) }
     }
 
-    /// Adds an event to the numbers.
+    /// Adds an event to the counts.
     fn add(&mut self, event: CollectEvent) {
         match event {
             CollectEvent::Response { role, tokens, known } => {
@@ -290,8 +290,7 @@ impl RunningTotals {
     }
 }
 
-/// The error of a teacher that refused every problem that it was asked: then it is not the
-/// problems that it refuses.
+/// The error of a teacher that refused every problem. The refusals are then not about the problems.
 fn refused_all(shared: &Shared<'_>, collected: &[Collected; 2]) -> Option<Error> {
     collected.iter().enumerate().find_map(|(role, Collected { counts, .. })| {
         if !counts.all_refused() || shared.answered[role].load(Ordering::SeqCst) {

@@ -6,27 +6,27 @@ use crate::settings::{Layers, Settings, table_of};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Which of several correct answers is kept.
+/// Which of several correct answers to keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pick {
-    /// The first; the teacher is not asked for more.
+    /// The first correct answer. The teacher is not asked for more answers once it has one.
     #[default]
     First,
-    /// The one with the fewest characters.
+    /// The correct answer with the fewest characters. The teacher is asked for all `samples`.
     Shortest,
-    /// The one with the most.
+    /// The correct answer with the most characters. The teacher is asked for all `samples`.
     Longest,
 }
 
-/// Which problems are kept.
+/// Which problems to keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// Those that both teachers answered correctly, as in the paper.
+    /// Problems that both teachers answered correctly, as in the paper.
     #[default]
     Both,
-    /// Those that at least one did.
+    /// Problems that at least one teacher answered correctly. Each file then has the rows of its own teacher.
     Either,
 }
 
@@ -34,18 +34,20 @@ pub enum Keep {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TeacherConfig {
-    /// Requests to a server at the same time.
+    /// Number of concurrent requests to a server, 1 to 1,024. A local model ignores it.
     pub concurrency: usize,
-    /// Answers that a server is asked for in one request; where it gives fewer, it is asked again.
+    /// Number of answers per request to a server. If the server returns fewer than `samples` in total, it is
+    /// asked again. Not every server supports more than 1; a local model requires 1.
     pub n: usize,
-    /// How its reasoning becomes part of the text that is trained on.
+    /// How the reasoning of a reasoning model becomes part of the training text.
     pub reasoning: ReasoningForm,
-    /// What a million tokens of questions cost, and of answers.
+    /// Prices of a million prompt tokens and of a million answer tokens, in a currency of your choice. The
+    /// report shows the cost. 0 and 0 leave it out.
     pub price: [f64; 2],
-    /// The server that answers.
+    /// The server that runs the teacher. Set either this table or `local`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ChatConfig>,
-    /// Or the model in a folder that does, run here.
+    /// A model that runs in this process as the teacher. Set either this table or `server`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalConfig>,
 }
@@ -66,7 +68,7 @@ impl Default for TeacherConfig {
 impl TeacherConfig {
     fn validate(&self, samples: usize) -> Result<()> {
         let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
-        /// Threads, each with a connection.
+        /// Each connection has a thread.
         const MOST: usize = 1024;
         if !(1..=MOST).contains(&self.concurrency) {
             let what = format!("it is {}", self.concurrency);
@@ -77,7 +79,8 @@ impl TeacherConfig {
         }
         if self.price.iter().any(|price| !(0.0..1e9).contains(price)) {
             let what = format!("it is {:?}", self.price);
-            return refuse("price", what, "Give the prices of a million tokens asked and answered");
+            let hint = "Give the prices of a million prompt tokens and a million answer tokens";
+            return refuse("price", what, hint);
         }
         let temperature = match (&self.server, &self.local) {
             (Some(server), None) => {
@@ -87,55 +90,60 @@ impl TeacherConfig {
             (None, Some(local)) => {
                 local.validate().map_err(|error| error.in_table("local"))?;
                 if self.n > 1 {
-                    let what = "a model that runs here answers a question once".to_owned();
-                    return refuse("n", what, "Leave it out; samples says how often it is asked");
+                    let what = "a local model gives one answer per request".to_owned();
+                    return refuse("n", what, "Leave it out; samples sets the number of answers");
                 }
                 ("local.temperature", local.temperature)
             }
             (None, None) => {
-                let what = "nobody is named".into();
-                return refuse("server", what, "Give the address of a server, or a model's folder");
+                let what = "no teacher is set".into();
+                return refuse("server", what, "Give the URL of a server or the folder of a model");
             }
             (Some(_), Some(_)) => {
-                let what = "a server is named, and a folder too".into();
-                return refuse("server", what, "Name one of them");
+                let what = "both a server and a local model are set".into();
+                return refuse("server", what, "Set only one of them");
             }
         };
         if samples > 1 && temperature.1 == 0.0 {
-            let what = format!("it is 0, so that {samples} answers to a problem are all the same");
-            return refuse(temperature.0, what, "Set one above 0, or samples to 1");
+            let what = format!("it is 0, so {samples} answers to a problem would be identical");
+            return refuse(temperature.0, what, "Set a value above 0, or set samples to 1");
         }
         Ok(())
     }
 }
 
-/// How pairs are made.
+/// Settings of [`make_pairs`](super::make_pairs).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MakePairsConfig {
-    /// File of problems with answers, in any shape that [`Benchmark`](crate::eval::Benchmark) reads, or a
-    /// dataset on the hub.
+    /// File of problems with known answers, in the published format of a benchmark (JSONL, JSON, CSV, TSV, or
+    /// Parquet), or a dataset on the Hugging Face Hub, such as `owner/name:train`.
     pub problems: PathBuf,
-    /// Problems that are taken, from the first on; without it all.
+    /// Number of problems to use, from the first one. If unset, all are used.
     pub limit: Option<usize>,
-    /// Files or datasets of problems with answers that must not be among them.
+    /// Benchmarks, as files or datasets, whose problems are excluded: a problem is left out if it has the
+    /// same text as a benchmark problem or shares thirteen words in a row with one.
     pub benchmarks: Vec<PathBuf>,
-    /// Similarity from which two problems with the same answer count as one, 0.6 to 1; see
-    /// [`near_duplicates`](crate::data::near_duplicates).
+    /// Similarity from which two problems with the same answer count as duplicates, 0.6 to 1. Only the first
+    /// one is kept. The similarity is the share of three-word sequences that both texts have, of those that
+    /// either has; 1 leaves out only texts with the same words.
     pub near_duplicates: f64,
-    /// Whether problems are followed by the instruction to reason and to box the answer.
+    /// Whether to append the instruction to reason step by step and to put the final answer in a box. Without
+    /// it, teachers get only the problem.
     pub instruct: bool,
-    /// Answers that each teacher is asked for to a problem, at most.
+    /// Maximum number of answers to request from each teacher per problem, 1 to 65,536. More than 1 requires
+    /// a temperature above 0. With `pick = "first"`, a teacher is asked only until it has a correct answer.
     pub samples: usize,
-    /// Which of several correct ones is kept.
+    /// Which of several correct answers to keep.
     pub pick: Pick,
-    /// Which problems are kept.
+    /// Which problems to keep.
     pub keep: Keep,
-    /// Seed of the draws; a problem's first answer has this one, the second the next.
+    /// Random seed for sampling. The first answer to a problem uses this seed, the second one the next
+    /// number, and so on.
     pub seed: u64,
-    /// Who answers at length.
+    /// The teacher that gives long answers.
     pub long: TeacherConfig,
-    /// Who answers briefly.
+    /// The teacher that gives short answers.
     pub short: TeacherConfig,
 }
 
@@ -164,30 +172,30 @@ impl Settings for MakePairsConfig {
 }
 
 impl MakePairsConfig {
-    /// Reads a TOML file.
+    /// Reads settings from a TOML file.
     ///
     /// # Errors
-    /// As [`Layers::file`] and [`Layers::settings`].
+    /// Same as [`Layers::file`] and [`Layers::settings`].
     pub fn read(path: &Path) -> Result<Self> {
         let mut layers = Layers::<Self>::new()?;
         layers.file(path)?;
         layers.settings()
     }
 
-    /// The settings of a text in TOML.
+    /// Parses settings from TOML text.
     ///
     /// # Errors
-    /// As [`MakePairsConfig::read`].
+    /// Same as [`MakePairsConfig::read`].
     pub fn from_toml(text: &str) -> Result<Self> {
         let mut layers = Layers::<Self>::new()?;
         layers.text(text)?;
         layers.settings()
     }
 
-    /// Checks the settings.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first that cannot be used.
+    /// [`Error::Config`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         self.validate_problems()?;
         for (role, teacher) in [("long", &self.long), ("short", &self.short)] {
@@ -196,22 +204,22 @@ impl MakePairsConfig {
         Ok(())
     }
 
-    /// The same, but for who the teachers are.
+    /// Validates everything except the teachers.
     pub(super) fn validate_problems(&self) -> Result<()> {
         let refuse = |key: &str, what: String, hint: &str| Err(Error::config(key, what, hint));
         if self.problems.as_os_str().is_empty() {
-            let hint = "Name a JSONL file of problems with answers";
+            let hint = "Set it to a file of problems with answers";
             return refuse("problems", "it is missing".into(), hint);
         }
         if self.limit == Some(0) {
             return refuse("limit", "it is 0".into(), "Give at least 1, or leave it out");
         }
-        // Lower ones are found too seldom.
+        // Near-duplicates of lower similarity are found too rarely.
         if !(0.6..=1.0).contains(&self.near_duplicates) {
             let what = format!("it is {}", self.near_duplicates);
             return refuse("near_duplicates", what, "Give a number from 0.6 to 1");
         }
-        /// Far above any use.
+        /// Far more than anyone needs.
         const MOST_SAMPLES: usize = 1 << 16;
         if !(1..=MOST_SAMPLES).contains(&self.samples) {
             let what = format!("it is {}", self.samples);

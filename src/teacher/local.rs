@@ -1,4 +1,4 @@
-//! A model in a folder as a teacher.
+//! A local model as a teacher.
 
 use super::{Failure, Response, Teacher, TeacherPrompt, TeacherSample};
 use crate::context::{Context, StopFlag};
@@ -18,25 +18,31 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
-/// How a model in a folder answers.
+/// Settings of a local model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LocalConfig {
-    /// The folder, in Hugging Face's format (with the feature hub also owner/name).
+    /// Model to run: a folder in Hugging Face format, a GGUF file, or a run. With the feature `hub`, also
+    /// `owner/name` on the Hugging Face Hub.
     pub model: String,
-    /// Message of the system; none where it is empty.
+    /// System message of every prompt. It replaces system messages that come with the problems. If empty,
+    /// those are used, if any.
     pub system: String,
     /// Variables for the chat template, such as `enable_thinking`.
     pub template_variables: BTreeMap<String, Value>,
-    /// The device, by the name of its backend.
+    /// Backend to run the model on, such as `cuda`. `auto` is the fastest one in the build.
     pub backend: String,
-    /// Length limit of an answer in tokens.
+    /// Maximum length of an answer in tokens, including the reasoning. Truncated answers are never kept, so
+    /// raise it if the report counts many of them.
     pub max_tokens: usize,
-    /// 0 takes the likeliest token.
+    /// Sampling temperature. 0 always takes the most likely token. More than one answer per problem
+    /// (`samples`) requires a value above 0.
     pub temperature: f64,
-    /// Tokens are drawn among the likeliest whose probabilities sum to this.
+    /// Nucleus sampling: samples only from the most likely tokens whose probabilities sum to this value,
+    /// above 0 and at most 1. 1 samples from all tokens.
     pub top_p: f64,
-    /// Answers generated at the same time.
+    /// Number of problems to answer at the same time. A larger batch is faster and takes more memory. Random
+    /// choices do not depend on it.
     pub batch_size: usize,
 }
 
@@ -66,10 +72,10 @@ impl LocalConfig {
         }
     }
 
-    /// Checks the settings.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) with the first that cannot be used.
+    /// [`Error::Config`](crate::Error::Config) for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let mut names = self.template_variables.keys();
         names.try_for_each(|name| ChatTemplate::check_variable("template_variables", name))?;
@@ -86,8 +92,7 @@ impl LocalConfig {
     }
 }
 
-/// A model with all that it takes to ask it. A question has the same draws whatever it is batched
-/// with.
+/// A local model as a teacher. The random draws of a question do not depend on its batch.
 pub struct LocalTeacher {
     config: LocalConfig,
     model: Mutex<DecoderLm>,
@@ -99,7 +104,7 @@ impl LocalTeacher {
     /// Loads the model.
     ///
     /// # Errors
-    /// As [`LocalConfig::validate`], and what folders and devices give.
+    /// Same as [`LocalConfig::validate`]; errors of the model folder and the device.
     pub fn load(config: LocalConfig, context: &Context<'_>) -> Result<Self> {
         config.validate()?;
         let system = Some(config.system.clone()).filter(|system| !system.is_empty());
@@ -117,7 +122,7 @@ impl LocalTeacher {
         Ok(Self { config, model: Mutex::new(model), fingerprint, files })
     }
 
-    /// The number of a question, which its random draws depend on.
+    /// The number that determines the random draws of a question.
     fn number(question: &TeacherPrompt) -> u64 {
         let mut hash = Sha256::new();
         hash.update(question.seed.to_le_bytes());
@@ -131,7 +136,7 @@ impl LocalTeacher {
         questions: &[TeacherPrompt],
         stop: &StopFlag,
     ) -> Result<Option<Vec<Response>>> {
-        // A problem that leaves no room for an answer has none.
+        // A problem that leaves no room for an answer gets none.
         let longest = self.files.folder().config().context();
         let TextInterface { tokenizer, template, end_tokens } = self.files.text_interface();
         let mut responses = vec![Response::default(); questions.len()];
@@ -160,7 +165,7 @@ impl LocalTeacher {
         for ((generation, prompt), place) in generated.iter().zip(&prompts).zip(places) {
             let reason = if generation.hit_limit() { "length" } else { "stop" };
             let mut text = generation.text(tokenizer)?;
-            // Where the template opens the reasoning, the answer begins within it.
+            // If the template opens the reasoning, the answer starts inside it.
             if opens_reasoning(tokenizer, prompt)? {
                 text.insert_str(0, reasoning::OPEN);
             }
@@ -185,7 +190,7 @@ impl Teacher for LocalTeacher {
     }
 
     fn request(&self, question: &TeacherPrompt) -> Value {
-        // The tokens say what template and tokenizer make of it.
+        // The hash of the tokens covers the template and the tokenizer.
         let mut tokens = Sha256::new();
         let text = self.files.text_interface();
         let prompt = text.template.prompt(text.tokenizer, question.prompt());

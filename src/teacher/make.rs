@@ -1,17 +1,17 @@
-//! From problems to pairs, in a directory that any run may take up again.
+//! From problems to pairs, in a directory that later calls can resume.
 //!
 //! ```text
 //! pairs/
-//!   responses.jsonl   every response, with the hash of its request; only ever appended to
+//!   responses.jsonl   all responses, with the hashes of their requests; append-only
 //!   long.jsonl        rows for training: id, problem, solution, answer
 //!   short.jsonl
-//!   pairs.jsonl       both answers to a problem in a row (with the feature parquet also as .parquet)
+//!   pairs.jsonl       both answers to a problem in one row (with the feature parquet also as .parquet)
 //!   left-out.jsonl    problems that were not asked, and why
-//!   report.json       every count          README.md   the card
-//!   datasets.json     datasets of the hub, with their commits
-//!   config.toml       the settings of the last run, the servers' addresses among them
-//!   part.json         of a part: which it is, and its problems; it has no rows, pairs, report and card
-//!   outcome.json      of a part that has come to its end: what became of its problems
+//!   report.json       all counts           README.md   the card
+//!   datasets.json     datasets on the Hub, with their commits
+//!   config.toml       the settings of the last call, including the URLs of the servers
+//!   part.json         in a part: its number and its problems; a part has no rows, pairs, report, or card
+//!   outcome.json      in a finished part: the outcome of each problem
 //! ```
 
 use super::card::card;
@@ -43,10 +43,10 @@ pub(super) const LEFT_OUT: &str = "left-out.jsonl";
 const PAIRS: &str = "pairs.jsonl";
 const PARQUET: &str = "pairs.parquet";
 
-const KIND: WorkDirKind = WorkDirKind::new("those of pairs", ".mixdistill-pairs")
+const KIND: WorkDirKind = WorkDirKind::new("a pairs directory's", ".mixdistill-pairs")
     .or_unmarked(|path| path.join(RESPONSES).is_file());
 
-/// A directory of pairs, which this process alone works in.
+/// A directory of pairs, locked by this process.
 #[derive(Clone, Debug)]
 pub struct PairsDirectory {
     directory: WorkDir,
@@ -54,27 +54,27 @@ pub struct PairsDirectory {
 }
 
 impl PairsDirectory {
-    /// Looks at a directory as [`PairsDirectory::open`] does, and makes and changes nothing.
+    /// Performs the checks of [`PairsDirectory::open`] without creating or changing anything.
     ///
     /// # Errors
-    /// As [`WorkDirKind::check`].
+    /// Same as [`WorkDirKind::check`].
     pub fn check(path: &Path) -> Result<()> {
         KIND.check(path)
     }
 
-    /// Takes a directory of pairs, or makes one.
+    /// Opens or creates a directory of pairs.
     ///
     /// # Errors
-    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of a part.
+    /// Same as [`WorkDir::open`]; [`Error::RunDirectory`] if it belongs to a part.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_for(path, None)
     }
 
-    /// Takes a directory for the responses to one part of the problems, or makes one. It gets no rows:
-    /// [`join_pairs`](super::join_pairs) makes them of all parts.
+    /// Opens or creates a directory for the responses to one part of the problems. It has no rows:
+    /// [`join_pairs`](super::join_pairs) writes them from all parts.
     ///
     /// # Errors
-    /// As [`WorkDir::open`]; [`Error::RunDirectory`] where it is of another part or of the whole.
+    /// Same as [`WorkDir::open`]; [`Error::RunDirectory`] if it belongs to another part or to no part.
     pub fn open_part(path: &Path, part: Part) -> Result<Self> {
         Self::open_for(path, Some(part))
     }
@@ -85,12 +85,12 @@ impl PairsDirectory {
         Ok(Self { directory, part })
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The part that it is of.
+    /// The part that the directory is for, if any.
     pub(super) fn part(&self) -> Option<Part> {
         self.part
     }
@@ -100,7 +100,7 @@ impl PairsDirectory {
         &self.directory
     }
 
-    /// Whether rows of an earlier run are there.
+    /// Whether the directory has rows of an earlier call.
     fn has_rows(&self) -> bool {
         [LONG, SHORT]
             .iter()
@@ -108,17 +108,17 @@ impl PairsDirectory {
     }
 }
 
-/// Asks two teachers problems with known answers, and keeps what is correct.
+/// Asks two teachers to solve problems with known answers and keeps the correct answers.
 ///
-/// Every response is stored as it comes: the same call goes on where a process ended, and asks for
-/// nothing twice. With other settings, only requests that these change are made anew. Without `asks`
-/// nobody is asked, and pairs are made of the responses that there are. The files beside the responses
-/// are written anew by each call that comes to its end, but never over those of an earlier one if no
-/// answer is kept.
+/// Each response is saved when it arrives, before it is graded. The same call resumes after a crash or a stop
+/// and repeats no request. After a change of settings, only requests that the change affects are sent again.
+/// If `asks` is false, no teacher is asked, and the pairs come from the saved responses. Each call that
+/// finishes rewrites the files other than the responses, unless it keeps no answer and an earlier call did.
 ///
 /// # Errors
-/// [`Error::Stopped`]: every response is stored, and the same call goes on; [`Error::Config`]; [`Error::Io`]; [`Error::Data`] for problems or responses that cannot be read;
-/// [`Error::Server`] where a teacher answers no more: everything up to there is stored.
+/// [`Error::Stopped`]: all responses are saved, and the same call resumes. [`Error::Config`]; [`Error::Io`];
+/// [`Error::Data`] for problems or responses that cannot be read; [`Error::Server`] if a teacher stops
+/// answering: all responses so far are saved.
 pub fn make_pairs(
     config: &MakePairsConfig,
     out: &PairsDirectory,
@@ -141,11 +141,11 @@ pub fn make_pairs(
     problems.ask(&config, [long.teacher(), short.teacher()], out, asks, context)
 }
 
-/// As [`make_pairs`], with teachers of the caller's own in place of those that the settings name; of
-/// the settings of teachers only `n`, `reasoning` and `price` are used.
+/// Same as [`make_pairs`], with your own teachers, long and short. Of the teachers' settings, only `n`,
+/// `reasoning`, and `price` are used.
 ///
 /// # Errors
-/// As [`make_pairs`].
+/// Same as [`make_pairs`].
 pub fn make_pairs_with(
     config: &MakePairsConfig,
     teachers: [&dyn Teacher; 2],
@@ -157,7 +157,7 @@ pub fn make_pairs_with(
     Problems::read(&mut config, out, context)?.ask(&config, teachers, out, true, context)
 }
 
-/// Where settings name no model, the one that was asked before.
+/// Takes the model of the earlier call if the settings name none.
 fn name_models(config: &mut MakePairsConfig, earlier: &MakePairsConfig) {
     for (now, before) in [(&mut config.long, &earlier.long), (&mut config.short, &earlier.short)] {
         if let (Some(now), Some(before)) = (&mut now.server, &before.server)
@@ -168,15 +168,15 @@ fn name_models(config: &mut MakePairsConfig, earlier: &MakePairsConfig) {
     }
 }
 
-/// The teacher of some settings.
+/// A teacher made from settings.
 enum Made {
     Server(Box<ServerTeacher>),
     Local(Box<LocalTeacher>),
 }
 
 impl Made {
-    /// The settings then name its model. `other` is the other teacher; at the same address both have
-    /// one pace.
+    /// Makes the teacher and sets its model in the settings. Shares the request rate of the `other` teacher
+    /// if both have the same URL.
     fn new(
         role: &str,
         config: &mut TeacherConfig,
@@ -191,10 +191,10 @@ impl Made {
         if settings.model.is_empty() {
             if !asks {
                 let key = format!("{role}.server.model");
-                let what = "it is empty, and nobody is asked for it";
-                return Err(Error::config(key, what, "Name the model whose answers are stored"));
+                let what = "it is empty, and the server is not asked for it";
+                return Err(Error::config(key, what, "Set the model whose answers are saved"));
             }
-            context.notice(format!("{role}: {} is asked for its model", settings.url))?;
+            context.notice(format!("{role}: asking {} for its model", settings.url))?;
         }
         let mut teacher = ServerTeacher::new(settings.clone(), config.concurrency, context)?;
         if let Some(other) = other.filter(|other| other.config().url == settings.url) {
@@ -202,7 +202,7 @@ impl Made {
         }
         if asks && teacher.shows_key() {
             context.notice(format!(
-                "{role}: the key goes to {} without encryption; use https where it matters",
+                "{role}: the key is sent to {} without encryption; use https if possible",
                 settings.url
             ))?;
         }
@@ -218,14 +218,14 @@ impl Made {
     }
 }
 
-/// What is asked, and what is not.
+/// The problems, and the benchmarks to compare them with.
 struct Problems {
     benchmark: Benchmark,
     against: Vec<Benchmark>,
 }
 
 impl Problems {
-    /// Reads them; of datasets on the hub the settings then name the commits.
+    /// Reads them, and sets the commits of datasets on the Hub in the settings.
     fn read(
         config: &mut MakePairsConfig,
         out: &PairsDirectory,
@@ -261,8 +261,8 @@ impl Problems {
             context.notice(format!("unusable and left out: {left_out_rows}"))?;
         }
         if problems.is_empty() {
-            let what = format!("none of its {} problems is left to ask", counts.read);
-            let hint = "All are in the benchmarks; give other problems";
+            let what = format!("none of its {} problems remains", counts.read);
+            let hint = "Use other problems; all of these are in the benchmarks";
             return Err(Error::data(crate::Place::file(&config.problems), what, hint));
         }
         let roles = [
@@ -292,8 +292,8 @@ impl Problems {
 }
 
 impl PairsDirectory {
-    /// Writes the settings in place of those of an earlier run, whose text is returned. `may` is asked
-    /// whether that is right, with whether they are of other problems.
+    /// Replaces the settings of an earlier call and returns their text. `may` decides whether that is
+    /// allowed; its argument is whether the earlier settings are for other problems.
     pub(super) fn take_settings(
         &self,
         config: &MakePairsConfig,
@@ -303,7 +303,7 @@ impl PairsDirectory {
         let text = fs::read_to_string(&path).ok();
         let earlier = text.as_deref().and_then(|text| MakePairsConfig::from_toml(text).ok());
         let is_other = earlier.is_some_and(|earlier| earlier.problems != config.problems);
-        // Pairs of other problems are not written over.
+        // Never overwrites pairs of other problems.
         if !may(is_other) {
             return Err(Error::RunDirectory {
                 path: self.path().to_owned(),
@@ -318,22 +318,22 @@ impl PairsDirectory {
     }
 }
 
-/// Tells what earlier runs have left in a store.
+/// Reports what earlier calls left in a store.
 fn tell_earlier(store: &Store, context: &Context<'_>) -> Result<()> {
     if store.torn > 0 {
         context.notice(format!(
-            "the last response of an earlier run was cut off ({} bytes); it is removed, and \
-             asked for again",
+            "the last response of an earlier run is incomplete ({} bytes); it is removed and \
+             requested again",
             store.torn
         ))?;
     }
     match store.len() {
         0 => Ok(()),
-        responses => context.notice(format!("{responses} responses of earlier runs are there")),
+        responses => context.notice(format!("found {responses} responses of earlier runs")),
     }
 }
 
-/// Whether a response to any of these problems is stored.
+/// Whether a response to any of these problems is saved.
 fn knows_any(
     problems: &[BenchmarkProblem],
     config: &MakePairsConfig,
@@ -345,20 +345,20 @@ fn knows_any(
     problems.iter().any(knows)
 }
 
-/// The same error, which says what is safe.
+/// Adds to an error how many responses are saved.
 fn kept_so_far(error: Error, store: &Store, out: &Path) -> Error {
     match error {
         Error::Server { url, what, hint } => Error::Server {
             url,
             what,
             hint: format!(
-                "{hint}. {} responses are kept in {}; the same call goes on from there",
+                "{hint}. {} responses are saved in {}; the same command resumes from there",
                 store.len(),
                 out.display()
             ),
         },
         Error::Stopped { .. } => {
-            Error::stopped(format!("{} responses are kept in {}", store.len(), out.display()))
+            Error::stopped(format!("{} responses are saved in {}", store.len(), out.display()))
         }
         other => other,
     }
@@ -385,7 +385,7 @@ struct Pair<'a> {
     short: &'a str,
 }
 
-/// Counts rows that are written.
+/// Counts written rows.
 struct Wrote<'a, 'c> {
     progress: TaskProgress<'a, 'c>,
     done: u64,
@@ -395,7 +395,7 @@ impl Wrote<'_, '_> {
     fn row(&mut self) -> Result<()> {
         self.done += 1;
         match self.progress.update(self.done) {
-            // Ended here, rows of two runs would lie side by side.
+            // Stopping here would leave rows of two calls side by side.
             Err(Error::Stopped { .. }) => Ok(()),
             other => other,
         }
@@ -408,11 +408,11 @@ pub(super) struct Files<'a> {
     out: &'a PairsDirectory,
     store: &'a Store,
     problems: &'a [BenchmarkProblem],
-    /// Of the long and of the short teacher.
+    /// The answers of the long and the short teacher.
     collected: [Collected; 2],
-    /// Numbers of the problems of which both answers are correct.
+    /// Indices of the problems with two correct answers.
     pairs: Vec<usize>,
-    /// Numbers of the problems that become rows, long and short.
+    /// Indices of the problems that become rows, long and short.
     kept: [Vec<usize>; 2],
 }
 
@@ -434,8 +434,8 @@ impl<'a> Files<'a> {
         Self { config, out, store, problems, collected, pairs, kept }
     }
 
-    /// Writes all that comes of the responses, and says what it is. Where no answer is kept, what is there stays, with
-    /// the `earlier` settings.
+    /// Writes all files other than the responses and returns the report. If no answer is kept and there are
+    /// rows of an earlier call, those stay, and the `earlier` settings are restored.
     pub(super) fn finish(
         &self,
         counts: ProblemCounts,
@@ -446,7 +446,7 @@ impl<'a> Files<'a> {
         let out = self.out;
         if self.kept.iter().all(Vec::is_empty) && out.has_rows() {
             context.notice(
-                "no answer is kept; rows, card, report and settings of an earlier run stay as they are",
+                "no answer was kept; the rows, card, report, and settings of the earlier run stay as they are",
             )?;
             if let Some(text) = earlier {
                 out.directory.write(CONFIG, &text)?;
@@ -474,7 +474,7 @@ impl<'a> Files<'a> {
         Ok([of(0, &self.config.long)?, of(1, &self.config.short)?])
     }
 
-    /// What was made, where the rows' texts have these lengths.
+    /// The report, given the lengths of the rows' texts.
     fn report(&self, problems: ProblemCounts, lengths: [Vec<usize>; 2]) -> PairsReport {
         let [long, short] = self.collected.each_ref().map(|teacher| teacher.counts.clone());
         PairsReport {
@@ -487,17 +487,18 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The text that is trained on.
+    /// The training text.
     fn text(&self, chosen: &Chosen, role: &TeacherConfig) -> Result<String> {
         let line = self.store.get(&chosen.request)?;
         let sample = line.as_ref().and_then(|line| line.response.samples.get(chosen.sample));
         sample.map(|sample| sample.joined(role.reasoning)).ok_or_else(|| {
-            let what = "a response that was there before is gone";
-            Error::data(crate::Place::file(self.out.directory.join(RESPONSES)), what, "Start again")
+            let what = "a saved response has disappeared";
+            let place = crate::Place::file(self.out.directory.join(RESPONSES));
+            Error::data(place, what, "Run the command again")
         })
     }
 
-    /// Writes the rows; returns their lengths.
+    /// Writes the rows and returns their lengths.
     fn write(&self, context: &Context<'_>) -> Result<[Vec<usize>; 2]> {
         let [long, short] = self.kept.each_ref().map(Vec::len);
         let files_of_pairs = 1 + usize::from(cfg!(feature = "parquet"));
@@ -511,7 +512,7 @@ impl<'a> Files<'a> {
                 self.out.directory.write_line(PAIRS, file, pair)
             })
         })?;
-        // One of an earlier run must not stay beside other rows.
+        // A file of an earlier call must not stay next to other rows.
         #[cfg(not(feature = "parquet"))]
         self.out.directory.remove(PARQUET)?;
         #[cfg(feature = "parquet")]
@@ -545,7 +546,7 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// One teacher's rows; returns their lengths.
+    /// Writes one teacher's rows and returns their lengths.
     fn role(
         &self,
         role: usize,

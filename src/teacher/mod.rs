@@ -1,12 +1,62 @@
-//! Teachers: long and short answers to problems with known answers, asked of servers that speak
-//! OpenAI's chat completions or of models in folders, and kept where they are correct. Also a judge of
-//! answers behind such a server.
+//! Teachers that write long and short answers to problems with known answers. Only correct answers become
+//! training pairs.
+//!
+//! [`make_pairs`] asks two teachers and writes the rows to a [`PairsDirectory`]. A [`Teacher`] is a
+//! [`ServerTeacher`] (any server with OpenAI-compatible chat completions), a [`LocalTeacher`] (a model that
+//! runs in this process), or your own type, passed to [`make_pairs_with`]. [`join_pairs`] joins the parts of
+//! several processes. [`ChatClient`] is the client of a server; it is also a [`Judge`](crate::eval::Judge).
 //!
 //! ```text
-//! problems --sieve--> asked of both teachers, sample by sample --grade--> pairs --> training
+//! problems --sieve--> ask both teachers, sample by sample --grade--> pairs --> training
 //!                               |           ^
 //!                               v           |
-//!                         responses.jsonl: what was answered once is not asked again
+//!                         responses.jsonl: saved responses are never requested again
+//! ```
+//!
+//! A teacher of your own answers a batch of prompts:
+//!
+//! ```
+//! use mixdistill::context::{Context, StopFlag};
+//! use mixdistill::teacher::{
+//!     Failure, MakePairsConfig, PairsDirectory, Response, Teacher, TeacherPrompt, TeacherSample,
+//!     make_pairs_with,
+//! };
+//!
+//! /// Gives the same answer to every problem.
+//! struct Fixed(&'static str);
+//!
+//! impl Teacher for Fixed {
+//!     fn name(&self) -> String {
+//!         self.0.to_owned()
+//!     }
+//!
+//!     fn place(&self) -> String {
+//!         "this process".into()
+//!     }
+//!
+//!     fn request(&self, question: &TeacherPrompt) -> serde_json::Value {
+//!         serde_json::json!({ "teacher": self.0, "prompt": question.prompt, "seed": question.seed })
+//!     }
+//!
+//!     fn ask(&self, questions: &[TeacherPrompt], _: &StopFlag) -> Result<Vec<Response>, Failure> {
+//!         let sample = TeacherSample::of_text(self.0, Some("stop".into()));
+//!         let response = Response { samples: vec![sample], ..Response::default() };
+//!         Ok(vec![response; questions.len()])
+//!     }
+//! }
+//!
+//! # fn main() -> mixdistill::Result<()> {
+//! let folder = tempfile::tempdir().unwrap();
+//! let problems = folder.path().join("problems.jsonl");
+//! std::fs::write(&problems, r#"{"problem": "What is 2 + 2?", "answer": "4"}"#).unwrap();
+//!
+//! let config = MakePairsConfig { problems, ..MakePairsConfig::default() };
+//! let out = PairsDirectory::open(&folder.path().join("pairs"))?;
+//! let (long, short) = (Fixed(r"Two and two make four: \boxed{4}."), Fixed(r"\boxed{4}"));
+//! let report = make_pairs_with(&config, [&long, &short], &out, &Context::default())?;
+//! assert_eq!((report.pairs, report.rows), (1, [1, 1]));
+//! # Ok(())
+//! # }
 //! ```
 
 mod card;
@@ -40,92 +90,93 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What a teacher is asked.
+/// A question to a teacher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TeacherPrompt {
-    /// The system's text that comes with the problem; the teacher's own setting replaces it.
+    /// The system message that comes with the problem. The teacher's own setting replaces it.
     pub system: Option<String>,
-    /// The problem, with the instruction that follows it.
+    /// The problem, followed by the instruction if there is one.
     pub prompt: String,
-    /// Seed of the draws.
+    /// Random seed for sampling.
     pub seed: u64,
-    /// Answers that are asked for at once.
+    /// Number of answers to give.
     pub n: usize,
 }
 
 impl TeacherPrompt {
-    /// What a model in a folder is asked.
+    /// The prompt of a local model.
     pub(crate) fn prompt(&self) -> crate::data::Prompt<'_> {
         crate::data::Prompt { system: self.system.as_deref(), ..(&self.prompt).into() }
     }
 }
 
-/// What a teacher answers to one question.
+/// A teacher's response to one question.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Response {
-    /// Its answers, as many as were asked for, or fewer.
+    /// The answers: as many as requested, or fewer.
     pub samples: Vec<TeacherSample>,
-    /// Tokens of the question, where they are known.
+    /// Number of prompt tokens, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<u64>,
-    /// Tokens of all answers, where they are known.
+    /// Number of tokens of all answers, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<u64>,
 }
 
-/// Who answers questions: a server, or a model in a folder.
+/// Answers questions, such as a server or a local model.
 pub trait Teacher: Send + Sync {
-    /// Its name, such as the model's.
+    /// The teacher's name, such as the name of its model.
     fn name(&self) -> String;
 
-    /// Where it is: an address or a folder.
+    /// Where the teacher runs: a URL or a folder.
     fn place(&self) -> String;
 
-    /// All that its answer to a question depends on; equal requests are asked once.
+    /// Everything that the answer to a question depends on. Equal requests are asked only once.
     fn request(&self, question: &TeacherPrompt) -> Value;
 
-    /// Questions that it is asked at a time by one thread.
+    /// Number of questions per call of [`Teacher::ask`].
     fn batch(&self) -> usize {
         1
     }
 
-    /// Threads that ask it.
+    /// Number of threads that call [`Teacher::ask`].
     fn threads(&self) -> usize {
         1
     }
 
-    /// What it waits for, in words for a user, if it does and this was not said yet.
+    /// What the teacher is waiting for, as a message for the user. `None` if it is not waiting, or if this
+    /// was already returned.
     fn trouble(&self) -> Option<String> {
         None
     }
 
-    /// What is to be said of its answers as a whole, once all are there.
+    /// A message about the answers as a whole, for after the last one.
     fn notice(&self) -> Option<String> {
         None
     }
 
-    /// Answers to questions, in their order.
+    /// Answers questions. Returns one response per question, in order.
     ///
     /// # Errors
-    /// Says whom the failure concerns. Of several questions then none is answered.
+    /// A [`Failure`] that says which questions it concerns. None of the given questions is then answered.
     fn ask(&self, questions: &[TeacherPrompt], stop: &StopFlag) -> Result<Vec<Response>, Failure>;
 }
 
 /// Why a teacher did not answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// A stop was asked for.
+    /// A stop was requested.
     Stopped,
-    /// This question it refuses, others it may answer.
+    /// The teacher refuses this question, but may answer others.
     One(Error),
-    /// It did not answer now, however often it was asked; it may do so later.
+    /// The teacher does not answer now, even after retries, but may do so later.
     Busy(Error),
-    /// It will answer no question, as with a wrong key.
+    /// The teacher will not answer any question, for example because of a wrong key.
     All(Error),
 }
 
 impl Failure {
-    /// What happened; after a stop [`Error::Stopped`].
+    /// The error. After a stop, [`Error::Stopped`].
     pub fn into_error(self) -> Error {
         match self {
             Self::Stopped => Error::stopped("nothing is lost"),

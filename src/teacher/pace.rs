@@ -1,11 +1,12 @@
-//! When requests are begun: so many in a minute, and none before a busy server wishes.
+//! The request rate: at most a given number of requests per minute, and none during a pause that a busy
+//! server asks for.
 
 use super::Failure;
 use crate::context::StopFlag;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Shared by all threads that ask a server.
+/// The rate limiter that all threads of a server share.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Time from one request to the next.
@@ -14,7 +15,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// So many requests in a minute; 0 sets no limit.
+    /// A limit in requests per minute; 0 sets no limit.
     pub(super) fn new(per_minute: f64) -> Self {
         let seconds = if per_minute > 0.0 { 60.0 / per_minute } else { 0.0 };
         let interval = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(3600));
@@ -34,7 +35,7 @@ impl Pace {
                     *next - now
                 }
             };
-            // Looked at again afterwards: it may have been put off, and others wait too.
+            // Checks again after the pause: the time may have been moved, and other threads wait, too.
             if pause.is_zero() {
                 return sleep(Duration::ZERO, stop);
             }
@@ -42,14 +43,14 @@ impl Pace {
         }
     }
 
-    /// No request begins for so long.
+    /// Starts no request during `pause`.
     pub(super) fn hold_back(&self, pause: Duration) {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *next = (*next).max(Instant::now() + pause);
     }
 }
 
-/// Sleeps, but not beyond a stop.
+/// Sleeps until the pause is over or a stop is requested.
 pub(super) fn sleep(pause: Duration, stop: &StopFlag) -> Result<(), Failure> {
     const LOOK_EVERY: Duration = Duration::from_millis(50);
     let until = Instant::now() + pause;

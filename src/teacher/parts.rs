@@ -1,4 +1,4 @@
-//! The parts of making pairs: what each says of itself and of its end, and all of them put together.
+//! The parts of a job that makes pairs: the record of each part, its outcome, and joining them.
 
 use super::TeacherPrompt;
 use super::collect::Collected;
@@ -21,12 +21,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const OUTCOME: &str = "outcome.json";
-const ANEW: &str = "Call what has made the part once more, then join again";
+const ANEW: &str = "Run the command of the part again, then join again";
 
-/// What became of a part's problems.
+/// The outcome of a part's problems.
 #[derive(Serialize, Deserialize)]
 struct Outcome {
-    /// Of the problems of the whole job, before they were divided.
+    /// Counts over all problems of the job, before they were divided.
     problems: ProblemCounts,
     long: OfTeacher,
     short: OfTeacher,
@@ -34,7 +34,7 @@ struct Outcome {
 
 #[derive(Serialize, Deserialize)]
 struct OfTeacher {
-    /// For each problem the request and the sample of the answer that is kept.
+    /// For each problem, the request and the sample of the kept answer.
     chosen: Vec<Option<(String, usize)>>,
     counts: AnswerCounts,
 }
@@ -47,7 +47,7 @@ impl OfTeacher {
         Self { chosen: chosen.collect(), counts: collected.counts.clone() }
     }
 
-    /// The answers that are kept, where all are to be found.
+    /// The kept answers; `None` if any of them is not stored.
     fn chosen(
         &self,
         problems: usize,
@@ -65,7 +65,7 @@ impl OfTeacher {
     }
 }
 
-/// The problems that a directory is for: all, or those of its part, which it then says.
+/// The problems of a directory: all of them, or those of its part, whose record it writes.
 pub(super) fn own_problems(
     problems: Vec<BenchmarkProblem>,
     config: &MakePairsConfig,
@@ -73,7 +73,7 @@ pub(super) fn own_problems(
     out: &PairsDirectory,
 ) -> Result<Vec<BenchmarkProblem>> {
     let Some(part) = out.part() else { return Ok(problems) };
-    // Addresses, threads and batches change no answer.
+    // URLs, threads, and batches do not affect answers.
     let teacher = |role: &Role<'_>| {
         let nothing = TeacherPrompt {
             system: None,
@@ -98,12 +98,12 @@ pub(super) fn own_problems(
     });
     let record = PartRecord::new(part, json!({}), job, problems)?;
     record.keep(&out.files().join(PART))?;
-    // What an earlier call came to is not what this one comes to.
+    // The outcome of an earlier call does not hold for this one.
     remove_file(&out.files().join(OUTCOME))?;
     Ok(record.own)
 }
 
-/// Keeps what became of a part's problems; it says that the part has come to its end.
+/// Writes the outcome of a part's problems, which marks the part as finished.
 pub(super) fn keep_outcome(
     problems: &ProblemCounts,
     [long, short]: &[Collected; 2],
@@ -116,21 +116,22 @@ pub(super) fn keep_outcome(
     out.files().write_jsonl(OUTCOME, &[outcome])
 }
 
-/// A part that has come to its end.
+/// A finished part.
 struct Ended {
     outcome: Outcome,
     left_out: String,
-    /// Of the long and of the short teacher.
+    /// The kept answers of the long and the short teacher.
     chosen: [Vec<Option<Chosen>>; 2],
 }
 
-/// Puts the responses of all parts together in a directory, new or begun, and makes rows, pairs, report and card of them
-/// as if one process had asked. Nobody is asked, and no model is read. The parts stay.
+/// Joins the responses of all parts in a new or existing directory and writes rows, pairs, report, and card,
+/// as if one process had asked. Asks no teacher and loads no model. The parts stay unchanged.
 ///
 /// # Errors
-/// All that is wrong, with nothing written: [`Error::RunDirectory`] for a directory that is no part, of another
-/// job, there twice or not finished; [`Error::Config`] for parts that are missing; [`Error::Server`] where a
-/// teacher has refused all problems; as [`make_pairs`](super::make_pairs) of what is in `out`.
+/// All errors at once, with nothing written: [`Error::RunDirectory`] for a directory that is not a part,
+/// belongs to another job, is given twice, or is not finished; [`Error::Config`] for missing parts;
+/// [`Error::Server`] if a teacher refused all problems; same as [`make_pairs`](super::make_pairs) for the
+/// contents of `out`.
 pub fn join_pairs(parts: &[PathBuf], out: &Path, context: &Context<'_>) -> Result<PairsReport> {
     let parts = Parts::<BenchmarkProblem>::read(parts, |path| path.join(PART))?;
     let ended = parts.each(ended)?;
@@ -147,7 +148,7 @@ pub fn join_pairs(parts: &[PathBuf], out: &Path, context: &Context<'_>) -> Resul
         return Err(Error::Server {
             url: counts.model.clone(),
             what: format!("it refused all problems: {}", counts.reason.clone().unwrap_or_default()),
-            hint: "Change its settings, call all parts once more with them, then join again".into(),
+            hint: "Change its settings, run all parts again with them, then join again".into(),
         });
     }
     let config = MakePairsConfig::read(&parts.first().path.join(CONFIG))?;
@@ -175,7 +176,7 @@ impl Ended {
     }
 }
 
-/// What a part has come to; nothing in it is changed.
+/// Reads a finished part without changing it.
 fn ended(part: &Output<BenchmarkProblem>) -> Result<Ended> {
     PairsDirectory::check(&part.path)?;
     let problems = part.record.own.len();
@@ -189,7 +190,7 @@ fn ended(part: &Output<BenchmarkProblem>) -> Result<Ended> {
         Err(e) => return Err(Error::io("read", path, e)),
     };
     let outcome: Outcome = serde_json::from_str(&text).map_err(|e| {
-        Error::data(Place::file(&path), format!("it does not say what became of it: {e}"), ANEW)
+        Error::data(Place::file(&path), format!("it is not the outcome of a part: {e}"), ANEW)
     })?;
     let mut stored = HashSet::new();
     each_response(&part.path, &mut |request, _| {
@@ -198,7 +199,7 @@ fn ended(part: &Output<BenchmarkProblem>) -> Result<Ended> {
     })?;
     let chosen = [&outcome.long, &outcome.short].map(|of| of.chosen(problems, &stored));
     let [Some(long), Some(short)] = chosen else {
-        let what = "responses are gone that were there when it came to its end";
+        let what = "responses have disappeared since it finished";
         return Err(refused(&part.path, what, ANEW));
     };
     let path = part.path.join(LEFT_OUT);
@@ -206,7 +207,7 @@ fn ended(part: &Output<BenchmarkProblem>) -> Result<Ended> {
     Ok(Ended { outcome, left_out, chosen: [long, short] })
 }
 
-/// Refuses a part for which other problems were left out.
+/// Refuses a part that left out other problems.
 fn same_left_out(
     parts: &Parts<BenchmarkProblem>,
     first: &Ended,
@@ -218,10 +219,10 @@ fn same_left_out(
     }
     let other = parts.first().path.display();
     let what = format!("it is of another job than {other}: other problems were left out");
-    Err(refused(&part.path, what, "Name the parts of one job"))
+    Err(refused(&part.path, what, "Join the parts of one job"))
 }
 
-/// Goes through the responses of a part; a last line that was cut off is none.
+/// Calls `each` for the responses of a part. An incomplete last line is skipped.
 fn each_response(
     folder: &Path,
     each: &mut dyn FnMut(RequestHash, Line) -> Result<()>,
@@ -230,15 +231,15 @@ fn each_response(
     JsonlLog::open(&path, &mut |line| {
         let failed = |what: String| Error::data(Place::line(&path, line.number), what, ANEW);
         let response: Line =
-            line.parse().map_err(|error| failed(format!("it is no response: {error}")))?;
+            line.parse().map_err(|error| failed(format!("it is not a response: {error}")))?;
         let request = from_hex(&response.request)
-            .ok_or_else(|| failed("its `request` is no SHA-256".into()))?;
+            .ok_or_else(|| failed("its `request` is not a SHA-256 hash".into()))?;
         each(request, response)
     })
     .map(drop)
 }
 
-/// Takes what a store lacks from a part.
+/// Copies the responses of a part that a store lacks.
 fn take_responses(folder: &Path, store: &Store, context: &Context<'_>) -> Result<()> {
     each_response(folder, &mut |request, response| {
         context.check()?;

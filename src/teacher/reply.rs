@@ -1,4 +1,4 @@
-//! What a server answers, and the forms in which reasoning models give their reasoning.
+//! Server responses, and the forms in which reasoning models return their reasoning.
 
 use crate::data::chat::reasoning::{divided, with_reasoning};
 use crate::data::reading::{lenient_json, part_text};
@@ -6,34 +6,34 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// One answer of a teacher, its reasoning kept apart.
+/// One answer of a teacher, with its reasoning separate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TeacherSample {
-    /// What it thought first, where it is a reasoning model.
+    /// The reasoning, if the teacher is a reasoning model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
-    /// Its answer.
+    /// The answer.
     pub content: String,
-    /// Why it ended, such as `stop` or `length`.
+    /// Why the answer ended, such as `stop` or `length`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<String>,
 }
 
-/// How reasoning and answer make up the text that is trained on.
+/// How reasoning and answer form the training text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasoningForm {
-    /// `<think>` and `</think>` around the reasoning, then the answer.
+    /// The reasoning between `<think>` and `</think>`, then the answer.
     #[default]
     Think,
-    /// The reasoning, an empty line, the answer.
+    /// The reasoning, an empty line, and the answer.
     Plain,
-    /// The answer alone.
+    /// Only the answer. The reasoning is dropped.
     Omit,
 }
 
 impl TeacherSample {
-    /// Divides a text that may hold its reasoning.
+    /// Splits a text into reasoning, if any, and answer.
     ///
     /// ```
     /// use mixdistill::teacher::TeacherSample;
@@ -47,7 +47,7 @@ impl TeacherSample {
         Self { reasoning, content: content.to_owned(), finish_reason }
     }
 
-    /// The text that is trained on.
+    /// The training text.
     pub fn joined(&self, form: ReasoningForm) -> String {
         match (&self.reasoning, form) {
             (Some(reasoning), ReasoningForm::Think) => with_reasoning(reasoning, &self.content),
@@ -56,30 +56,30 @@ impl TeacherSample {
         }
     }
 
-    /// Whether the length limit ended it; servers have several words for that.
+    /// Whether the length limit truncated the answer. Servers have several words for that.
     pub fn is_cut(&self) -> bool {
         let reason = self.finish_reason.as_deref().unwrap_or_default().to_lowercase();
         reason.contains("length") || reason.contains("max_tok")
     }
 
-    /// Whether it ended by itself, as far as is known: neither a filter nor anything else ended it.
+    /// Whether the answer ended normally, as far as is known, and not because of a filter or a limit.
     pub fn is_whole(&self) -> bool {
         let reason = self.finish_reason.as_deref().unwrap_or("stop").to_lowercase();
         ["stop", "eos", "eos_token", "end_turn", "stop_sequence"].contains(&reason.as_str())
     }
 }
 
-/// An answer of chat completions.
+/// A parsed chat completion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ChatReply {
     pub samples: Vec<TeacherSample>,
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
-    /// Whether characters of it were broken; U+FFFD is in their place.
+    /// Whether it contained broken characters, which were replaced by U+FFFD.
     pub had_broken_characters: bool,
 }
 
-/// The parts of a completion that are used; whatever else a server adds is not looked at.
+/// The fields of a completion that are used. All others are ignored.
 #[derive(Deserialize)]
 struct Body {
     choices: Vec<Choice>,
@@ -114,24 +114,24 @@ struct Usage {
     completion_tokens: Value,
 }
 
-/// A count of tokens; what is none is not known.
+/// A token count; `None` if the value is not a valid count.
 fn count(value: &Value) -> Option<u64> {
     let count = value.as_f64().filter(|count| (0.0..1e15).contains(count));
     count.map(|count| count as u64)
 }
 
 impl ChatReply {
-    /// An answer's body; in words what is wrong with it. Halves of characters, which servers send
-    /// where a length limit cut one, and numbers that are not finite are no reason to refuse it.
+    /// Parses a response body. The error describes what is wrong. Incomplete characters, which servers
+    /// send if the length limit splits one, and non-finite numbers are accepted.
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         let text = String::from_utf8_lossy(body);
         let is_mended = matches!(text, Cow::Owned(_));
         let (json, repairs) = lenient_json::parse(text.trim_start_matches('\u{feff}').as_bytes())
-            .map_err(|_| "its answer is not JSON".to_owned())?;
+            .map_err(|_| "its response is not JSON".to_owned())?;
         let body: Body = serde_json::from_value(json)
-            .map_err(|error| format!("its answer is no chat completion ({error})"))?;
+            .map_err(|error| format!("its response is not a chat completion ({error})"))?;
         if body.choices.is_empty() {
-            return Err("its answer has no message".into());
+            return Err("its response has no message".into());
         }
         let usage = body.usage.as_ref();
         Ok(Self {
@@ -144,13 +144,14 @@ impl ChatReply {
 }
 
 impl Choice {
-    /// Without content, as where thinking used up the limit or the model refuses, it is empty.
+    /// The sample. Its content is empty if the message has none, for example because the reasoning used up
+    /// the length limit or because the model refused.
     fn sample(self) -> TeacherSample {
         let Message { content, reasoning_content, reasoning, thinking } = self.message;
         let mut thought = String::new();
         let content = match &content {
             Value::String(text) => text.clone(),
-            // A list of parts, of which those with text count; those of thinking stand apart.
+            // A list of parts. Parts with text count; reasoning parts are kept separate.
             Value::Array(parts) => {
                 let parts: Vec<(bool, String)> = parts.iter().filter_map(part_text).collect();
                 let of = |reasoning: bool| {
@@ -167,7 +168,7 @@ impl Choice {
         let mut apart = apart.filter(|text| !text.is_empty());
         match apart.next() {
             Some(reasoning) => {
-                // Some servers leave the reasoning, or its empty marks, in the content as well.
+                // Some servers leave the reasoning, or its empty tags, in the content as well.
                 let content = match divided(&content) {
                     (Some(inner), answer) if inner.is_empty() || inner == reasoning => answer,
                     _ => content.trim(),
@@ -202,7 +203,7 @@ mod tests {
         // Bytes of half a character.
         assert_eq!(parse(b"4 \xf0\x9f"), ("4 \u{fffd}".into(), true));
         assert_eq!(parse("4 \u{fffd}".as_bytes()), ("4 \u{fffd}".into(), false));
-        // A body that ends within a character is no answer.
+        // A body that ends inside a character is not valid JSON.
         assert!(
             ChatReply::parse(b"{\"choices\": [{\"message\": {\"content\": \"\xf0\x9f").is_err()
         );
@@ -252,7 +253,9 @@ mod tests {
                 TeacherSample { finish_reason: Some(reason.into()), ..TeacherSample::default() };
             assert_eq!((sample.is_cut(), sample.is_whole()), (cut, false));
         }
-        assert!(ChatReply::parse(b"{\"choices\": 3}").unwrap_err().contains("no chat completion"));
+        assert!(
+            ChatReply::parse(b"{\"choices\": 3}").unwrap_err().contains("not a chat completion")
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What became of problems and answers, in numbers.
+//! Counts of problems and answers by outcome.
 
 use crate::text::Table;
 use serde::{Deserialize, Serialize};
 
-/// What became of the problems before they were asked.
+/// Counts of the problems before they are asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemCounts {
     /// Problems with an answer.
@@ -13,58 +13,58 @@ pub struct ProblemCounts {
     /// Rows of the file that cannot be used.
     #[serde(default)]
     pub unusable: usize,
-    /// Left out: the text of an earlier one.
+    /// Left out: same text as an earlier problem.
     pub duplicates: usize,
-    /// Of these, with another answer than the earlier one.
+    /// Duplicates whose answer differs from that of the earlier problem.
     pub contradictions: usize,
-    /// Left out: nearly the text of an earlier one, and the same answer.
+    /// Left out: nearly the same text as an earlier problem, and the same answer.
     pub near_duplicates: usize,
-    /// Kept: nearly the text of an earlier one, but another answer.
+    /// Kept: nearly the same text as an earlier problem, but another answer.
     pub variants: usize,
-    /// Left out: in a benchmark too.
+    /// Left out: also in a benchmark.
     pub in_benchmarks: usize,
-    /// Asked: `read` without what was left out.
+    /// Problems to ask: `read` minus those that were left out.
     pub asked: usize,
 }
 
-/// What became of one teacher's problems and answers.
+/// Counts of one teacher's problems and answers.
 ///
-/// Each problem asked is in one of `with_correct`, `without_correct`, `refused`, `not_answered` and
-/// `skipped`; each answer is in one of `correct`, `wrong`, `unstated`, `cut` and `empty`.
+/// Each problem is in exactly one of `with_correct`, `without_correct`, `refused`, `not_answered`, and
+/// `skipped`. Each answer is in exactly one of `correct`, `wrong`, `unstated`, `cut`, and `empty`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnswerCounts {
     /// The model.
     pub model: String,
     /// Problems with a correct answer.
     pub with_correct: usize,
-    /// Problems whose answers are all in, and none is correct.
+    /// Problems with all answers and no correct one.
     pub without_correct: usize,
-    /// Problems that it refuses to answer, such as those that are too long; servers are asked again
-    /// by a next run.
+    /// Problems that the teacher refused, for example because they are too long. The next call asks a server
+    /// again.
     pub refused: usize,
-    /// Problems that it did not answer now: a next run asks again.
+    /// Problems that the teacher failed to answer. The next call asks again.
     pub not_answered: usize,
-    /// Problems that it was not asked to the end, since the other teacher has no correct answer.
+    /// Problems that were dropped early because the other teacher has no correct answer.
     pub skipped: usize,
-    /// Requests that were answered in earlier runs.
+    /// Requests that were answered in earlier calls.
     pub requests_known: usize,
-    /// Requests that were answered in this run.
+    /// Requests that were answered in this call.
     pub requests_new: usize,
-    /// Answers, those of earlier runs included.
+    /// Answers, including those of earlier calls.
     pub answers: usize,
-    /// Answers that are correct.
+    /// Correct answers.
     pub correct: usize,
-    /// Answers that state another final answer.
+    /// Answers with a wrong final answer.
     pub wrong: usize,
-    /// Answers that state none.
+    /// Answers without a final answer.
     pub unstated: usize,
-    /// Answers that the length limit ended; they are never kept.
+    /// Answers that the length limit truncated. They are never kept.
     pub cut: usize,
-    /// Answers without a text, or ended by a filter.
+    /// Empty answers, and answers that a filter ended.
     pub empty: usize,
-    /// Tokens of questions and of answers, where they were told; of all runs.
+    /// Prompt tokens and answer tokens of all calls, if the teacher reports them.
     pub tokens: [u64; 2],
-    /// What they cost.
+    /// Cost of these tokens.
     pub cost: f64,
     /// The last reason for `refused` or `not_answered`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,17 +72,17 @@ pub struct AnswerCounts {
 }
 
 impl AnswerCounts {
-    /// Problems whose fate is known.
+    /// Problems with a known outcome.
     pub(super) fn done(&self) -> usize {
         self.with_correct + self.without_correct + self.refused + self.not_answered + self.skipped
     }
 
-    /// Whether it refused every problem that it was asked.
+    /// Whether the teacher refused every problem that it was asked.
     pub(super) fn all_refused(&self) -> bool {
         self.refused > 0 && self.refused + self.skipped == self.done()
     }
 
-    /// Adds what became of other problems.
+    /// Adds the counts of other problems.
     pub(super) fn add(&mut self, other: &Self) {
         let Self { tokens, cost, reason, .. } = other;
         for (count, more) in [
@@ -113,20 +113,20 @@ impl AnswerCounts {
 /// Lengths of kept texts, in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LengthStatistics {
-    /// Texts.
+    /// Number of texts.
     pub count: usize,
-    /// Their mean length.
+    /// Mean length.
     pub mean: f64,
-    /// The shortest, the quartiles, nine in ten, and the longest.
+    /// Quantiles: minimum, 25%, 50%, 75%, 90%, and maximum.
     pub quantiles: [usize; 6],
 }
 
 impl LengthStatistics {
-    /// Of these lengths.
+    /// Statistics of the given lengths.
     pub fn of(mut lengths: Vec<usize>) -> Self {
         lengths.sort_unstable();
         let Some(last) = lengths.len().checked_sub(1) else { return Self::default() };
-        // The nearest rank.
+        // Nearest rank.
         let at = |share: f64| lengths[(share * last as f64).round() as usize];
         Self {
             count: lengths.len(),
@@ -136,25 +136,25 @@ impl LengthStatistics {
     }
 }
 
-/// What was made.
+/// The report of [`make_pairs`](super::make_pairs).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairsReport {
-    /// The problems.
+    /// Counts of problems.
     pub problems: ProblemCounts,
-    /// The teacher who answers at length.
+    /// Counts of the long teacher.
     pub long: AnswerCounts,
-    /// The teacher who answers briefly.
+    /// Counts of the short teacher.
     pub short: AnswerCounts,
-    /// Problems that both answered correctly.
+    /// Problems that both teachers answered correctly.
     pub pairs: usize,
-    /// Rows in the files: long and short.
+    /// Number of rows in the long and the short file.
     pub rows: [usize; 2],
-    /// Lengths of the rows' texts: long and short.
+    /// Lengths of the rows' texts in the long and the short file.
     pub lengths: [LengthStatistics; 2],
 }
 
 impl PairsReport {
-    /// The report for people, in Markdown.
+    /// The report as Markdown tables.
     pub fn to_markdown(&self) -> String {
         let ProblemCounts {
             read,
@@ -172,26 +172,17 @@ impl PairsReport {
             ("read", read),
             ("rows without an answer", without_answer),
             ("rows that cannot be used", unusable),
-            ("left out: the same text again", duplicates),
-            ("of these with another answer", contradictions),
+            ("left out: duplicate text", duplicates),
+            ("of these, with another answer", contradictions),
             ("left out: nearly the same text and the same answer", near_duplicates),
-            ("kept: nearly the same text, another answer", variants),
+            ("kept: nearly the same text, but another answer", variants),
             ("left out: in a benchmark", in_benchmarks),
             ("asked", asked),
         ] {
             problems.row([what.to_owned(), count.to_string()]);
         }
-        let mut kept = Table::new([
-            "kept",
-            "rows",
-            "mean length",
-            "least",
-            "25 %",
-            "50 %",
-            "75 %",
-            "90 %",
-            "most",
-        ]);
+        let mut kept =
+            Table::new(["kept", "rows", "mean length", "min", "25%", "50%", "75%", "90%", "max"]);
         for (name, LengthStatistics { count, mean, quantiles }) in
             ["long", "short"].iter().zip(self.lengths)
         {
@@ -206,7 +197,7 @@ impl PairsReport {
         )
     }
 
-    /// What became of both teachers' answers.
+    /// The table of both teachers' answers.
     fn answers(&self) -> Table {
         let teachers = [&self.long, &self.short];
         let mut table = Table::new([
@@ -219,20 +210,20 @@ impl PairsReport {
             table.row([what.to_owned(), long, short]);
         };
         line("problems with a correct answer", |t| t.with_correct.to_string());
-        line("problems without one", |t| t.without_correct.to_string());
+        line("problems without a correct answer", |t| t.without_correct.to_string());
         line("problems refused", |t| t.refused.to_string());
         line("problems not answered yet", |t| t.not_answered.to_string());
-        line("problems left, the other teacher having no correct answer", |t| {
+        line("problems skipped because the other teacher has no correct answer", |t| {
             t.skipped.to_string()
         });
         line("answers", |t| t.answers.to_string());
         line("correct", |t| t.correct.to_string());
         line("wrong", |t| t.wrong.to_string());
         line("without a final answer", |t| t.unstated.to_string());
-        line("cut by the length limit", |t| t.cut.to_string());
+        line("truncated by the length limit", |t| t.cut.to_string());
         line("empty or filtered", |t| t.empty.to_string());
-        line("tokens asked", |t| t.tokens[0].to_string());
-        line("tokens answered", |t| t.tokens[1].to_string());
+        line("prompt tokens", |t| t.tokens[0].to_string());
+        line("answer tokens", |t| t.tokens[1].to_string());
         if teachers.iter().any(|teacher| teacher.cost > 0.0) {
             line("cost", |t| format!("{:.2}", t.cost));
         }
@@ -240,7 +231,7 @@ impl PairsReport {
     }
 }
 
-/// A name as it can stand in a table.
+/// A name that is safe in a table.
 pub(super) fn in_table(name: &str) -> String {
     const SHOWN: usize = 100;
     let name = name.chars().map(|c| if c == '|' || c.is_control() { ' ' } else { c });

@@ -1,5 +1,5 @@
-//! One thread's part in the asking: it takes problems, asks for sample after sample until one is
-//! correct, and stores every response before it looks at it.
+//! The work of one thread: it takes problems, requests samples until enough are there, and saves each
+//! response before grading it.
 
 use super::config::{Keep, MakePairsConfig, Pick, TeacherConfig};
 use super::store::{Line, RequestHash, Store, request_hash};
@@ -14,21 +14,21 @@ use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// An answer that is kept: where its response is, and which of its samples it is.
+/// A kept answer: the request of its response and the index of its sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub request: RequestHash,
     pub sample: usize,
 }
 
-/// A teacher and its part.
+/// A teacher and its role.
 pub(super) struct Role<'a> {
     pub name: &'static str,
     pub teacher: &'a dyn Teacher,
     pub config: &'a TeacherConfig,
 }
 
-/// What an answer is worth.
+/// The grade of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Correct,
@@ -39,7 +39,7 @@ pub(super) enum Verdict {
 }
 
 fn verdict(problem: &BenchmarkProblem, sample: &TeacherSample) -> Verdict {
-    // An answer that was cut off is not kept even where it states the final answer already.
+    // A truncated answer is not kept, even if it already states the final answer.
     if sample.is_cut() {
         return Verdict::Cut;
     }
@@ -54,7 +54,7 @@ fn verdict(problem: &BenchmarkProblem, sample: &TeacherSample) -> Verdict {
     }
 }
 
-/// What became of a problem.
+/// The outcome of a problem.
 #[derive(Debug)]
 pub(super) enum Fate {
     Correct(Chosen),
@@ -64,7 +64,7 @@ pub(super) enum Fate {
     Skipped,
 }
 
-/// What threads tell.
+/// What the threads report.
 pub(super) enum CollectEvent {
     Response { role: usize, tokens: [u64; 2], known: bool },
     Verdicts { role: usize, verdicts: Vec<Verdict> },
@@ -72,7 +72,7 @@ pub(super) enum CollectEvent {
     Reason { role: usize, reason: String },
 }
 
-/// What threads share.
+/// The state that the threads share.
 pub(super) struct Shared<'a> {
     pub problems: &'a [BenchmarkProblem],
     pub config: &'a MakePairsConfig,
@@ -80,11 +80,11 @@ pub(super) struct Shared<'a> {
     /// Ends all threads.
     pub ended: StopFlag,
     pub error: Mutex<Option<Error>>,
-    /// Problems that are not kept, since one of the teachers has no correct answer.
+    /// For each problem, whether one of the teachers has no correct answer.
     pub lost: Vec<AtomicBool>,
-    /// Questions of each role that went unanswered since the last answer.
+    /// For each role, the number of unanswered questions since the last answer.
     pub failures: [AtomicUsize; 2],
-    /// Questions of each role that were refused while none was answered, in this run or before.
+    /// For each role, the number of refused questions while none was answered, in this or an earlier call.
     pub refusals: [AtomicUsize; 2],
     pub answered: [AtomicBool; 2],
     /// The first refusal of each role.
@@ -111,7 +111,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Ends the asking with an error, the first of several.
+    /// Ends the asking with an error. The first of several errors counts.
     pub fn fail(&self, error: Error) {
         let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
@@ -119,16 +119,16 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// A problem on its way.
+/// A problem that is being asked.
 pub(super) struct Open {
     pub problem: usize,
-    /// Samples asked for so far.
+    /// Number of samples so far.
     pub asked: usize,
-    /// The best so far, and its length.
+    /// The best answer so far, and its length.
     pub best: Option<(Chosen, usize)>,
 }
 
-/// One thread of a teacher, until no problem is left or the asking ends.
+/// Runs one thread of a teacher until no problem is left or the asking ends.
 pub(super) fn work(
     shared: &Shared<'_>,
     role: usize,
@@ -167,7 +167,7 @@ pub(super) fn work(
     }
 }
 
-/// One sample of several problems.
+/// One request for each of several problems.
 pub(super) struct Round<'a> {
     pub shared: &'a Shared<'a>,
     pub role: usize,
@@ -186,7 +186,7 @@ impl Round<'_> {
         question(problem, self.shared.config, self.part, open.asked)
     }
 
-    /// Looks at all that is stored of a problem; returns it if it needs more.
+    /// Grades the saved responses to a problem. Returns the problem if it needs more.
     pub fn known(&self, open: Open) -> Result<Option<Open>> {
         let mut left = Some(open);
         while let Some(open) = left {
@@ -199,7 +199,7 @@ impl Round<'_> {
         Ok(None)
     }
 
-    /// Asks each problem for its next samples; returns those that need more.
+    /// Asks for the next samples of each problem. Returns the problems that need more.
     fn ask(&self, open: Vec<Open>) -> Result<Vec<Open>, Failure> {
         let mut unknown = vec![];
         for open in open {
@@ -208,7 +208,7 @@ impl Round<'_> {
                 self.fate(&open, Fate::Skipped);
                 continue;
             }
-            // Of the next samples some may be stored.
+            // Some of the next samples may be saved.
             if let Some(open) = self.known(open).map_err(Failure::All)? {
                 let (question, hash) = self.question(&open);
                 unknown.push((open, question, hash));
@@ -244,12 +244,12 @@ impl Round<'_> {
             }
             Ok(responses) => {
                 let (asked, got) = (questions.len(), responses.len());
-                let what = format!("it answered {got} of {asked} questions");
+                let what = format!("it returned {got} responses to {asked} questions");
                 let place = self.part.teacher.place();
-                Err(Failure::All(server_error(&place, what, "A teacher answers all or none")))
+                Err(Failure::All(server_error(&place, what, "Return one response per question")))
             }
             Err(Failure::One(error)) => {
-                // Where nothing is ever answered, it is not the questions that it refuses.
+                // If no question was ever answered, the refusals are not about the questions.
                 let refused = self.shared.refusals[self.role].fetch_add(1, Ordering::SeqCst) + 1;
                 let answered = self.shared.answered[self.role].load(Ordering::SeqCst);
                 if !answered && refused >= threads.max(8) {
@@ -262,7 +262,7 @@ impl Round<'_> {
                 Ok(vec![])
             }
             Err(Failure::Busy(error)) => {
-                // One question may be unlucky; if none is answered any more, the teacher is gone.
+                // A single failure may be bad luck. If no question is answered any more, the teacher is gone.
                 let row = failures.fetch_add(1, Ordering::SeqCst) + 1;
                 if row >= threads.max(4) {
                     return Err(Failure::All(error));
@@ -275,7 +275,7 @@ impl Round<'_> {
         }
     }
 
-    /// Grades a response; returns the problem if it needs more.
+    /// Grades a response. Returns the problem if it needs more.
     fn look(
         &self,
         mut open: Open,
@@ -306,7 +306,7 @@ impl Round<'_> {
             }
         }
         self.tell(CollectEvent::Verdicts { role: self.role, verdicts });
-        // A server may give fewer than were asked for; without any it refuses the problem.
+        // A server may return fewer answers than requested. If it returns none, it refuses the problem.
         if response.samples.is_empty() {
             self.unanswered(&open, true);
             return None;
@@ -326,7 +326,7 @@ impl Round<'_> {
         None
     }
 
-    /// The fate of a problem to which no more answers come in this run.
+    /// Reports the outcome of a problem that gets no more answers in this call.
     pub fn unanswered(&self, open: &Open, refused: bool) {
         let lost = &self.shared.lost[open.problem];
         let fate = match (open.best, refused) {
@@ -350,7 +350,7 @@ impl Round<'_> {
     }
 }
 
-/// The question about a problem after so many samples, and what names it.
+/// The next question about a problem after `asked` samples, and the hash of its request.
 fn question(
     problem: &BenchmarkProblem,
     config: &MakePairsConfig,
@@ -367,7 +367,7 @@ fn question(
     (question, hash)
 }
 
-/// What names the first question about a problem.
+/// The hash of the first request for a problem.
 pub(super) fn first_request(
     problem: &BenchmarkProblem,
     config: &MakePairsConfig,
@@ -376,7 +376,7 @@ pub(super) fn first_request(
     question(problem, config, part, 0).1
 }
 
-/// What a teacher is asked.
+/// The prompt of a problem.
 fn prompt(problem: &BenchmarkProblem, instruct: bool) -> String {
     match (instruct, problem.kind) {
         (false, _) => problem.problem.clone(),

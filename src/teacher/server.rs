@@ -5,7 +5,7 @@ use crate::context::{Context, StopFlag};
 use crate::error::Result;
 use serde_json::Value;
 
-/// A server with the threads that ask it.
+/// A server as a teacher, asked by several threads.
 #[derive(Clone, Debug)]
 pub struct ServerTeacher {
     client: ChatClient,
@@ -13,28 +13,28 @@ pub struct ServerTeacher {
 }
 
 impl ServerTeacher {
-    /// A server that is asked by so many threads; where its settings name no model, it is asked for
-    /// the one that it has.
+    /// A teacher with `concurrency` simultaneous requests. If the settings name no model, asks the server for
+    /// its only one.
     ///
     /// # Errors
-    /// As [`ChatConfig::validate`]; [`Error::Server`](crate::Error::Server) where it has not exactly
-    /// one model; [`Error::Stopped`](crate::Error::Stopped).
+    /// Same as [`ChatConfig::validate`]; [`Error::Server`](crate::Error::Server) if the server does not
+    /// list exactly one model; [`Error::Stopped`](crate::Error::Stopped).
     pub fn new(config: ChatConfig, concurrency: usize, context: &Context<'_>) -> Result<Self> {
         Ok(Self { client: ChatClient::new(config)?.with_served_model(context)?, concurrency })
     }
 
-    /// The server with the pace of another one that is asked at the same address.
+    /// Shares the request rate of another teacher at the same URL.
     pub(super) fn with_pace_of(mut self, other: &Self) -> Self {
         self.client = self.client.with_pace_of(&other.client);
         self
     }
 
-    /// Whether a key goes over the network for all to read.
+    /// Whether the key is sent unencrypted over a network.
     pub(super) fn shows_key(&self) -> bool {
         self.client.shows_key()
     }
 
-    /// How it is asked, the model's name included.
+    /// The settings, including the name of the model.
     pub fn config(&self) -> &ChatConfig {
         self.client.config()
     }
@@ -50,7 +50,7 @@ impl Teacher for ServerTeacher {
     }
 
     fn request(&self, question: &TeacherPrompt) -> Value {
-        // Without draws a seed means nothing, and some servers do not take one.
+        // Greedy decoding needs no seed, and some servers reject one.
         let seed = Some(question.seed).filter(|_| self.config().temperature > 0.0);
         let own = self.config().system.is_empty();
         let system = question.system.as_deref().filter(|_| own).map(|text| ("system", text));

@@ -1,4 +1,4 @@
-//! Problems that are worth asking: each once, and none that a benchmark has.
+//! Selects the problems to ask: without duplicates and without problems of benchmarks.
 
 use super::report::ProblemCounts;
 use crate::context::{Context, Task};
@@ -13,11 +13,11 @@ pub(super) struct LeftOut {
     id: String,
     problem: String,
     because: &'static str,
-    /// The problem that it is like.
+    /// The problem that it duplicates.
     like: String,
 }
 
-/// The problems to ask, in their order.
+/// The problems to ask in order, those that are left out, and the counts.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped).
@@ -60,7 +60,7 @@ pub(super) fn sieve(
     };
     for alike in pairs.chunk_by(|a, b| a.text == b.text) {
         let problem = &kept[alike[0].text];
-        // With another answer it is another problem, made from the same template.
+        // With another answer, it is another problem made from the same template.
         let same = alike.iter().find(|pair| {
             !drop[pair.earlier] && same_answer(&kept[pair.earlier].reference, &problem.reference)
         });
@@ -88,7 +88,7 @@ pub(super) fn sieve(
     Ok((kept, left_out, counts))
 }
 
-/// Tells of each problem that is in a benchmark: its number, why, and which problem it is like.
+/// Calls `found` for each problem that is in a benchmark, with its index, why, and the benchmark problem.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped).

@@ -1,6 +1,6 @@
-//! Every response, one on a line, with the hash of its request: appended as it comes and never
-//! changed, so that a process which is killed loses nothing and the next one asks for nothing twice.
-//! In memory are only the hashes and where the lines are.
+//! All responses, one per line, with the hashes of their requests. The file is append-only, so a killed
+//! process loses nothing and the next one repeats no request. Memory holds only the hashes and the
+//! positions of the lines.
 
 use super::Response;
 use crate::context::{Context, Task};
@@ -13,10 +13,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What names a request: the SHA-256 of the teacher's role and of all that its answer depends on.
+/// Identifies a request: the SHA-256 of the teacher's role and of everything that the answer depends on.
 pub(super) type RequestHash = [u8; 32];
 
-/// A line.
+/// A line of the file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Line {
     /// Hash of the request, in hexadecimal.
@@ -25,15 +25,15 @@ pub(super) struct Line {
     pub teacher: String,
     /// The model that answered.
     pub model: String,
-    /// Where it is.
+    /// Where the model runs: a URL or a folder.
     pub place: String,
     /// The problem's id in its file.
     pub id: String,
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
-    /// Wall time of the answer.
+    /// Wall time of the request in seconds.
     pub seconds: f64,
-    /// What was answered.
+    /// The response.
     #[serde(flatten)]
     pub response: Response,
 }
@@ -43,7 +43,7 @@ pub(super) struct Line {
 pub(super) struct Store {
     path: PathBuf,
     inner: Mutex<Inner>,
-    /// Bytes of a line that an earlier process did not finish.
+    /// Number of bytes of an incomplete line that was removed.
     pub torn: u64,
 }
 
@@ -55,8 +55,7 @@ struct Inner {
 
 /// The hash of a request.
 pub(super) fn request_hash(role: &str, request: &serde_json::Value) -> RequestHash {
-    // Objects are in the order of their keys or of their making; both are the same each time, and
-    // canonical here.
+    // Canonical, so that the order of an object's keys does not matter.
     let mut hash = Sha256::new();
     hash.update(role.as_bytes());
     hash.update([0]);
@@ -64,7 +63,7 @@ pub(super) fn request_hash(role: &str, request: &serde_json::Value) -> RequestHa
     hash.finalize().into()
 }
 
-/// JSON with all keys in order.
+/// JSON with sorted keys.
 fn canonical(value: &serde_json::Value) -> String {
     use serde_json::Value;
     match value {
@@ -100,13 +99,13 @@ pub(super) fn from_hex(text: &str) -> Option<RequestHash> {
 }
 
 impl Store {
-    /// Opens a store, or begins it. A last line that is not whole is cut off.
+    /// Opens or creates a store. Removes an incomplete last line.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Stopped`]; [`Error::Data`] for a line that is no response, and the file
-    /// stays as it is.
+    /// [`Error::Io`]; [`Error::Stopped`]; [`Error::Data`] for a line that is not a response. The file is
+    /// then unchanged.
     pub(super) fn open(path: &Path, context: &Context<'_>) -> Result<Self> {
-        /// What of a line is needed to find it again; all of it is checked to be JSON.
+        /// The field that identifies a line. The rest is only checked to be JSON.
         #[derive(Deserialize)]
         struct Known {
             request: String,
@@ -115,19 +114,19 @@ impl Store {
         let mut progress = context.task(Task::ReadResponses, 0);
         let mut log = JsonlLog::open(path, &mut |line| {
             let failed = |what: String| {
-                let hint = "Mend or remove the line; its question is then asked again";
+                let hint = "Fix or remove the line; its question is then asked again";
                 Error::data(Place::line(path, line.number), what, hint)
             };
             let known: Known =
-                line.parse().map_err(|error| failed(format!("it is no response: {error}")))?;
+                line.parse().map_err(|error| failed(format!("it is not a response: {error}")))?;
             let hash = from_hex(&known.request)
-                .ok_or_else(|| failed("its `request` is no SHA-256".into()))?;
+                .ok_or_else(|| failed("its `request` is not a SHA-256 hash".into()))?;
             places.entry(hash).or_insert(line.start);
             progress.update_of(line.end, line.of)
         })?;
         let torn = log.torn();
         log.cut_torn()?;
-        // From here on it is there, and says whose directory this is.
+        // From here on, the file exists and marks the directory.
         log.reopen()?;
         let inner = Mutex::new(Inner { log, places });
         Ok(Self { path: path.to_owned(), inner, torn })
@@ -137,12 +136,12 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Responses in it.
+    /// The number of responses.
     pub(super) fn len(&self) -> usize {
         self.inner().places.len()
     }
 
-    /// Whether there is a response to a request.
+    /// Whether the store has a response to a request.
     pub(super) fn holds(&self, request: &RequestHash) -> bool {
         self.inner().places.contains_key(request)
     }
@@ -150,18 +149,18 @@ impl Store {
     /// The response to a request, if there is one.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] where the file was changed meanwhile.
+    /// [`Error::Io`]; [`Error::Data`] if the file was changed meanwhile.
     pub(super) fn get(&self, request: &RequestHash) -> Result<Option<Line>> {
         let mut inner = self.inner();
         let Some(place) = inner.places.get(request).copied() else { return Ok(None) };
         let line: Line = serde_json::from_slice(&inner.log.line_at(place)?).map_err(|error| {
-            let hint = "Mend or remove the line; its question is then asked again";
-            let what = format!("the line at byte {place} is no response: {error}");
+            let hint = "Fix or remove the line; its question is then asked again";
+            let what = format!("the line at byte {place} is not a response: {error}");
             Error::data(Place::file(&self.path), what, hint)
         })?;
         if from_hex(&line.request).as_ref() != Some(request) {
-            let what = format!("the line at byte {place} is not the one that was there before");
-            return Err(Error::data(Place::file(&self.path), what, "Start again"));
+            let what = format!("the line at byte {place} has changed");
+            return Err(Error::data(Place::file(&self.path), what, "Run the command again"));
         }
         Ok(Some(line))
     }
@@ -169,7 +168,7 @@ impl Store {
     /// Appends a response.
     ///
     /// # Errors
-    /// [`Error::Io`]; what was written of the line is taken back.
+    /// [`Error::Io`]; a partly written line is removed.
     pub(super) fn put(&self, request: &RequestHash, mut line: Line) -> Result<()> {
         line.request = to_hex(request);
         let mut inner = self.inner();
@@ -178,7 +177,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes it durable.
+    /// Syncs the file to disk.
     ///
     /// # Errors
     /// [`Error::Io`].

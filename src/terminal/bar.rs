@@ -1,4 +1,4 @@
-//! Counted work as a bar, or as lines.
+//! Counted work as a progress bar, or as lines.
 
 use super::screen::Screen;
 use super::width;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 /// Time between plain lines.
 pub(super) const LINE_EVERY: Duration = Duration::from_secs(2);
-/// Time between two changes of a bar; more often than anyone can see would only cost time.
+/// Time between updates of a bar. Faster updates would be invisible.
 const BAR_EVERY: Duration = Duration::from_millis(50);
-/// Work after which the time left can be known.
+/// Time and units after which the time left can be estimated.
 const KNOWN_AFTER: (Duration, u64) = (Duration::from_secs(3), 3);
-/// A bar tells its time so often.
+/// How often a bar updates its time.
 const TICK_EVERY: Duration = Duration::from_millis(250);
 
 /// Counted work that is shown.
@@ -26,7 +26,7 @@ pub(super) struct Bar {
     pub progress: Progress,
     screen: Screen,
     bar: Option<ProgressBar>,
-    /// The width that the bar was fitted to.
+    /// The width that the bar is formatted for.
     fitted: usize,
     started: Instant,
     shown: Option<Instant>,
@@ -59,7 +59,7 @@ impl Bar {
         new
     }
 
-    /// Fits the bar to the terminal, whose width may have changed.
+    /// Formats the bar for the terminal's width, which may have changed.
     fn fit(&mut self) {
         let Some(bar) = &self.bar else { return };
         let width = width();
@@ -70,12 +70,12 @@ impl Bar {
         bar.set_style(style(width, self.bytes));
     }
 
-    /// Seconds since the work was begun here.
+    /// Seconds since this process started the work.
     pub fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 
-    /// Shows how far the work is.
+    /// Shows the progress of the work.
     pub fn update(&mut self, progress: Progress, message: impl FnOnce() -> String) {
         self.progress = progress;
         let Progress { done, total, .. } = progress;
@@ -84,13 +84,13 @@ impl Bar {
         if !is_due && done != total {
             return;
         }
-        // The first change of plain lines waits, so that short work leaves no line.
+        // Plain lines start after a delay, so that short work prints none.
         if self.shown.is_none() && self.bar.is_none() && self.started.elapsed() < every {
             return;
         }
         self.shown = Some(Instant::now());
         self.fit();
-        // What matters most comes first: a narrow terminal cuts the rest.
+        // The most important part comes first, because a narrow terminal truncates the rest.
         let message = [self.time_left(), message()];
         let message: Vec<&str> =
             message.iter().map(String::as_str).filter(|m| !m.is_empty()).collect();
@@ -104,7 +104,7 @@ impl Bar {
         }
     }
 
-    /// Shows what happens within the next unit, without a guess of the time left.
+    /// Shows what happens within the current unit, without an estimate of the time left.
     pub fn within(&mut self, message: impl FnOnce() -> String) {
         match &self.bar {
             Some(bar) => bar.set_message(message()),
@@ -129,14 +129,14 @@ impl Bar {
         self.screen.error_line(format!("{line} {message}").trim_end());
     }
 
-    /// The time left, once it can be known.
+    /// The estimated time left, if known.
     fn time_left(&self) -> String {
         let Progress { done, total, before, tokens } = self.progress;
         let (made, elapsed) = (done.saturating_sub(before), self.started.elapsed());
         if elapsed < KNOWN_AFTER.0 || made < KNOWN_AFTER.1 || done >= total {
             return String::new();
         }
-        // Answers of one batch end together; the first of them say little of the rest.
+        // Answers of a batch finish together, so the first ones predict little.
         if tokens > 0 && made * 10 < total.saturating_sub(before) {
             return String::new();
         }
@@ -154,12 +154,12 @@ impl Drop for Bar {
     }
 }
 
-/// A style from a constant; were that refused, the default does as well.
+/// Builds a style from a constant template, or the default style if the template is invalid.
 fn styled(template: &str, default: fn() -> ProgressStyle) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| default());
     style
         .with_key("time", |state: &ProgressState, text: &mut dyn Write| {
-            // Whole seconds: tenths would only flicker.
+            // Tenths of a second would flicker.
             let seconds = state.elapsed().as_secs();
             let _ = match seconds {
                 0..10 => write!(text, "{seconds} s"),
@@ -169,7 +169,7 @@ fn styled(template: &str, default: fn() -> ProgressStyle) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// A bar for a terminal of this width: what says most comes first, and the message is cut.
+/// The style for a terminal width. The message is truncated to fit.
 fn style(width: usize, bytes: bool) -> ProgressStyle {
     let count = match bytes {
         true => "{binary_bytes}/{binary_total_bytes}",
@@ -183,7 +183,7 @@ fn style(width: usize, bytes: bool) -> ProgressStyle {
     styled(&template, ProgressStyle::default_bar)
 }
 
-/// Shows that work goes on that is not counted.
+/// Shows that work without a count is in progress.
 pub(super) fn spinner(status: &str) -> ProgressBar {
     let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     spinner.set_style(styled("{spinner} {wide_msg}", ProgressStyle::default_spinner));

@@ -1,4 +1,4 @@
-//! The lines of a terminal and the bar below them, shared by all who print.
+//! Lines and the bar below them, shared by all code that prints.
 
 use super::bar::spinner;
 use crate::text::duration;
@@ -8,17 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Nothing stays unseen for longer than this.
+/// Maximum time without output.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Where lines take the place of a bar, a long wait is told less and less often, down to this.
+/// Maximum time between lines of a long wait, if lines replace the bar. The time doubles up to this.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has been silent for too long.
+/// How often to check whether the screen has been silent for too long.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Where lines are printed while a bar may stand below them. Clones share it.
+/// Prints lines above a bar, if there is one. Clones share the screen.
 ///
-/// It says that the work goes on where nothing was shown for two seconds, until
-/// [`Screen::rest`] is called.
+/// If nothing was shown for two seconds, it reports that work continues, until [`Screen::rest`] is called.
 #[derive(Clone, Debug)]
 pub struct Screen {
     state: Arc<Mutex<State>>,
@@ -27,15 +26,15 @@ pub struct Screen {
 
 #[derive(Debug)]
 struct State {
-    /// What stands at the bottom.
+    /// The bar at the bottom.
     bar: Option<ProgressBar>,
-    /// What stands there while nothing is counted.
+    /// The spinner at the bottom, if there is no bar.
     spinner: Option<ProgressBar>,
-    /// The work in words, where there is no bar.
+    /// A description of the work, if there is no bar.
     status: String,
-    /// When something was shown last.
+    /// When something was last shown.
     shown: Instant,
-    /// When what is being done was begun.
+    /// When the current work started.
     begun: Instant,
     patience: Duration,
     watches: bool,
@@ -49,7 +48,7 @@ impl Default for Screen {
 }
 
 impl Screen {
-    /// A screen; with `watches` it says when nothing was shown for long.
+    /// Creates a screen. If `watches`, it reports when nothing was shown for a while.
     pub fn new(watches: bool) -> Self {
         let now = Instant::now();
         let state = Arc::new(Mutex::new(State {
@@ -65,7 +64,7 @@ impl Screen {
         let is_terminal = std::io::stderr().is_terminal();
         if watches {
             let watched = Arc::downgrade(&state);
-            // Without the thread nothing is lost but these lines.
+            // Without the thread, only these messages are missing.
             let _ = thread::Builder::new()
                 .name("screen".into())
                 .spawn(move || watch(&watched, is_terminal));
@@ -82,25 +81,25 @@ impl Screen {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints a line to standard error. That nobody reads it any more is no reason to stop.
+    /// Prints a line to standard error. Write errors are ignored.
     pub fn error_line(&self, text: &str) {
         self.state().print(|| drop(writeln!(std::io::stderr(), "{text}")));
     }
 
-    /// Prints a line to standard output.
+    /// Prints a line to standard output. Write errors are ignored.
     pub fn output_line(&self, text: &str) {
         self.state().print(|| drop(writeln!(std::io::stdout(), "{text}")));
     }
 
-    /// Clears what stands at the bottom, and says no more that the work goes on: the program waits
-    /// for a person, or shows by itself what it does.
+    /// Clears the bar and stops reporting that work continues, because the program waits for the user or
+    /// shows its own progress.
     pub fn rest(&self) {
         let mut state = self.state();
         state.clear();
         state.rests = true;
     }
 
-    /// Watches again after [`Screen::rest`]; a long wait is told in these words.
+    /// Reports again after [`Screen::rest`]. `status` describes the work.
     pub fn watch(&self, status: &str) {
         let mut state = self.state();
         (state.rests, state.begun) = (!state.watches, Instant::now());
@@ -108,7 +107,7 @@ impl Screen {
         state.has_shown();
     }
 
-    /// Puts a bar at the bottom, or a line's words where bars cannot be shown.
+    /// Shows a bar at the bottom, or sets the status if there is none.
     pub(super) fn set_bar(&self, bar: Option<ProgressBar>, status: &str) {
         let mut state = self.state();
         state.clear();
@@ -116,7 +115,7 @@ impl Screen {
         state.has_shown();
     }
 
-    /// Says what the line of a long wait says.
+    /// Sets the message of a long wait.
     pub(super) fn set_status(&self, status: String) {
         self.state().status = status;
     }
@@ -144,9 +143,9 @@ impl State {
         }
     }
 
-    /// Says that the work goes on, where nobody could see it.
+    /// Reports that work continues, if nothing else shows it.
     fn look(&mut self, is_terminal: bool) {
-        // A bar shows its time by itself.
+        // A bar shows its own time.
         if self.rests || self.bar.is_some() || self.spinner.is_some() {
             return;
         }
@@ -164,7 +163,7 @@ impl State {
     }
 }
 
-/// Looks at the screen as long as there is one.
+/// Watches the screen as long as it exists.
 fn watch(state: &Weak<Mutex<State>>, is_terminal: bool) {
     loop {
         thread::sleep(LOOK_EVERY);

@@ -99,8 +99,8 @@ pub struct TrainConfig {
     pub shard_optimizer: bool,
     /// The peak learning rate, reached at the end of the warmup.
     pub learning_rate: f64,
-    /// Optimizer steps over which the learning rate rises linearly to the peak; the first step has `1 /
-    /// warmup_steps` of it. 0 starts at the peak.
+    /// Optimizer steps over which the learning rate rises linearly to the peak; the first step has
+    /// `1 / warmup_steps` of it. 0 starts at the peak.
     pub warmup_steps: usize,
     /// How the learning rate changes after the warmup.
     pub lr_schedule: LrSchedule,

@@ -1,4 +1,35 @@
-//! Training: the [`Learner`], its optimizer step, checkpoints and observers.
+//! Training: the loop, the optimizer, losses, checkpoints, and the files that record a run.
+//!
+//! - [`Learner`] trains a model. [`Learner::fit`] runs a whole training over a
+//!   [`RowStream`](crate::data::RowStream), with the optional inputs in [`FitOptions`]. [`TrainConfig`] holds
+//!   the settings.
+//! - [`CheckpointStore`] writes, verifies, and reads checkpoints.
+//! - [`Optimizer`] is the interface of optimizers. The default is [`FusedAdamW`].
+//! - [`MetricsFile`], [`SamplesFile`], [`LossPlot`], and [`TensorBoard`] are observers that write files.
+//! - [`LogitTeacher`] provides a teacher's most likely tokens for logit distillation: from a model
+//!   ([`ModelTeacher`]) or from files ([`TeacherLogits`]).
+//! - [`simulated_step`] predicts the time of a step on several ranks.
+//!
+//! ```
+//! use mixdistill::data::Row;
+//! use mixdistill::model::DecoderConfig;
+//! use mixdistill::train::{Learner, TrainConfig};
+//!
+//! let device = mixdistill::device::by_name("auto")?.autodiff();
+//! let model = DecoderConfig { vocab_size: 16, hidden_size: 32, ..Default::default() }.init(1, &device)?;
+//! let config =
+//!     TrainConfig { steps: Some(2), warmup_steps: 0, learning_rate: 1e-3, ..Default::default() };
+//! let mut learner = Learner::new(model, config)?;
+//!
+//! // Two rows with a prompt of two tokens. The loss applies to the tokens after it.
+//! let row = |tokens: &[u32]| Row { tokens: tokens.to_vec(), prompt: 2, ..Row::default() };
+//! let rows = [row(&[1, 2, 3, 4]), row(&[5, 6, 7])];
+//! let first = learner.train_step(&rows, 2)?;
+//! let second = learner.train_step(&rows, 2)?;
+//! assert_eq!((first.rows, first.trained_tokens), (2, 3));
+//! assert!(second.loss < first.loss && learner.step() == 2);
+//! # Ok::<(), mixdistill::Error>(())
+//! ```
 
 mod checkpoint;
 mod checkpoint_ranks;

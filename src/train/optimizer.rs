@@ -1,5 +1,5 @@
-//! Optimizers of whole modules, whose state checkpoints keep: the fused AdamW of this crate, with its
-//! moments by parameter name, and any `ModuleOptimizer` of Burn.
+//! Optimizers whose state is kept in checkpoints: this crate's [`FusedAdamW`], which stores moments by
+//! parameter name, and every `ModuleOptimizer` of Burn.
 
 use super::config::{MomentType, ParameterGroup, TrainConfig};
 use super::moments::Moments;
@@ -18,9 +18,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Updates a model's parameters, and keeps its state in checkpoints.
+/// Updates the parameters of a model and saves its own state in checkpoints.
 ///
-/// A learner has a [`FusedAdamW`] unless it is given another one. Burn's optimizers are such:
+/// A learner uses [`FusedAdamW`] by default. Burn's optimizers also implement this trait:
 ///
 /// ```
 /// use burn::optim::AdamWConfig;
@@ -29,27 +29,29 @@ use std::rc::Rc;
 /// let optimizer: Box<dyn Optimizer<DecoderLm>> = Box::new(AdamWConfig::new().init());
 /// ```
 pub trait Optimizer<M> {
-    /// The model after one update with its gradients, each times `scale`, at a learning rate.
+    /// Returns the model after one update. Each gradient is multiplied by `scale`; `rate` is the learning
+    /// rate.
     fn step(&mut self, rate: f64, scale: f64, model: M, gradients: GradientsParams) -> M;
 
-    /// The file of the state in a checkpoint's folder.
+    /// The name of the state file in a checkpoint's folder.
     fn file_name(&self) -> &'static str;
 
-    /// Writes the state to a file. The numbers that it returns are kept beside it.
+    /// Writes the state to a file. Returns numbers that the checkpoint stores as well, for
+    /// [`Optimizer::load`].
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Training`] where the device cannot be read.
+    /// [`Error::Io`]; [`Error::Training`] if the device cannot be read.
     fn save(&self, model: &M, path: &Path) -> Result<BTreeMap<String, u64>>;
 
-    /// Whether ranks can divide its state among them by parameters.
+    /// Whether the state can be sharded across ranks by parameters.
     fn is_divisible(&self) -> bool {
         false
     }
 
-    /// As [`Optimizer::save`], where other ranks have parts of the state, which they wrote with it.
+    /// Like [`Optimizer::save`], including the parts of the state that other ranks saved.
     ///
     /// # Errors
-    /// As [`Optimizer::save`]; [`Error::Config`] where the state cannot be divided.
+    /// As [`Optimizer::save`]; [`Error::Config`] if the state cannot be sharded.
     fn save_joined(
         &self,
         model: &M,
@@ -66,31 +68,31 @@ pub trait Optimizer<M> {
         }
     }
 
-    /// Takes over what [`Optimizer::save`] wrote, for a model of the same parameters; returns it, with
-    /// the identities that the state knows its parameters by.
+    /// Loads what [`Optimizer::save`] wrote, for a model with the same parameters. Returns the model with the
+    /// parameter IDs that the state refers to.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] or [`Error::Checkpoint`] for a state that is not this model's.
+    /// [`Error::Io`]; [`Error::Model`] or [`Error::Checkpoint`] if the state does not match the model.
     fn load(&mut self, model: M, path: &Path, numbers: &BTreeMap<String, u64>) -> Result<M>;
 }
 
-/// What one rank has saved of an optimizer's state.
+/// The part of an optimizer's state that one rank saved.
 #[derive(Clone, Debug)]
 pub struct SavedPart {
     /// The file.
     pub path: PathBuf,
-    /// The numbers that are kept beside it.
+    /// The numbers that [`Optimizer::save`] returned.
     pub numbers: BTreeMap<String, u64>,
 }
 
-/// AdamW with its moments, in one pass over each parameter.
+/// AdamW that updates each parameter and its moments in one pass.
 #[derive(Clone)]
 pub struct FusedAdamW {
     decayed: AdamW,
     plain: AdamW,
     groups: Vec<ParameterGroup>,
     moment_type: MomentType,
-    /// First and second moment of each parameter, flat.
+    /// The moments of each parameter, by name.
     moments: BTreeMap<String, Moments>,
 }
 
@@ -104,7 +106,7 @@ impl std::fmt::Debug for FusedAdamW {
 }
 
 impl FusedAdamW {
-    /// An optimizer without moments yet.
+    /// Creates an optimizer without moments.
     pub fn new(config: &TrainConfig) -> Self {
         let with_decay = |decay: f64| AdamW {
             beta_1: config.beta_1,
@@ -121,7 +123,7 @@ impl FusedAdamW {
         }
     }
 
-    /// The update of a parameter, and what its learning rate is multiplied by.
+    /// The update rule of a parameter and the factor of its learning rate.
     fn of(&self, name: &str, dimensions: usize) -> (AdamW, f64) {
         let usual = match dimensions {
             0 | 1 => &self.plain,
@@ -134,8 +136,8 @@ impl FusedAdamW {
         (AdamW { weight_decay, ..usual.clone() }, group.learning_rate_factor.unwrap_or(1.0))
     }
 
-    /// Updates every parameter that has a gradient, times `scale`. Matrices decay, norms and biases
-    /// do not, unless a group says otherwise.
+    /// Updates every parameter that has a gradient, multiplied by `scale`. Weight decay applies to matrices,
+    /// but not to norms and biases, unless a group says otherwise.
     fn update<M: Module>(
         &mut self,
         rate: f64,
@@ -251,8 +253,8 @@ impl<M: Module> Optimizer<M> for FusedAdamW {
     }
 }
 
-/// Burn's own optimizers. Their state is in Burn's format; they bring their own weight decay and know
-/// nothing of [`ParameterGroup`]s.
+/// Burn's own optimizers. Their state is in Burn's format. They use their own weight decay and ignore
+/// [`ParameterGroup`]s.
 impl<M: Module> Optimizer<M> for ModuleOptimizer {
     fn step(&mut self, rate: f64, scale: f64, model: M, gradients: GradientsParams) -> M {
         let gradients = if scale == 1.0 { gradients } else { scaled(&model, gradients, scale) };
@@ -271,7 +273,7 @@ impl<M: Module> Optimizer<M> for ModuleOptimizer {
         crate::files::write_whole(path, |file| {
             file.write_all(&bytes).map_err(|e| Error::io("write", path, e))
         })?;
-        // The identities that Burn knows parameters by differ from process to process.
+        // Burn's parameter IDs differ between processes.
         Ok(by_parameter(model, |id, _| id.val()))
     }
 
@@ -288,7 +290,7 @@ impl<M: Module> Optimizer<M> for ModuleOptimizer {
     }
 }
 
-/// Gradients times a number.
+/// Multiplies gradients by a number.
 fn scaled<M: Module>(module: &M, gradients: GradientsParams, scale: f64) -> GradientsParams {
     struct Visitor {
         gradients: GradientsParams,
@@ -306,8 +308,7 @@ fn scaled<M: Module>(module: &M, gradients: GradientsParams, scale: f64) -> Grad
     visitor.gradients
 }
 
-/// Something about each parameter of a module, by its name; `what` gets its identity and the number of
-/// its elements.
+/// Maps each parameter's ID and number of elements through `what`, by parameter name.
 fn by_parameter<M: Module, T>(
     module: &M,
     what: impl Fn(ParamId, usize) -> T,
@@ -336,7 +337,7 @@ fn by_parameter<M: Module, T>(
     visitor.found
 }
 
-/// The module with the identities of another process.
+/// Sets the parameter IDs of a module.
 fn with_parameter_ids<M: Module>(module: M, ids: &BTreeMap<String, u64>) -> M {
     struct Mapper<'a> {
         path: PathStack,
@@ -361,10 +362,10 @@ fn with_parameter_ids<M: Module>(module: M, ids: &BTreeMap<String, u64>) -> M {
     module.map(&mut Mapper { path: PathStack::default(), ids })
 }
 
-/// The root of the sum of the squares of all gradients of a module.
+/// The global norm: the square root of the sum of squares of all gradients of a module.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result<f64> {
     struct Visitor<'a> {
         gradients: &'a GradientsParams,
@@ -382,23 +383,23 @@ pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Result
     Ok(norm_of(squares_of(visitor.squares)?))
 }
 
-/// Sums of squares on the host, in one transfer.
+/// Reads sums of squares from the device in one transfer.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub(super) fn squares_of(gradients: SumsOfSquares) -> Result<Vec<f32>> {
     gradients.sums().map_or(Ok(vec![]), |sums| Ok(host(sums)?.values))
 }
 
-/// The root of their sum; the few numbers are summed in f64.
+/// The square root of the sum, added in f64.
 pub(super) fn norm_of(squares: Vec<f32>) -> f64 {
     squares.into_iter().map(f64::from).sum::<f64>().sqrt()
 }
 
-/// The gradients of a module on the host, by parameter name, in the module's own layout.
+/// Reads the gradients of a module, by parameter name, in the module's own layout.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub fn named_gradients<M: Module>(
     module: &M,
     gradients: &GradientsParams,

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::files::write_text;
 use std::path::{Path, PathBuf};
 
-/// Steps that the smoothed line averages over, about.
+/// Approximate number of steps in the moving average.
 const SMOOTHING: f64 = 20.0;
 
 /// One line of a chart.
@@ -17,15 +17,15 @@ pub struct Curve {
     pub name: String,
     /// Its points.
     pub points: Vec<(f64, f64)>,
-    /// Whether the points are drawn too, and not the line alone.
+    /// Whether to mark the points, not only the line.
     pub marked: bool,
 }
 
-/// Draws curves into an SVG file. The axes have whole numbers where the curves have no others across;
-/// what is no finite number is left out, and the drawing says how much that is.
+/// Draws curves into an SVG file. The x-axis has integer ticks if all x values are integers. Values that are
+/// not finite are omitted, and the drawing states how many.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) where the file cannot be written.
+/// [`Error::Io`](crate::Error::Io) if the file cannot be written.
 pub fn draw_curves(
     path: &Path,
     title: &str,
@@ -50,7 +50,7 @@ pub fn draw_curves(
     write_text(path, &chart.svg())
 }
 
-/// The curves of a metrics file: training loss, smoothed, and each source's held-out loss.
+/// Curves of a metrics file: the smoothed training loss and the held-out loss of each source.
 pub fn loss_curves(metrics: &[Metric]) -> Vec<Curve> {
     let mut smoothed: Option<f64> = None;
     let mut training = Curve { name: "training, smoothed".into(), points: vec![], marked: false };
@@ -60,7 +60,7 @@ pub fn loss_curves(metrics: &[Metric]) -> Vec<Curve> {
             Metric::Step(step) => {
                 let keep = 1.0 - 1.0 / SMOOTHING.min(step.step as f64);
                 let loss = smoothed.map_or(step.loss, |old| keep * old + (1.0 - keep) * step.loss);
-                // One loss that is no number would leave nothing of those after it.
+                // A non-finite loss must not spoil the average of later steps.
                 smoothed = Some(loss).filter(|loss| loss.is_finite()).or(smoothed);
                 training.points.push((step.step as f64, loss));
             }
@@ -82,7 +82,7 @@ pub fn loss_curves(metrics: &[Metric]) -> Vec<Curve> {
     curves
 }
 
-/// Draws the losses of a metrics file after each evaluation and at the end.
+/// Redraws the losses of a metrics file after each evaluation and at the end.
 #[derive(Clone, Debug)]
 pub struct LossPlot {
     metrics: PathBuf,
@@ -90,7 +90,7 @@ pub struct LossPlot {
 }
 
 impl LossPlot {
-    /// Draws `metrics` into `plot`. Must stand behind the observer that writes `metrics`.
+    /// Draws `metrics` into `plot`. Must come after the observer that writes `metrics`.
     pub fn new(metrics: impl Into<PathBuf>, plot: impl Into<PathBuf>) -> Self {
         Self { metrics: metrics.into(), plot: plot.into() }
     }
@@ -101,7 +101,7 @@ impl Observer for LossPlot {
         if !matches!(event, Event::Evaluation(_) | Event::End(_)) {
             return Ok(());
         }
-        // Removed by someone else; the next line of it begins it anew.
+        // The file was removed; the next line creates it again.
         if !self.metrics.exists() {
             return Ok(());
         }

@@ -1,15 +1,15 @@
 //! An optimizer step on several ranks.
 //!
-//! 1. Each rank computes the gradients of its micro-batches, and adds up those that lie together
-//!    (`terms` of [`super::reduce`]).
-//! 2. Each parameter has an owner. It gets the terms of its parameters from all ranks, and adds them in the
-//!    order of the step.
-//! 3. All ranks get the sums of all owners and make the same update. With `shard_optimizer` an owner
-//!    updates its own parameters only, so that it alone has their moments (ZeRO-1, arXiv 1910.02054), and all ranks
-//!    get the updated parameters.
+//! 1. Each rank computes the gradients of its micro-batches and sums adjacent ones into terms (see
+//!    [`super::reduce`]).
+//! 2. Each parameter has an owner, which receives its terms from all ranks and adds them in the order of the
+//!    step.
+//! 3. All ranks receive the sums of all owners and make the same update. With `shard_optimizer`, an owner
+//!    updates only its own parameters, so only it has their moments (ZeRO-1, arXiv 1910.02054), and all ranks
+//!    receive the updated parameters.
 //!
-//! A rank sends about twice the size of the gradients in a step, however many ranks there are, where each
-//! has one term.
+//! With one term per rank, a rank sends about twice the size of the gradients per step, for any number of
+//! ranks.
 
 use super::losses::{Partial, StepGradients, add_all, check_teachers, pieces};
 use super::optimizer::{norm_of, squares_of};
@@ -30,22 +30,22 @@ use burn::tensor::TensorData;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// How a step is divided.
+/// How a step is divided among ranks.
 pub(super) struct Ranked<'a> {
     pub ranks: &'a Ranks,
     pub lanes: usize,
-    /// Whether an owner keeps the moments of its parameters to itself.
+    /// Whether only the owner of a parameter has its moments.
     pub shards: bool,
 }
 
-/// A term of a step: its loss, and its gradients of the parameters of one rank, in their order.
+/// A term of a step: its loss and its gradients for the parameters of one owner, in order.
 struct Term {
     loss: f32,
     gradients: Vec<Option<Tensor<1>>>,
 }
 
 impl Term {
-    /// The sum of two; a gradient that is missing is left out of it.
+    /// Adds two terms. A missing gradient counts as zero.
     fn plus(self, other: Self) -> Self {
         let add = |(a, b): (Option<Tensor<1>>, Option<Tensor<1>>)| match (a, b) {
             (Some(a), Some(b)) => Some(a + b),
@@ -57,15 +57,15 @@ impl Term {
 }
 
 impl Ranked<'_> {
-    /// The division of a step, and how it is added up.
+    /// Returns how the micro-batches are divided and in which order they are added.
     fn plan(&self, batches: &[Batch]) -> (Division, Option<Sum>) {
         let pieces = pieces(batches);
         let division = Division::new(&pieces, self.lanes, self.ranks.count());
         (division, Sum::of(&pieces, self.lanes))
     }
 
-    /// Loss and gradients of a step, and their norm. With shards the gradients are those of this rank's own
-    /// parameters.
+    /// Computes the loss, gradients, and gradient norm of a step. With sharding, only the gradients of this
+    /// rank's parameters are returned.
     ///
     /// # Errors
     /// As [`super::step_gradients_with`]; [`Error::Ranks`].
@@ -98,11 +98,11 @@ impl Ranked<'_> {
         let mut kept = VecDeque::new();
         for term in own {
             if let Some(partial) = add_all(model, batches, term, scale, options, &mut step)? {
-                // It goes as soon as it is there, while the next one is computed.
+                // Sent immediately, while the next term is computed.
                 kept.push_back(self.send_term(model, partial, &owned)?);
             }
         }
-        // Those of one rank come in the order of the step; each is added as it comes.
+        // Terms from one rank arrive in order and are added on arrival.
         let mut order = terms.iter().map(|(rank, _)| *rank);
         let mut next = || match order.next() {
             Some(rank) if rank == me => kept.pop_front().ok_or_else(missing),
@@ -119,7 +119,7 @@ impl Ranked<'_> {
         Ok((StepGradients { loss: f64::from(loss), trained, gradients }, norm))
     }
 
-    /// Sends a term to the owners of its parameters, and gives what this rank owns of it.
+    /// Sends a term to the owners of its parameters and returns this rank's part of it.
     fn send_term<M: Module>(
         &self,
         model: &M,
@@ -151,7 +151,7 @@ impl Ranked<'_> {
         Ok(Term { loss, gradients: read_flat(&mut reader, sizes, &device)? })
     }
 
-    /// The whole gradients, of which each owner has a part.
+    /// Assembles the full gradients from the parts of all owners.
     fn gather<M: Module>(
         &self,
         model: &M,
@@ -163,7 +163,7 @@ impl Ranked<'_> {
         let (sizes, device, me) = (counts(model), device_of(model), self.ranks.rank());
         let messages = self.ranks.all(Topic::Gradients, message)?;
         let mut all = vec![];
-        // Owners have their parameters side by side, in the order of the ranks.
+        // Owners have consecutive parameters in rank order.
         for (rank, message) in messages.into_iter().enumerate() {
             if rank == me {
                 all.extend(own.iter().cloned());
@@ -175,25 +175,25 @@ impl Ranked<'_> {
         Ok(all)
     }
 
-    /// The root of the sum of the squares of all gradients, of which each owner has a part. All ranks get the
-    /// same number, even where a device sums in another order each time.
+    /// The global gradient norm from the parts of all owners. All ranks get the same number, even if a device
+    /// sums in a different order each time.
     fn norm(&self, own: &[Option<Tensor<1>>]) -> Result<f64> {
         let mut squares = SumsOfSquares::default();
         own.iter().flatten().cloned().for_each(|gradient| squares.add(gradient));
         let mut message = vec![];
         push_values(&mut message, &squares_of(squares)?);
         let mut all = vec![];
-        // Owners have their parameters in the order of the ranks, so that this is the module's own.
+        // Parameters are in rank order, which is the order of the module.
         for (rank, message) in self.ranks.all(Topic::Squares, message)?.iter().enumerate() {
             all.extend(Reader::new(message, rank).values(message.len() / 4)?);
         }
         Ok(norm_of(all))
     }
 
-    /// The model with the parameters that each owner has updated.
+    /// Returns the model with the parameters that the owners updated.
     ///
     /// # Errors
-    /// [`Error::Training`] where the device cannot be read; [`Error::Ranks`].
+    /// [`Error::Training`] if the device cannot be read; [`Error::Ranks`].
     pub fn updated<M: Module>(&self, model: M) -> Result<M> {
         if !self.shards {
             return Ok(model);
@@ -205,7 +205,7 @@ impl Ranked<'_> {
         for (rank, message) in self.ranks.all(Topic::Parameters, message)?.iter().enumerate() {
             let mut reader = Reader::new(message, rank);
             for size in &sizes[owned[rank].clone()] {
-                // Its own are there already.
+                // This rank's own parameters are already up to date.
                 values.push(if rank == me { None } else { Some(reader.values(*size)?) });
             }
         }
@@ -213,15 +213,15 @@ impl Ranked<'_> {
     }
 }
 
-/// What is wrong where a term is not there.
+/// The error for a missing term.
 fn missing() -> Error {
     Error::Ranks {
         what: "a part of the step is missing".into(),
-        hint: "This is a defect; please report it".into(),
+        hint: "This is a bug; please report it".into(),
     }
 }
 
-/// A part of the parameters among all of them.
+/// Places a range of gradients in a list for all parameters.
 fn placed(
     part: Vec<Option<Tensor<1>>>,
     slots: &Range<usize>,
@@ -234,7 +234,7 @@ fn placed(
     flat
 }
 
-/// A byte for each parameter that says whether it has a gradient, then the gradients.
+/// Writes one byte per parameter that tells whether it has a gradient, then the gradients.
 fn push_flat(message: &mut Vec<u8>, flat: &[Option<Tensor<1>>]) -> Result<()> {
     message.extend(flat.iter().map(|gradient| u8::from(gradient.is_some())));
     for gradient in flat.iter().flatten() {
@@ -243,7 +243,7 @@ fn push_flat(message: &mut Vec<u8>, flat: &[Option<Tensor<1>>]) -> Result<()> {
     Ok(())
 }
 
-/// What [`push_flat`] wrote.
+/// Reads what [`push_flat`] wrote.
 fn read_flat(
     reader: &mut Reader<'_>,
     sizes: &[usize],
@@ -260,7 +260,7 @@ fn read_flat(
     gradients.collect()
 }
 
-/// Where gradients are.
+/// The device of the gradients.
 fn device_of<M: Module>(model: &M) -> Device {
     model.devices().first().cloned().unwrap_or_default().inner()
 }

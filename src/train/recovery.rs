@@ -1,4 +1,4 @@
-//! What training does after a step that was not finite.
+//! Recovery from a step that is not finite.
 
 use super::config::OnNotFinite;
 use super::learner::{Fit, Learner};
@@ -8,20 +8,20 @@ use crate::model::CausalLm;
 use crate::ranks::Topic;
 use std::collections::BTreeSet;
 
-/// Steps that were not finite.
+/// Failed steps.
 #[derive(Default)]
 pub(super) struct Failures {
     pub in_a_row: usize,
-    /// Those that were rolled back from.
+    /// Steps that caused a rollback.
     pub steps: BTreeSet<usize>,
 }
 
-/// Steps in a row that may be skipped, and times that training may roll back.
+/// Maximum number of consecutive skipped steps, and of rollbacks.
 const MOST_FAILURES: usize = 10;
 
 impl<M: CausalLm> Learner<M> {
-    /// Goes on after a step that was not finite, where the settings say so: the number of the step
-    /// that was left out, or `None` after going back to a checkpoint.
+    /// Continues after a step that is not finite, if the settings allow it. Returns the number of the skipped
+    /// step, or `None` after a rollback.
     pub(super) fn recover(
         &mut self,
         error: Error,
@@ -34,7 +34,7 @@ impl<M: CausalLm> Learner<M> {
         let skips = match self.config.on_not_finite {
             OnNotFinite::Stop => false,
             OnNotFinite::Skip => failures.in_a_row < MOST_FAILURES,
-            // What failed before fails again.
+            // A step that failed before would fail again.
             OnNotFinite::RollBack => failures.steps.contains(&step),
         };
         if skips {

@@ -1,37 +1,36 @@
-//! The order in which the gradients of a step's micro-batches are added, whoever computes them.
+//! The order in which the gradients of a step's micro-batches are added, on any number of ranks.
 //!
 //! ```text
 //! 1 lane     ((b0 + b1) + b2) + b3
 //! 2 lanes    (b0 + b1) + (b2 + b3)
 //! ```
 //!
-//! A lane is a run of micro-batches that are added one after the other; lanes are added by a binary
-//! tree. The order is one of the settings and the step, so that any number of ranks comes to the same
-//! bits: a rank adds up what lies together in that order and is its own, a term; the rest is added
-//! where a parameter's terms come together.
+//! A lane is a run of micro-batches that are added in sequence. Lanes are added in a binary tree. The order
+//! depends only on the settings and the step, so results are bit-identical on any number of ranks. A rank
+//! sums its adjacent micro-batches into a term; owners add the terms of their parameters.
 
 use crate::error::Result;
 
-/// A micro-batch, as far as it counts here.
+/// The properties of a micro-batch that determine the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// Its positions, which are about the time that it takes.
+    /// Number of positions, roughly proportional to its time.
     pub positions: usize,
-    /// Whether it has anything to train.
+    /// Whether it has trained tokens.
     pub trains: bool,
 }
 
-/// A sum of micro-batches.
+/// A sum over micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sum {
-    /// One after the other; never empty.
+    /// Added in sequence; never empty.
     Chain(Vec<usize>),
     Pair(Box<Sum>, Box<Sum>),
 }
 
 impl Sum {
-    /// How the micro-batches of a step are added that have anything to train; `None` where none has.
-    /// `lanes` is a power of two.
+    /// The sum of the micro-batches that have trained tokens; `None` if there are none. `lanes` is a power of
+    /// two.
     pub fn of(pieces: &[Piece], lanes: usize) -> Option<Self> {
         let mut chains: Vec<Vec<usize>> = vec![vec![]; lanes.max(1)];
         for (batch, lane) in parts(pieces, chains.len()).into_iter().enumerate() {
@@ -55,7 +54,7 @@ impl Sum {
         sums.pop().flatten()
     }
 
-    /// Its micro-batches in order.
+    /// The micro-batches in order.
     pub fn batches(&self) -> Vec<usize> {
         match self {
             Self::Chain(batches) => batches.clone(),
@@ -63,14 +62,14 @@ impl Sum {
         }
     }
 
-    /// The rank that has all of it, if one has.
+    /// The rank that computes all of it, if there is one.
     fn owner(&self, division: &Division) -> Option<usize> {
         let batches = self.batches();
         let owner = division.owner(*batches.first()?);
         batches.iter().all(|batch| division.owner(*batch) == owner).then_some(owner)
     }
 
-    /// The terms of all ranks, in the order in which [`Sum::combined`] takes them.
+    /// The terms of all ranks, in the order in which [`Sum::combined`] uses them.
     pub fn terms(&self, division: &Division) -> Vec<(usize, Self)> {
         if let Some(owner) = self.owner(division) {
             return vec![(owner, self.clone())];
@@ -78,7 +77,7 @@ impl Sum {
         match self {
             Self::Pair(a, b) => [a.terms(division), b.terms(division)].concat(),
             Self::Chain(batches) => {
-                // What comes first can be added up where it is; the others are added one by one.
+                // The first run is summed by its owner; the other micro-batches are added one by one.
                 let first = division.owner(batches[0]);
                 let run = batches.iter().take_while(|b| division.owner(**b) == first).count();
                 let (run, others) = batches.split_at(run);
@@ -89,7 +88,7 @@ impl Sum {
         }
     }
 
-    /// All of it, from the terms in their order, each taken when it is added.
+    /// Adds the terms, taking each from `next` when it is needed.
     pub fn combined<T>(
         &self,
         division: &Division,
@@ -113,13 +112,12 @@ impl Sum {
     }
 }
 
-/// For each micro-batch the part that it belongs to, of so many parts side by side with about as many
-/// positions each.
+/// Assigns micro-batches to `count` contiguous parts with roughly equal numbers of positions.
 fn parts(pieces: &[Piece], count: usize) -> Vec<usize> {
     let all: usize = pieces.iter().map(|piece| piece.positions).sum();
     let mut before = 0;
     let part = |piece: &Piece| {
-        // That of its middle, in halves of a position.
+        // The part that contains its middle, in units of half a position.
         let middle = 2 * before + piece.positions;
         before += piece.positions;
         (middle * count / (2 * all).max(1)).min(count - 1)
@@ -127,15 +125,15 @@ fn parts(pieces: &[Piece], count: usize) -> Vec<usize> {
     pieces.iter().map(part).collect()
 }
 
-/// Which rank computes which micro-batch of a step.
+/// Which rank computes each micro-batch of a step.
 #[derive(Clone, Debug)]
 pub(super) struct Division {
     owners: Vec<usize>,
 }
 
 impl Division {
-    /// Ranks have whole lanes where there are enough of them, so that each sends one sum; otherwise
-    /// lanes are divided, too.
+    /// With at least as many lanes as ranks, ranks get whole lanes, so that each sends one sum. Otherwise
+    /// lanes are split.
     pub fn new(pieces: &[Piece], lanes: usize, ranks: usize) -> Self {
         let owners = match lanes >= ranks {
             true => parts(pieces, lanes).into_iter().map(|lane| lane * ranks / lanes).collect(),
@@ -175,10 +173,10 @@ mod tests {
         assert_eq!(of(&[true; 4], 1).unwrap(), "(((b0 + b1) + b2) + b3)");
         assert_eq!(of(&[true; 4], 2).unwrap(), "((b0 + b1) + (b2 + b3))");
         assert_eq!(of(&[true; 5], 4).unwrap(), "((b0 + b1) + ((b2 + b3) + b4))");
-        // Micro-batches that train nothing, and more lanes than micro-batches.
+        // Micro-batches without trained tokens, and more lanes than micro-batches.
         assert_eq!(of(&[true, false, false, true], 2).unwrap(), "(b0 + b3)");
         assert_eq!(of(&[true; 2], 8).unwrap(), "(b0 + b1)");
-        // Lanes have about as many positions each: here 10, 10, 10 and 30.
+        // Lanes have roughly equal numbers of positions, here 10, 10, 10, and 30.
         let mut pieces = equal(&[true; 4]);
         pieces[3].positions = 30;
         assert_eq!(shown(&Sum::of(&pieces, 2).unwrap()), "(((b0 + b1) + b2) + b3)");
@@ -206,7 +204,7 @@ mod tests {
                 let combined = sum.combined(&division, &mut next, &add).unwrap();
                 assert_eq!(combined, shown(&sum), "{batches} {lanes} {ranks}");
                 assert_eq!(texts.next(), None);
-                // Where ranks have whole lanes and their number is a power of two, each sends one sum.
+                // If ranks have whole lanes and their number is a power of two, each sends one sum.
                 if lanes >= ranks && ranks.is_power_of_two() {
                     let mut owners: Vec<usize> = terms.iter().map(|(rank, _)| *rank).collect();
                     owners.dedup();

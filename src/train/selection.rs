@@ -1,18 +1,18 @@
-//! Which step was the best by held-out loss, and whether it is long ago.
+//! Tracks the best step by held-out loss.
 
 use crate::context::{BestStep, EvaluationReport};
 use serde::{Deserialize, Serialize};
 
-/// What early stopping remembers.
+/// State for early stopping and `keep_best`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Selection {
     pub best: Option<BestStep>,
-    /// Evaluations since then.
+    /// Evaluations since the best one.
     pub since: usize,
 }
 
 impl Selection {
-    /// Takes note of an evaluation; says whether it is the best so far.
+    /// Records an evaluation. Returns whether it is the best so far.
     pub fn note(&mut self, report: &EvaluationReport) -> bool {
         if report.sources.is_empty() {
             return false;

@@ -1,4 +1,4 @@
-//! The trained parameters of a module in its own order, flat: what ranks divide and exchange.
+//! The trained parameters of a module as a flat list: what ranks divide and exchange.
 
 use crate::error::{Error, Result};
 use crate::model::tensors::{host, lazy_tensors};
@@ -8,7 +8,7 @@ use burn::optim::GradientsParams;
 use burn::prelude::*;
 use std::ops::Range;
 
-/// Elements of each trained parameter of a module, in its order.
+/// Number of elements of each trained parameter, in module order.
 pub(super) fn counts<M: Module>(module: &M) -> Vec<usize> {
     struct Visitor(Vec<usize>);
     impl ModuleVisitor for Visitor {
@@ -23,12 +23,12 @@ pub(super) fn counts<M: Module>(module: &M) -> Vec<usize> {
     visitor.0
 }
 
-/// The names of the trained parameters of a module, in its order.
+/// Names of the trained parameters, in module order.
 pub(super) fn names<M: Module>(module: &M) -> Vec<String> {
     lazy_tensors(module, true).into_iter().map(|tensor| tensor.name).collect()
 }
 
-/// Which of the parameters each rank owns: whole ones, side by side, about as many elements each.
+/// The parameters that each rank owns: contiguous, whole, and with roughly equal numbers of elements.
 pub(super) fn owned(counts: &[usize], ranks: usize) -> Vec<Range<usize>> {
     let all: usize = counts.iter().sum();
     let mut ranges: Vec<Range<usize>> = vec![0..0; ranks];
@@ -45,7 +45,7 @@ pub(super) fn owned(counts: &[usize], ranks: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-/// The gradients of a module's trained parameters, flat; `None` where a parameter has none.
+/// Flattens the gradients of the trained parameters; `None` for a parameter without a gradient.
 pub(super) fn flat_gradients<M: Module>(
     module: &M,
     mut gradients: GradientsParams,
@@ -70,7 +70,7 @@ pub(super) fn flat_gradients<M: Module>(
     visitor.flat
 }
 
-/// What [`flat_gradients`] has taken apart.
+/// Reverses [`flat_gradients`].
 pub(super) fn gradients_of<M: Module>(module: &M, flat: Vec<Option<Tensor<1>>>) -> GradientsParams {
     struct Visitor {
         flat: std::vec::IntoIter<Option<Tensor<1>>>,
@@ -91,10 +91,10 @@ pub(super) fn gradients_of<M: Module>(module: &M, flat: Vec<Option<Tensor<1>>>) 
     visitor.gradients
 }
 
-/// The values of some of a module's trained parameters, one after the other, as bytes.
+/// Serializes the values of some trained parameters.
 ///
 /// # Errors
-/// [`Error::Training`] where the device cannot be read.
+/// [`Error::Training`] if the device cannot be read.
 pub(super) fn parameters<M: Module>(module: &M, slots: Range<usize>) -> Result<Vec<u8>> {
     struct Visitor {
         slot: usize,
@@ -120,7 +120,7 @@ pub(super) fn parameters<M: Module>(module: &M, slots: Range<usize>) -> Result<V
     visitor.bytes
 }
 
-/// The module with values of its trained parameters; where there are none, a parameter stays.
+/// Sets the trained parameters that have values; the others are unchanged.
 pub(super) fn with_parameters<M: Module>(module: M, values: Vec<Option<Vec<f32>>>) -> M {
     struct Mapper(std::vec::IntoIter<Option<Vec<f32>>>);
     impl ModuleMapper for Mapper {
@@ -143,7 +143,7 @@ pub(super) fn push_values(message: &mut Vec<u8>, values: &[f32]) {
     message.extend_from_slice(bytemuck::cast_slice(values));
 }
 
-/// Reads a message from its beginning on.
+/// Reads a message from start to end.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
     from: usize,
@@ -157,8 +157,8 @@ impl<'a> Reader<'a> {
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
         let Some((bytes, rest)) = self.rest.split_at_checked(count) else {
             return Err(Error::Ranks {
-                what: format!("rank {} sends a message that is too short", self.from),
-                hint: "Start all ranks with the same program, settings and data".into(),
+                what: format!("rank {} sent a message that is too short", self.from),
+                hint: "Start all ranks with the same program, settings, and data".into(),
             });
         };
         self.rest = rest;
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
 
     pub fn values(&mut self, count: usize) -> Result<Vec<f32>> {
         let bytes = self.bytes(count.saturating_mul(4))?;
-        // The bytes of a message need not be aligned.
+        // The bytes of a message may be unaligned.
         Ok(bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! JSON lines that belong to steps, in a file that stays valid through kills, resumes and rollbacks.
+//! JSON Lines files with one record per step, which stay valid through kills, resumes, and rollbacks.
 
 use crate::error::{Error, Result};
 use crate::files::{JsonlLog, LastLine, gone, read_values, write_whole};
@@ -12,16 +12,16 @@ pub trait StepRecord: Serialize + DeserializeOwned {
     /// The step.
     fn step(&self) -> usize;
 
-    /// Whether it comes of the evaluation after the step, and not of the step.
+    /// Whether the line belongs to the evaluation after the step rather than to the step itself.
     fn is_of_evaluation(&self) -> bool;
 }
 
-/// How far a run has come whose lines are kept.
+/// The point up to which lines are kept when a run resumes.
 #[derive(Clone, Copy, Debug)]
 pub struct ResumePoint {
     /// The step.
     pub step: usize,
-    /// Whether the evaluation of that step is still to be made, or made again.
+    /// Whether the evaluation of that step is still due, so that its lines are dropped.
     pub evaluation_due: bool,
 }
 
@@ -32,31 +32,30 @@ impl ResumePoint {
     }
 }
 
-/// Reads a file of lines.
+/// Reads a file. A last line that a crash cut off is ignored.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Data`] for a line that is none of ours. A last line that was cut off by
-/// a crash is left out.
+/// [`Error::Io`]; [`Error::Data`] for a line that is not a `T`.
 pub(super) fn read_lines<T: StepRecord>(path: &Path) -> Result<Vec<T>> {
     read_values(path, LastLine::MayBeTorn, "Remove the line or the file")
 }
 
-/// Writes a file of lines, each as soon as there is one.
+/// Appends lines to a file as they arrive.
 #[derive(Debug)]
 pub(super) struct StepLog {
     log: JsonlLog,
 }
 
 impl StepLog {
-    /// A new file.
+    /// Creates a new file.
     ///
     /// # Errors
-    /// [`Error::Io`], also where the file exists.
+    /// [`Error::Io`], also if the file exists.
     pub fn create(path: &Path) -> Result<Self> {
         Ok(Self { log: JsonlLog::create_new(path)? })
     }
 
-    /// The file of a run that goes on: lines of what will be made again are removed.
+    /// Opens the file of a resumed run. Lines that will be repeated are removed.
     ///
     /// # Errors
     /// As [`read_lines`]; [`Error::Io`].
@@ -77,7 +76,7 @@ impl StepLog {
         Ok(Self { log })
     }
 
-    /// Goes back to what was reached earlier.
+    /// Removes the lines after an earlier point.
     ///
     /// # Errors
     /// As [`StepLog::resume`].
@@ -86,10 +85,10 @@ impl StepLog {
         Ok(())
     }
 
-    /// Writes a line. A file that was removed meanwhile is begun anew, which the result says.
+    /// Writes a line. If the file was removed, a new one begins, and the result is a notice about it.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::RunDirectory`] where its directory was removed.
+    /// [`Error::Io`]; [`Error::RunDirectory`] if its directory was removed.
     pub fn write<T: StepRecord>(&mut self, line: &T) -> Result<Option<String>> {
         let mut notice = None;
         if !self.log.is_in_place() {

@@ -1,5 +1,4 @@
-//! A teacher beside the data: rows that come with what the teacher finds likely, for distillation of
-//! logits.
+//! Teachers for logit distillation: they add their most likely tokens to the rows of a stream.
 
 use crate::context::{Context, Task};
 use crate::data::{Batch, Row, RowStream, TopTokens};
@@ -8,12 +7,12 @@ use crate::model::Generate;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Tells what it finds likely at the trained tokens of rows.
+/// Returns its most likely tokens at the trained tokens of rows.
 pub trait LogitTeacher {
-    /// One for each row, all with the same `k`.
+    /// Returns one entry per row, all with the same `k`.
     ///
     /// # Errors
-    /// Whatever computing or reading it may give.
+    /// Errors of computing or reading them.
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>>;
 }
 
@@ -23,7 +22,7 @@ impl<T: LogitTeacher + ?Sized> LogitTeacher for Box<T> {
     }
 }
 
-/// The rows of another stream, with a teacher.
+/// Rows of another stream with the tokens of a teacher.
 #[derive(Clone, Debug)]
 pub struct DistillationRows<R, T> {
     rows: R,
@@ -31,7 +30,7 @@ pub struct DistillationRows<R, T> {
 }
 
 impl<R: RowStream, T: LogitTeacher> DistillationRows<R, T> {
-    /// The rows of `rows`, each with what `teacher` says to it.
+    /// Adds the tokens of `teacher` to each row of `rows`.
     pub fn new(rows: R, teacher: T) -> Self {
         Self { rows, teacher }
     }
@@ -61,7 +60,7 @@ impl<R: RowStream, T: LogitTeacher> RowStream for DistillationRows<R, T> {
     }
 }
 
-/// A teacher whose work is told row by row, for one that takes long.
+/// Wraps a slow teacher and reports its progress row by row.
 #[derive(Debug)]
 pub struct WatchedTeacher<'c, 'a, T> {
     teacher: T,
@@ -69,7 +68,7 @@ pub struct WatchedTeacher<'c, 'a, T> {
 }
 
 impl<'c, 'a, T: LogitTeacher> WatchedTeacher<'c, 'a, T> {
-    /// Says what `teacher` says, asks it one row after another, and tells of each.
+    /// Asks `teacher` for one row at a time and reports each row to `context`.
     pub fn new(teacher: T, context: &'c Context<'a>) -> Self {
         Self { teacher, context }
     }
@@ -77,7 +76,7 @@ impl<'c, 'a, T: LogitTeacher> WatchedTeacher<'c, 'a, T> {
 
 impl<T: LogitTeacher> LogitTeacher for WatchedTeacher<'_, '_, T> {
     /// # Errors
-    /// As the teacher's; [`Error::Stopped`](crate::Error::Stopped) between two rows.
+    /// Errors of the teacher; [`Error::Stopped`](crate::Error::Stopped) between two rows.
     fn top_tokens(&mut self, rows: &[Row]) -> Result<Vec<TopTokens>> {
         let mut progress = self.context.task(Task::TeacherLogits, rows.len() as u64);
         progress.update(0)?;
@@ -100,8 +99,8 @@ pub struct ModelTeacher<M> {
 }
 
 impl<M: Generate> ModelTeacher<M> {
-    /// A teacher that tells the `k` likeliest of the first `vocabulary` tokens at a temperature; see
-    /// [`Generate::top_tokens`]. The model is on a device without autodiff.
+    /// Creates a teacher that returns the `k` most likely of the first `vocabulary` tokens at a temperature;
+    /// see [`Generate::top_tokens`]. The model must be on a device without autodiff.
     pub fn new(model: M, k: usize, temperature: f64, vocabulary: usize) -> Self {
         Self { model, k, temperature, vocabulary }
     }

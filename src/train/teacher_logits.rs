@@ -1,4 +1,4 @@
-//! A teacher's likeliest tokens in files, computed once and read row by row.
+//! A teacher's most likely tokens in files, computed once and read row by row.
 //!
 //! ```text
 //! logits/
@@ -6,20 +6,19 @@
 //!   part-000000.safetensors    for each row KEY: KEY.tokens     [trained, top_k]      u32
 //!   part-000001.safetensors                      KEY.log_probs  [trained, top_k + 1]  f32
 //!   ...                                          KEY.crc32c     [1]                   u32
-//!   part.json                  of a part of the rows: which it is, and their keys
+//!   part.json                  for one part of a divided job: which part, and its keys
 //! ```
 //!
-//! A row's key is the first 32 hexadecimal digits of the SHA-256 of its prompt's length (u64, little
-//! endian), where tokens after the prompt are not trained the ranges of these (two u32 each), and its
-//! tokens (u32 each). The logarithms of probabilities are those of the logits over
-//! the temperature, of the first `vocabulary` tokens; the last is that of all other tokens together.
-//! The checksum is that of the row's tokens and log_probs as they lie in the file. A part is written
-//! beside its place, flushed and renamed, so that a process that is killed leaves whole parts only,
-//! and another goes on where it ended.
+//! A row's key is the first 32 hexadecimal digits of the SHA-256 of its prompt's length (u64, little endian),
+//! the ranges of untrained tokens after the prompt, if any (two u32 each), and its tokens (u32 each). The log
+//! probabilities are those of the logits divided by the temperature, over the first `vocabulary` tokens. The
+//! last one is for all other tokens together. The checksum covers the bytes of the row's tokens and
+//! log_probs. A part is written to a temporary file, flushed, and renamed, so a killed process leaves only
+//! complete parts, and the next one continues from there.
 //!
-//! Headers are read once; a row is then read from its place. That leaves the files on disk as a
-//! memory map would, and a file that is cut short meanwhile is an error and not the process's end.
-//! Few parts are open at a time: a folder may have more of them than a process may open files.
+//! Headers are read once; rows are then read from their offsets. This leaves the data on disk, as a memory
+//! map would, but a file that is truncated meanwhile is an error instead of a crash. Only a few parts are
+//! open at a time, because a folder can have more parts than a process can open files.
 
 use super::teacher::LogitTeacher;
 use crate::data::batching::row_key;
@@ -38,28 +37,28 @@ use std::time::SystemTime;
 const FORMAT: &str = "mixdistill teacher logits";
 const VERSION: u32 = 1;
 const HEADER: &str = "teacher.json";
-const KIND: WorkDirKind = WorkDirKind::new("a teacher's logits", HEADER);
+const KIND: WorkDirKind = WorkDirKind::new("teacher logits", HEADER);
 
-/// What all rows of a folder have in common.
+/// What all rows of a folder share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherLogitsHeader {
     format: String,
     version: u32,
-    /// Tokens kept for each trained token.
+    /// Number of tokens kept per trained token.
     pub top_k: usize,
-    /// What the logits were divided by.
+    /// The temperature that the logits were divided by.
     pub temperature: f64,
-    /// Tokens that logits are of; those that the teacher has beyond are left out.
+    /// Number of tokens of the student's vocabulary. Tokens of the teacher beyond it are ignored.
     pub vocabulary: usize,
     /// The teacher's name.
     pub teacher: String,
-    /// SHA-256 of its weights.
+    /// SHA-256 of the teacher's weights.
     pub fingerprint: String,
 }
 
 impl TeacherLogitsHeader {
-    /// The header of a teacher's logits.
+    /// Creates a header.
     ///
     /// # Errors
     /// [`Error::Config`] for a `top_k` or a temperature out of range.
@@ -86,17 +85,17 @@ impl TeacherLogitsHeader {
     fn validate(&self) -> Result<()> {
         let Self { top_k, temperature, vocabulary, .. } = self;
         if *vocabulary > u32::MAX as usize || *top_k == 0 || top_k > vocabulary {
-            let hint = format!("Give 1 to {vocabulary}, the tokens that there are");
+            let hint = format!("Use a number from 1 to {vocabulary}, the vocabulary size");
             return Err(Error::config("teacher.top_k", format!("it is {top_k}"), hint));
         }
         if !(1e-2..=1e2).contains(temperature) {
             let what = format!("it is {temperature}");
-            return Err(Error::config("temperature", what, "Give 0.01 to 100"));
+            return Err(Error::config("temperature", what, "Use a number from 0.01 to 100"));
         }
         Ok(())
     }
 
-    /// What rows depend on: all but the teacher's name.
+    /// What the rows depend on: everything except the teacher's name.
     pub(crate) fn identity(&self) -> serde_json::Value {
         serde_json::json!({
             "top_k": self.top_k,
@@ -111,9 +110,9 @@ fn failed(path: &Path, what: impl Into<String>, hint: &str) -> Error {
     Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() }
 }
 
-const DAMAGED: &str = "Remove the file and write the logits again; only what is missing is made";
+const DAMAGED: &str = "Remove the file and write the logits again; only missing rows are computed";
 
-/// Where a row lies in a part: offsets in the file, and the trained tokens that it is made for.
+/// The place of a row: offsets in a part's file, and the number of trained tokens.
 #[derive(Clone, Copy, Debug)]
 struct RowPlace {
     part: usize,
@@ -123,7 +122,7 @@ struct RowPlace {
     trained: usize,
 }
 
-/// The length of a file, and when it was written where the system says so.
+/// The length and, if available, the modification time of a file.
 type Stamp = (u64, Option<SystemTime>);
 
 fn stamp(file: &File) -> io::Result<Stamp> {
@@ -131,16 +130,16 @@ fn stamp(file: &File) -> io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified().ok()))
 }
 
-/// The parts of a folder, all known and few open.
+/// The parts of a folder, of which only a few are open.
 #[derive(Debug, Default)]
 struct Parts {
     known: Vec<(PathBuf, Stamp)>,
-    /// Numbers and files of those used last, the last one first.
+    /// The most recently used parts by number, newest first.
     open: Vec<(usize, File)>,
 }
 
 impl Parts {
-    /// Parts that are open at most; systems let a process open 256 files or more.
+    /// Maximum number of open parts. Systems allow a process at least 256 open files.
     const OPEN: usize = 16;
 
     fn add(&mut self, path: PathBuf, stamp: Stamp, file: File) {
@@ -153,7 +152,7 @@ impl Parts {
         self.open.insert(0, (number, file));
     }
 
-    /// A part for reading.
+    /// Returns a part for reading.
     fn get(&mut self, number: usize) -> Result<(&Path, &mut File)> {
         match self.open.iter().position(|(open, _)| *open == number) {
             Some(at) => self.open[..=at].rotate_right(1),
@@ -161,9 +160,9 @@ impl Parts {
                 let (path, known) = &self.known[number];
                 let read = |e| Error::io("read", path, e);
                 let file = File::open(path).map_err(read)?;
-                // A file written anew may hold another row, with its checksum, at the same place.
+                // A rewritten file may have another row with a valid checksum at the same offset.
                 if stamp(&file).map_err(read)? != *known {
-                    let hint = "Resume the run, so that the header is read anew";
+                    let hint = "Resume the run to read the header again";
                     return Err(failed(path, "it has changed since its header was read", hint));
                 }
                 self.keep(number, file);
@@ -183,7 +182,7 @@ pub struct TeacherLogits {
 }
 
 impl TeacherLogits {
-    /// Whether a folder holds a teacher's logits.
+    /// Returns whether a folder contains teacher logits.
     pub fn is_in(folder: &Path) -> bool {
         folder.join(HEADER).is_file()
     }
@@ -191,15 +190,16 @@ impl TeacherLogits {
     /// Opens a folder and reads the headers of its parts.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] for what is damaged or of another version.
+    /// [`Error::Io`]; [`Error::Model`] if a file is damaged or has another version.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(HEADER);
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let again = "Write the folder anew";
-        let header: TeacherLogitsHeader = serde_json::from_str(&text)
-            .map_err(|e| failed(&path, format!("it is not a teacher's header: {e}"), again))?;
+        let again = "Write the logits to a new folder";
+        let header: TeacherLogitsHeader = serde_json::from_str(&text).map_err(|e| {
+            failed(&path, format!("it is not a header of teacher logits: {e}"), again)
+        })?;
         if header.format != FORMAT || header.version != VERSION {
-            let what = format!("it is \"{}\" version {}", header.format, header.version);
+            let what = format!("its format is \"{}\" version {}", header.format, header.version);
             return Err(failed(&path, what, again));
         }
         header.validate().map_err(|error| failed(&path, error.to_string(), again))?;
@@ -209,7 +209,7 @@ impl TeacherLogits {
         Ok(logits)
     }
 
-    /// Also reads the headers of another folder, which has the same header itself.
+    /// Adds the rows of another folder, which must have the same header.
     ///
     /// # Errors
     /// As [`TeacherLogits::open`].
@@ -217,7 +217,7 @@ impl TeacherLogits {
         part_paths(folder)?.into_iter().try_for_each(|(_, part)| self.index(part))
     }
 
-    /// Takes in the header of a part.
+    /// Indexes the rows in a part's header.
     fn index(&mut self, path: PathBuf) -> Result<()> {
         let damaged = |what: String| failed(&path, what, DAMAGED);
         let read = |e| Error::io("read", &path, e);
@@ -233,7 +233,7 @@ impl TeacherLogits {
         let mut header = vec![];
         (&mut file).take(size).read_to_end(&mut header).map_err(read)?;
         let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|e| damaged(format!("its header cannot be read: {e}")))?;
+            .map_err(|e| damaged(format!("cannot read its header: {e}")))?;
         let tensors = metadata.tensors();
         let data = 8 + size;
         let k = self.header.top_k;
@@ -244,7 +244,9 @@ impl TeacherLogits {
             let bytes = elements.and_then(|n| n.checked_mul(4));
             let fits = info.dtype == dtype && bytes == end.checked_sub(start);
             if !fits || (end as u64).checked_add(data).is_none_or(|end| end > length) {
-                return Err(damaged(format!("{name} does not fit the file")));
+                return Err(damaged(format!(
+                    "{name} extends beyond the file or has the wrong type"
+                )));
             }
             Ok((data + start as u64, info))
         };
@@ -256,7 +258,9 @@ impl TeacherLogits {
             let trained = info.shape.first().copied().unwrap_or(0);
             let shapes = [&info.shape[..], &other.shape[..], &one.shape[..]];
             if shapes != [&[trained, k][..], &[trained, k + 1], &[1]] {
-                return Err(damaged(format!("{key} has the shapes {shapes:?}, for top_k {k}")));
+                return Err(damaged(format!(
+                    "{key} has shapes {shapes:?}, which do not match top_k {k}"
+                )));
             }
             let part = self.parts.known.len();
             let place = RowPlace { part, tokens, log_probs, checksum, trained };
@@ -266,45 +270,45 @@ impl TeacherLogits {
         Ok(())
     }
 
-    /// What all rows have in common.
+    /// The header that all rows share.
     pub fn header(&self) -> &TeacherLogitsHeader {
         &self.header
     }
 
-    /// Rows in the folder.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Whether a row is there, made for as many trained tokens as it has.
+    /// Returns whether a row is stored with the right number of trained tokens.
     pub fn holds(&self, row: &Row) -> bool {
         let example = row.example();
         let place = self.rows.get(&row_key(&example));
         place.is_some_and(|place| place.trained == example.targets())
     }
 
-    /// What the teacher finds likely at a row's trained tokens.
+    /// Reads the teacher's most likely tokens for a row.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where the row is not there, its part is no longer the one
-    /// whose header was read, or what is there is damaged or does not fit it.
+    /// [`Error::Io`]; [`Error::Model`] if the row is missing, its part has changed since its header was read,
+    /// or its data is damaged or does not match the row.
     pub fn read(&mut self, row: &Row) -> Result<TopTokens> {
         let example = row.example();
         let place = self.rows.get(&row_key(&example)).filter(|p| p.trained == example.targets());
         let Some(place) = place.copied() else {
-            let what = format!("it has nothing for the row {}", row.label);
-            let hint = "Write the logits with the settings of this run; what is there stays";
+            let what = format!("it has no logits for {}", row.label);
+            let hint = "Write the logits with the settings of this run; existing rows are kept";
             return Err(failed(&self.path, what, hint));
         };
         self.read_at(place, &row.label)
     }
 
-    /// What is there under a key, where there is anything.
+    /// Reads the entry with a key, if it exists.
     ///
     /// # Errors
     /// As [`TeacherLogits::read`].
@@ -313,7 +317,7 @@ impl TeacherLogits {
         place.map(|place| self.read_at(place, key)).transpose()
     }
 
-    /// Whether there is anything under a key.
+    /// Returns whether an entry with a key exists.
     pub(crate) fn holds_key(&self, key: &str) -> bool {
         self.rows.contains_key(key)
     }
@@ -331,7 +335,7 @@ impl TeacherLogits {
         let checksum = words(place.checksum, 1)?;
         let damaged = |what: String| failed(path, format!("row {label}: {what}"), DAMAGED);
         if checksum != checksum_of(&tokens, &log_probs).to_le_bytes() {
-            return Err(damaged("its checksum does not fit".into()));
+            return Err(damaged("its checksum does not match".into()));
         }
         let words = |bytes: &[u8]| bytes.as_chunks::<4>().0.to_vec();
         let top = TopTokens {
@@ -348,23 +352,23 @@ fn checksum_of(tokens: &[u8], log_probs: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(tokens), log_probs)
 }
 
-/// Whether tokens and logarithms are what the loss can take.
+/// Checks that the loss can use the tokens and log probabilities.
 fn check(top: &TopTokens, trained: usize, vocabulary: usize) -> Result<(), String> {
-    /// Probabilities in f32 add up to 1 to about their number's worth of rounding.
+    /// Tolerance for the rounding of probabilities in f32 that add up to 1.
     const OFF: f64 = 1e-3;
     if !top.fits(trained) {
-        return Err(format!("it is not {} tokens for each of {trained} trained ones", top.k));
+        return Err(format!("it does not have {} tokens for each of {trained} positions", top.k));
     }
     let each = top.tokens.chunks(top.k).zip(top.log_probs.chunks(top.k + 1)).enumerate();
     for (token, (chosen, log_probs)) in each {
         let different: BTreeSet<&u32> = chosen.iter().collect();
         if different.len() != top.k || chosen.iter().any(|t| *t as usize >= vocabulary) {
-            return Err(format!("the tokens at {token} are not all different and known"));
+            return Err(format!("the tokens at {token} are repeated or outside the vocabulary"));
         }
         let sum: f64 = log_probs.iter().map(|x| f64::from(*x).exp()).sum();
         let usable = log_probs.iter().all(|x| (-1e4..=1e-3).contains(x));
         if !usable || (sum - 1.0).abs() > OFF {
-            return Err(format!("the probabilities at {token} are none: they add up to {sum}"));
+            return Err(format!("the probabilities at {token} are invalid: they add up to {sum}"));
         }
     }
     Ok(())
@@ -376,7 +380,7 @@ impl LogitTeacher for TeacherLogits {
     }
 }
 
-/// The parts of a folder with their numbers, in order; files with other names are none.
+/// The numbered parts of a folder in order. Other files are ignored.
 fn part_paths(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let read = |e| Error::io("read", folder, e);
     let mut parts = vec![];
@@ -392,17 +396,17 @@ fn part_paths(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(parts)
 }
 
-/// A row as it is written.
+/// A row to write.
 pub(crate) struct KeyedRow<'a> {
     pub key: String,
-    /// Its trained tokens.
+    /// Number of trained tokens.
     pub trained: usize,
-    /// What it is called in messages.
+    /// The row's name in messages.
     pub label: &'a str,
     pub top: &'a TopTokens,
 }
 
-/// Writes a folder of teacher's logits, or goes on with one.
+/// Writes a folder of teacher logits, or continues one.
 #[derive(Debug)]
 pub struct TeacherLogitsWriter {
     directory: WorkDir,
@@ -413,7 +417,7 @@ pub struct TeacherLogitsWriter {
 }
 
 impl TeacherLogitsWriter {
-    /// Looks at a folder as [`TeacherLogitsWriter::open`] does, and makes and changes nothing.
+    /// Makes the checks of [`TeacherLogitsWriter::open`] without changing anything.
     ///
     /// # Errors
     /// As [`WorkDirKind::check`](crate::files::WorkDirKind::check).
@@ -421,23 +425,23 @@ impl TeacherLogitsWriter {
         KIND.check(folder)
     }
 
-    /// As [`TeacherLogitsWriter::check`]; also refuses a folder of another part.
+    /// Like [`TeacherLogitsWriter::check`]; also rejects a folder of a different part.
     pub(crate) fn check_for(folder: &Path, part: Option<Part>) -> Result<()> {
         KIND.check(folder)?;
         check_part(folder, &folder.join(PART), part, folder.join(HEADER).is_file())
     }
 
-    /// A new folder, or one with the same header, but for the teacher's name, to go on with.
+    /// Creates a folder, or continues one with the same header (the teacher's name may differ).
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::RunDirectory`] where the folder holds something else, or another process
-    /// writes to it; [`Error::Model`] where it holds other logits.
+    /// [`Error::Io`]; [`Error::RunDirectory`] if the folder holds something else or another process writes to
+    /// it; [`Error::Model`] if it holds other logits.
     pub fn open(folder: &Path, header: TeacherLogitsHeader) -> Result<Self> {
         Self::open_for(folder, header, None)
     }
 
-    /// As [`TeacherLogitsWriter::open`], for one part of the rows or for all; the record of the part is the
-    /// caller's.
+    /// Like [`TeacherLogitsWriter::open`], for one part of the rows or for all. The caller writes the record
+    /// of the part.
     pub(crate) fn open_for(
         folder: &Path,
         header: TeacherLogitsHeader,
@@ -447,7 +451,7 @@ impl TeacherLogitsWriter {
         let directory = WorkDir::open(folder, KIND)?;
         let mut writer = Self { directory, header, known: BTreeSet::new(), next: 0 };
         if !writer.directory.is_marked() {
-            // The header is the mark.
+            // The header file marks the folder.
             writer.directory.write_json(HEADER, &writer.header)?;
             return Ok(writer);
         }
@@ -455,19 +459,19 @@ impl TeacherLogitsWriter {
         let changes = differences(&there.header.identity(), &writer.header.identity(), "");
         if !changes.is_empty() {
             let what = format!("it holds other logits: {}", changes.join(", "));
-            return Err(failed(folder, what, "Name another folder, or remove this one"));
+            return Err(failed(folder, what, "Choose another folder, or remove this one"));
         }
         writer.next = part_paths(folder)?.last().map_or(0, |(number, _)| number + 1);
         writer.known = there.rows.into_keys().collect();
         Ok(writer)
     }
 
-    /// Whether a row is there already.
+    /// Returns whether a row is stored.
     pub fn holds(&self, row: &Row) -> bool {
         self.holds_key(&row_key(&row.example()))
     }
 
-    /// Whether a row with this key is there already.
+    /// Returns whether a row with this key is stored.
     pub(crate) fn holds_key(&self, key: &str) -> bool {
         self.known.contains(key)
     }
@@ -480,7 +484,7 @@ impl TeacherLogitsWriter {
     /// Writes rows as one part.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where a row's tokens do not fit it.
+    /// [`Error::Io`]; [`Error::Model`] if the tokens do not match the row.
     pub fn write(&mut self, rows: &[(Row, TopTokens)]) -> Result<()> {
         let keyed = rows.iter().map(|(row, top)| {
             let example = row.example();
@@ -489,7 +493,7 @@ impl TeacherLogitsWriter {
         self.write_keyed(&keyed.collect::<Vec<_>>())
     }
 
-    /// Writes rows that are known by their keys as one part.
+    /// Writes rows, identified by their keys, as one part.
     ///
     /// # Errors
     /// As [`TeacherLogitsWriter::write`].
@@ -504,7 +508,7 @@ impl TeacherLogitsWriter {
             };
             fits.map_err(|what| {
                 let what = format!("row {label}: {what}");
-                failed(self.directory.path(), what, "This is a defect; please report it")
+                failed(self.directory.path(), what, "This is a bug; please report it")
             })?;
             let tokens: Vec<u8> = top.tokens.iter().flat_map(|x| x.to_le_bytes()).collect();
             let log_probs: Vec<u8> = top.log_probs.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -525,7 +529,11 @@ impl TeacherLogitsWriter {
         let bytes = safetensors::serialize(views, None).map_err(broken)?;
         let place = self.directory.join(&name);
         if place.exists() {
-            return Err(failed(&place, "it is there already", "Another program has written it"));
+            return Err(failed(
+                &place,
+                "it already exists",
+                "Stop the other program that writes here",
+            ));
         }
         self.directory.write_with(&name, |file| {
             file.write_all(&bytes).map_err(|e| Error::io("write", &place, e))

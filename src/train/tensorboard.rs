@@ -1,13 +1,13 @@
-//! TensorBoard's event files, with scalars only.
+//! Writes scalars to TensorBoard event files.
 //!
 //! ```text
 //! record   length u64 | masked CRC-32C of it u32 | Event | masked CRC-32C of it u32
 //! Event    1 wall_time double, 2 step int64, 3 file_version string, 5 summary, 7 session log
 //! ```
 //!
-//! Written by hand, since the crates for it are no longer maintained or bring a whole framework; the
-//! format is that of TFRecord files and of `event.proto` in TensorFlow. A resumed or rolled back run
-//! begins with a session start at its step, at which TensorBoard forgets what came later.
+//! The format is TFRecord with TensorFlow's `event.proto`. It is implemented here because the existing crates
+//! are unmaintained or depend on a whole framework. A resumed or rolled-back run writes a session start at
+//! its step, which makes TensorBoard discard later values.
 
 use crate::context::{Event, Observer};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Writes an event file of its own into a folder, which may hold those of earlier processes.
+/// Writes a new event file in a folder, which may hold files of earlier processes.
 #[derive(Debug)]
 pub struct TensorBoard {
     path: PathBuf,
@@ -24,7 +24,7 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// A new file in a folder, for training that begins or goes on after `step`.
+    /// Creates a file for training that starts or resumes after `step`.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -32,7 +32,7 @@ impl TensorBoard {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let process = std::process::id();
-        // Two in one second and process: the later name sorts later, as TensorBoard expects.
+        // TensorBoard expects that later files sort later, even within one second and process.
         let mut number = 0;
         let (path, file) = loop {
             let name = format!("events.out.tfevents.{seconds:010}.{process}.{number:04}");
@@ -55,7 +55,7 @@ impl TensorBoard {
         Ok(board)
     }
 
-    /// Steps after this one will be made again.
+    /// Tells TensorBoard to discard values after a step, which will be repeated.
     fn forget_after(&mut self, step: usize) -> Result<()> {
         const START: u64 = 1;
         let (mut log, mut body) = (vec![], vec![]);
@@ -132,12 +132,12 @@ impl Observer for TensorBoard {
     }
 }
 
-/// The checksum that TFRecord files have.
+/// The checksum of TFRecord files.
 fn masked_checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// The key of a protocol buffer's field.
+/// Writes the key of a protocol buffer field.
 fn put_key(out: &mut Vec<u8>, field: u8, wire_type: u8) {
     out.push(field << 3 | wire_type);
 }

@@ -67,7 +67,7 @@ fn hostile_adapters_end_with_an_error_that_names_what_is_wrong() {
         (Changed::of("patterns").setting("rank_pattern", json!([1])), "not a table"),
         (
             Changed::of("patterns").setting("rank_pattern", json!({"(": 2})),
-            "is no regular expression",
+            "not a regular expression",
         ),
         (Changed::of("patterns").setting("alpha_pattern", json!({"x": -1})), "alpha_pattern.x"),
         (Changed::of("patterns").setting("alpha_pattern", json!({"x": "y"})), "not a number"),
@@ -97,11 +97,11 @@ fn hostile_adapters_end_with_an_error_that_names_what_is_wrong() {
         ),
         (
             Changed::of("regex_bias").setting("target_modules", json!(r"((\w{900}){900}){900}")),
-            "is no regular expression",
+            "not a regular expression",
         ),
         (
             Changed::of("regex_bias").setting("target_modules", json!("(".repeat(90_000))),
-            "is no regular expression",
+            "not a regular expression",
         ),
         (
             Changed::of("regex_bias").setting("target_modules", json!("a".repeat(1 << 20))),
@@ -120,11 +120,11 @@ fn hostile_adapters_end_with_an_error_that_names_what_is_wrong() {
         (Changed::of("dora_rslora").setting("lora_bias", json!(true)), "lora_bias"),
         (
             Changed::of("dora_rslora").setting("use_dora", json!(false)),
-            "lora_magnitude_vector.weight is not of this model",
+            "lora_magnitude_vector.weight does not belong to this model",
         ),
         (
             Changed::of("regex_bias").setting("lora_bias", json!(false)),
-            "lora_B.bias is not of this model",
+            "lora_B.bias does not belong to this model",
         ),
         (
             Changed::of("dora_rslora").tensors(|tensors| {
@@ -152,11 +152,11 @@ fn hostile_adapters_end_with_an_error_that_names_what_is_wrong() {
             Changed::of("saved").setting("modules_to_save", json!(["lm_head", "v_proj"])),
             "model.layers.0.self_attn.v_proj",
         ),
-        (Changed::of("saved").setting("modules_to_save", json!(["("])), "is no regular expression"),
+        (Changed::of("saved").setting("modules_to_save", json!(["("])), "not a regular expression"),
         (Changed::of("saved").setting("modules_to_save", json!({"a": 1})), "not a list of names"),
         (
             Changed::of("saved").setting("modules_to_save", json!(["lm_head", "embed_tokens"])),
-            "norm.weight is not of this model",
+            "norm.weight does not belong to this model",
         ),
         (
             Changed::of("saved").tensors(|tensors| {
@@ -179,7 +179,7 @@ fn hostile_adapters_end_with_an_error_that_names_what_is_wrong() {
                 let name = name.replace("model.layers", "model.extra.layers");
                 tensors.push((name, shape, data));
             }),
-            "is not of this model",
+            "does not belong to this model",
         ),
         (
             Changed::of("full_paths").tensors(|tensors| {

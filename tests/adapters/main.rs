@@ -1,6 +1,5 @@
-//! Promise: adapters of every kind that PEFT has and this crate reads compute, train, merge and are written
-//! as PEFT does it (`tests/parity/adapters`, made by `tests/parity/make_adapters.py`); and whatever else an
-//! adapter's file says ends with an error that names it.
+//! Promise: all supported kinds of PEFT adapters compute, train, merge, and are written as in PEFT
+//! (`tests/parity/adapters`, made by `tests/parity/make_adapters.py`). Errors name unsupported settings.
 
 #[path = "../common/mod.rs"]
 mod common;

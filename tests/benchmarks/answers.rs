@@ -93,7 +93,7 @@ fn answers_to_rows_without_a_usable_reference_are_counted_and_do_not_end_the_gra
     );
     let benchmark = Benchmark::read(&bench).unwrap();
     assert_eq!((benchmark.problems.len(), benchmark.without_answer.len()), (2, 1));
-    assert_eq!(benchmark.left_out.rows_for("answer that is none of the options"), 1);
+    assert_eq!(benchmark.left_out.rows_for("answer not among the options"), 1);
     // MATH's own form of a box.
     assert_eq!(benchmark.problems[1].reference, "9");
     let boxed = |n: usize| format!("\\boxed{{{n}}}");
@@ -229,8 +229,8 @@ fn names_and_places_that_are_not_there_are_refused() {
     for (columns, what) in [
         ("options=optz", "no row has it"),
         ("context=nope", "no row has it"),
-        ("correct=zzz", "`correct` is no column of benchmarks"),
-        ("reasoning=yyy", "`reasoning` is no column of benchmarks"),
+        ("correct=zzz", "`correct` is not a column of benchmarks"),
+        ("reasoning=yyy", "`reasoning` is not a column of benchmarks"),
     ] {
         let error = Benchmark::read_with(&path, &map(columns)).unwrap_err().to_string();
         assert!(error.contains(what), "{columns}: {error}");
@@ -238,7 +238,7 @@ fn names_and_places_that_are_not_there_are_refused() {
     let bench = Benchmark::read(&path).unwrap();
     let answers = write("a.jsonl", r#"{"problem":"1+1?","text":"2"}"#);
     for (columns, what) in
-        [("problem=qq", "no row has it"), ("id=pid", "no row has it"), ("answer=x", "no column of")]
+        [("problem=qq", "no row has it"), ("id=pid", "no row has it"), ("answer=x", "not a column")]
     {
         let options = AnswerOptions { columns: map(columns), ..Default::default() };
         let error = grade_answers(&bench, &answers, &options).unwrap_err().to_string();
@@ -250,13 +250,13 @@ fn names_and_places_that_are_not_there_are_refused() {
     );
     let within = write("data.json", r#"{"data": [{"problem":"1+1?","answer":2}]}"#);
     let error = Benchmark::read(&within).unwrap_err().to_string();
-    assert!(error.contains("its key `data` holds a list of 1 records"), "{error}");
+    assert!(error.contains("whose key `data` has a list of 1 records"), "{error}");
     let error = grade_answers(&bench, &within, &AnswerOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("its key `data` holds a list of 1 records"), "{error}");
+    assert!(error.contains("whose key `data` has a list of 1 records"), "{error}");
     let many: Vec<String> = (0..30).map(|n| format!("\"o{n}\"")).collect();
     let many = format!("{{\"problem\":\"Which?\",\"options\":[{}],\"answer\":28}}", many.join(","));
     let error = Benchmark::read(&write("many.jsonl", &many)).unwrap_err().to_string();
-    assert!(error.contains("it has 30 options, more than there are letters"), "{error}");
+    assert!(error.contains("it has 30 options, but there are only 26 letters"), "{error}");
     let odd = write("odd.jsonl", r#"{"problem":"?","answer":1,"context":["p1","p2"]}"#);
     let error = Benchmark::read(&odd).unwrap_err().to_string();
     assert!(error.contains("its context is a list of 2, expected text"), "{error}");

@@ -211,9 +211,9 @@ fn answers_are_the_same_in_any_batches_and_after_an_interruption() {
     for (foreign, what) in [
         (
             &b"{\"question\": \"1+1?\", \"answer\": 2}\n{\"question\": \"2+2?\""[..],
-            "no answer that was stored",
+            "not a saved answer",
         ),
-        (b"my only line", "no whole line"),
+        (b"my only line", "no complete line"),
         (&[&bench[..], &bench[..]].concat(), "twice"),
     ] {
         std::fs::write(store("foreign"), foreign).unwrap();
@@ -225,7 +225,7 @@ fn answers_are_the_same_in_any_batches_and_after_an_interruption() {
     let text = String::from_utf8(bench.clone()).unwrap();
     std::fs::write(store("foreign"), text.replace("\"id\":\"0\"", "\"id\":\"99\"")).unwrap();
     let error = ask("foreign", 99).unwrap_err().to_string();
-    assert!(error.contains("problem 99 is not of toy"), "{error}");
+    assert!(error.contains("problem 99 is not in toy"), "{error}");
     std::fs::write(store("torn"), [&bench[..], b"{\"id\":\"caf\xc3"].concat()).unwrap();
     assert_eq!(ask("torn", 99).unwrap().len(), 7);
     assert_eq!(std::fs::read(store("torn")).unwrap(), bench);
@@ -267,7 +267,7 @@ fn the_program_scores_a_model_goes_on_and_keeps_models_apart() {
     let at = |name: &str| folder.path().join("scores").join(name).display().to_string();
     let ask = ["--model", model.as_str(), "--no-instruction"];
     let (good, said) = evaluate(&ask);
-    assert!(good && said.contains("toy") && said.contains("95 % interval"), "{said}");
+    assert!(good && said.contains("toy") && said.contains("95% interval"), "{said}");
     let stored = std::fs::read_to_string(folder.path().join("scores/toy.jsonl")).unwrap();
     assert_eq!(stored.lines().count(), 7);
     // Where the results are, and what to do about answers that were cut off.
@@ -348,7 +348,7 @@ fn a_directory_of_answers_needs_no_model_for_what_it_holds() {
     }
     let error =
         read_benchmarks(&paths, &ColumnMap::default(), folder.path(), &context).unwrap_err();
-    assert!(error.to_string().contains("two files are called TOY"), "{error}");
+    assert!(error.to_string().contains("two benchmarks are named TOY"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Promise: benchmarks are read in the shapes that they are met in, a model's answers to them are the
-//! same however they are batched or interrupted, and answers from elsewhere are graded alike.
+//! Promise: benchmarks are read in their published formats, a model's answers do not depend on batches or
+//! interruptions, and answers from other programs are graded in the same way.
 
 mod answers;
 mod asking;
@@ -204,18 +204,18 @@ fn answers_to_choices_are_letters_whatever_the_file_names_them_by() {
 
     let named = serde_json::json!({ "text": ["red"], "label": ["1"] });
     for (options, answer, what) in [
-        (serde_json::json!(texts), serde_json::json!(4), "`4` is none of its options ABCD"),
-        (serde_json::json!(texts), serde_json::json!(-1), "`-1` is none of"),
-        (serde_json::json!(texts), serde_json::json!("E"), "`E` is none of"),
-        (serde_json::json!(texts), serde_json::json!("pink"), "`pink` is none of"),
+        (serde_json::json!(texts), serde_json::json!(4), "`4` is not one of its options ABCD"),
+        (serde_json::json!(texts), serde_json::json!(-1), "`-1` is not one of"),
+        (serde_json::json!(texts), serde_json::json!("E"), "`E` is not one of"),
+        (serde_json::json!(texts), serde_json::json!("pink"), "`pink` is not one of"),
         (serde_json::json!(["red", "red"]), serde_json::json!("red"), "several of its options"),
-        (serde_json::json!([["red"], "blue"]), serde_json::json!("B"), "option A is no text"),
-        (named, serde_json::json!("A"), "the label \"1\" of its options is no letter"),
+        (serde_json::json!([["red"], "blue"]), serde_json::json!("B"), "option A is not text"),
+        (named, serde_json::json!("A"), "the label \"1\" of its options is not a letter"),
     ] {
         let row = serde_json::json!({ "question": "Which?", "options": options, "answer": answer });
         let error = read(row).unwrap_err().to_string();
         assert!(error.contains(what) && error.contains(":1"), "{error}");
-        assert!(error.contains("place counted from 0"), "{error}");
+        assert!(error.contains("index from 0"), "{error}");
     }
 }
 
@@ -227,7 +227,7 @@ fn files_that_are_no_benchmark_are_refused_with_their_line() {
         std::fs::write(&path, text).unwrap();
         Benchmark::read(&path).unwrap_err().to_string()
     };
-    assert!(read("").contains("holds no records"));
+    assert!(read("").contains("has no records"));
     let bad = read("{\"question\": \"1+1?\", \"answer\": 2}\nnothing\n12");
     assert!(bad.contains(":2") && bad.contains("2 of 3 rows cannot be used"), "{bad}");
     assert!(read("{\"answer\": 2}").contains("no problem"));
@@ -276,12 +276,12 @@ fn answers_of_other_programs_are_found_by_id_by_text_and_by_order() {
     assert!(scores.interval.0 >= 0.0 && scores.interval.0 <= scores.interval.1);
     assert!(scores.interval.1 <= 1.0 && scores.interval.1 > 0.0, "{:?}", scores.interval);
     for (line, what) in [
-        (serde_json::json!({ "id": 77, "text": "x" }), "`77` is no problem"),
+        (serde_json::json!({ "id": 77, "text": "x" }), "`77` is not a problem"),
         (serde_json::json!({ "id": 1 }), "no column is recognized as the answer"),
-        (serde_json::json!({ "question": "Who?", "text": "I" }), "`Who?` is no problem"),
+        (serde_json::json!({ "question": "Who?", "text": "I" }), "`Who?` is not a problem"),
         (
             serde_json::json!({ "id": 1, "question": benchmark.problems[2].problem, "text": "I" }),
-            "is of another problem",
+            "belongs to another problem",
         ),
         (
             serde_json::json!({ "id": 1, "question": "One of another file?", "text": "I" }),
@@ -337,5 +337,5 @@ fn answers_are_matched_by_text_where_the_benchmark_has_no_ids() {
         &[1, 2].map(|n| serde_json::json!({ "id": 5, "question": n, "answer": n })),
     );
     let error = Benchmark::read(&twice).unwrap_err().to_string();
-    assert!(error.contains("`5` is that of line 1"), "{error}");
+    assert!(error.contains("`5` is already used in line 1"), "{error}");
 }

@@ -1,6 +1,5 @@
-//! Promise: answers of two teachers are asked for, graded and kept whatever the servers do; what was
-//! answered once is not asked for again; what is written can be trained on. A judge gives verdicts in
-//! the same manner.
+//! Promise: answers of two teachers are requested, graded, and kept, whatever the servers do. No answer is
+//! requested twice, and the written data can be trained on. The same holds for a judge's verdicts.
 #![cfg(feature = "teacher")]
 
 #[path = "../common/mod.rs"]
@@ -389,7 +388,7 @@ fn a_directory_with_other_files_or_another_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("thesis.tex"), "").unwrap();
     let error = PairsDirectory::open(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("files that are not those of pairs"), "{error}");
+    assert!(error.contains("files that are not a pairs directory's"), "{error}");
     let out = folder.path().join("pairs");
     let _held = PairsDirectory::open(&out).unwrap();
     let error = PairsDirectory::open(&out).unwrap_err().to_string();

@@ -76,9 +76,9 @@ fn a_server_that_dies_ends_the_run_and_the_next_one_asks_for_the_rest() {
     set(&mut config, |server| server.retries = 1);
     let out = folder.path().join("pairs");
     let error = run(&config, &out).unwrap_err().to_string();
-    assert!(error.contains("cannot be asked") || error.contains("broke off"), "{error}");
+    assert!(error.contains("the request failed") || error.contains("broke off"), "{error}");
     let stored = rows(&out.join("responses.jsonl"));
-    assert!(error.contains(&format!("{} responses are kept", stored.len())), "{error}");
+    assert!(error.contains(&format!("{} responses are saved", stored.len())), "{error}");
     let long_stored = stored.iter().filter(|line| line["teacher"] == "long").count();
     // Four are asked at a time: those beside the last one may be on their way, or come.
     assert!((17..=23).contains(&long_stored), "{long_stored}");
@@ -172,7 +172,7 @@ fn a_server_that_refuses_the_few_problems_that_there_are_is_an_error() {
             (400, "Unsupported parameter: 'max_tokens'", "max_tokens_field"),
             (422, "extra fields not permitted: 'temperature'", "Check the settings"),
             (413, "too large", "Check the settings"),
-            (404, "no such model", "Check address and model"),
+            (404, "no such model", "Check the URL"),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let refuses =

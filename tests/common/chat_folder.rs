@@ -1,4 +1,4 @@
-//! Folders with a tokenizer and a chat template, as chat models have them, and templates in use.
+//! Folders with a tokenizer and a chat template, as chat models have them, and templates of published models.
 
 use super::say;
 use mixdistill::data::{ChatFormat, ChatTemplate, TextTokenizer};
@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A folder with a byte-level tokenizer, in which each byte is a token.
+/// A folder with a byte-level tokenizer in which each byte is a token.
 pub struct ChatFolder(TempDir);
 
 impl ChatFolder {
-    /// `special`: names of special tokens, from 256 on; `added`: names of other tokens after them;
-    /// `adds_bos`: whether tokenizer.json puts `<s>`, the first special one, before every text by
-    /// itself; `settings`: tokenizer_config.json.
+    /// `special` names special tokens, numbered from 256. `added` names ordinary tokens after them. With
+    /// `adds_bos`, tokenizer.json puts `<s>`, the first special token, before every text. `settings` is the
+    /// content of tokenizer_config.json.
     pub fn new(special: &[&str], added: &[&str], adds_bos: bool, settings: Value) -> Self {
         let mut vocab = serde_json::Map::new();
         for byte in 0..=255u8 {
-            // The printable stand-ins of byte-level tokenizers.
+            // Byte-level tokenizers represent unprintable bytes by other characters.
             let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
             let unprintable = (0..byte).filter(|b| !matches!(b, 33..=126 | 161..=172 | 174..=255));
             let code = if printable { u32::from(byte) } else { 256 + unprintable.count() as u32 };
@@ -70,21 +70,21 @@ impl ChatFolder {
     }
 }
 
-/// The source of a template in use, by its name in llama.cpp's collection: of the data beside the
-/// checkout, of the folder that `MIXDISTILL_TEMPLATES` names, or of the cache of `.ci/run`. `None`,
-/// with a message, where it is in none of them.
+/// The source of a published model's template, by its name in llama.cpp's collection. It comes from the sample
+/// data next to the checkout, the folder that `MIXDISTILL_TEMPLATES` names, or the cache of `.ci/run`. `None`,
+/// with a message, if none of them has it.
 pub fn template(name: &str) -> Option<String> {
     let file = format!("{name}.jinja");
     let found = template_folders()
         .iter()
         .find_map(|folder| std::fs::read_to_string(folder.join(&file)).ok());
     if found.is_none() {
-        say(&format!("skipped: {file} is not there; MIXDISTILL_TEMPLATES may name its folder"));
+        say(&format!("skipped: {file} is missing; set MIXDISTILL_TEMPLATES to its folder"));
     }
     found
 }
 
-/// The folders of templates in use that are there.
+/// The folders with templates of published models that exist.
 pub fn template_folders() -> Vec<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/templates/jinja");
     let named = std::env::var_os("MIXDISTILL_TEMPLATES").map(PathBuf::from);

@@ -19,7 +19,10 @@ impl Shown {
         let first = self.words.first()?.as_str();
         let started_by = ["mpirun", "srun", "nohup", "time"].contains(&first);
         let at = match first {
-            "cargo" if self.words.get(1)? == "run" && !self.words.iter().any(|word| word == "--example") => {
+            "cargo"
+                if self.words.get(1)? == "run"
+                    && !self.words.iter().any(|word| word == "--example") =>
+            {
                 let at = self.words.iter().position(|word| word == "--")?;
                 let rest = self.words[at + 1..].iter().cloned();
                 return Some(std::iter::once("mixdistill".to_owned()).chain(rest).collect());
@@ -121,8 +124,9 @@ fn lines(script: &str) -> Vec<(usize, String)> {
 }
 
 /// The commands of a line: several where it has `&&` or `|`, none of what it sets or where it sends output.
-fn commands(place: &str, line: &str) -> Vec<Shown> {
-    let words = shlex::split(line).unwrap_or_else(|| panic!("{place}: quotes without an end: {line}"));
+pub fn commands(place: &str, line: &str) -> Vec<Shown> {
+    let words =
+        shlex::split(line).unwrap_or_else(|| panic!("{place}: quotes without an end: {line}"));
     let mut found = vec![];
     for part in words.split(|word| ["&&", "|", "||", ";", "&"].contains(&word.as_str())) {
         let mut words: Vec<String> = vec![];
@@ -133,7 +137,7 @@ fn commands(place: &str, line: &str) -> Vec<Shown> {
             }
             // Variables that are set for the command.
             let is_setting = word.split_once('=').is_some_and(|(name, _)| {
-                !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || "_0123456789".contains(c))
+                !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
             });
             if !(words.is_empty() && is_setting) {
                 words.push(word.clone());
@@ -162,7 +166,7 @@ fn in_text(name: &str, text: &str) -> Vec<Shown> {
             continue;
         }
         for span in paragraph.split('`').skip(1).step_by(2) {
-            if span.starts_with("mixdistill ") {
+            if span.starts_with("mixdistill ") && !span.starts_with("mixdistill = ") {
                 found.extend(commands(&format!("{name}:{at}"), span));
             }
         }

@@ -1,5 +1,5 @@
-//! Shared by the tests of models and training.
-#![allow(dead_code, reason = "each test program uses a part")]
+//! Helpers shared by the tests.
+#![allow(dead_code, reason = "each test program uses only some of it")]
 
 pub mod chat_folder;
 pub mod thinking;
@@ -17,7 +17,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The backends that this build can run here without a GPU.
+/// The CPU backends of this build.
 #[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex")]
 pub fn devices() -> Vec<Device> {
     [
@@ -29,8 +29,7 @@ pub fn devices() -> Vec<Device> {
     .to_vec()
 }
 
-/// Every backend of this build, by name; with a backend for GPUs the machine must have one, or a
-/// driver that computes on the CPU.
+/// Every backend of this build, by name. A GPU backend needs a GPU or a software driver.
 pub fn backends() -> Vec<(&'static str, Device)> {
     mixdistill::device::compiled()
         .into_iter()
@@ -38,7 +37,7 @@ pub fn backends() -> Vec<(&'static str, Device)> {
         .collect()
 }
 
-/// Two layers, four query heads on two key-value heads.
+/// A tiny configuration: two layers, four query heads, two key-value heads.
 pub fn tiny(architecture: Architecture) -> DecoderConfig {
     DecoderConfig {
         architecture,
@@ -55,7 +54,7 @@ pub fn tiny(architecture: Architecture) -> DecoderConfig {
     }
 }
 
-/// The defaults, with what the family has and others do not, at a size at which it matters.
+/// The defaults plus the settings that only this family has, with values that matter at this size.
 fn of_family(architecture: Architecture) -> DecoderConfig {
     let usual = DecoderConfig::default();
     let [sliding, full] = [LayerType::SlidingAttention, LayerType::FullAttention];
@@ -123,8 +122,8 @@ fn of_family(architecture: Architecture) -> DecoderConfig {
     }
 }
 
-/// Rows of tokens below 23 with these lengths and prompts; token 0 stands for padding too, so that
-/// a mask by token would show.
+/// Rows with these lengths and prompt lengths, with tokens below 23. Token 0, which is also the padding, occurs
+/// in them, so masking by token would be noticed.
 pub fn rows(shapes: &[(usize, usize)]) -> Vec<Row> {
     shapes
         .iter()
@@ -139,7 +138,7 @@ pub fn rows(shapes: &[(usize, usize)]) -> Vec<Row> {
         .collect()
 }
 
-/// Rows, again and again.
+/// A stream that repeats its rows.
 pub struct Rows(pub Vec<Row>);
 
 impl RowStream for Rows {
@@ -156,7 +155,7 @@ pub fn examples(rows: &[Row]) -> impl Iterator<Item = Example<'_>> {
     rows.iter().map(Row::example)
 }
 
-/// Largest difference over the largest magnitude.
+/// The largest difference, relative to the largest magnitude in `b`.
 pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let scale = b.iter().fold(1e-12f64, |m, x| m.max(f64::from(x.abs())));
@@ -164,7 +163,7 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     if a.iter().chain(b).all(|x| x.is_finite()) { worst / scale } else { f64::INFINITY }
 }
 
-/// A model whose norms and biases are not at their trivial initial values.
+/// A model whose norms and biases differ from their trivial initial values.
 pub fn shaken(config: &DecoderConfig, device: &Device) -> DecoderLm {
     let model = config.init(5, device).unwrap();
     let mut tensors = named_tensors(&model).unwrap();
@@ -183,7 +182,7 @@ pub fn ids(tokens: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int>
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// Answers whose tokens stand for nothing; they end at one of the `end` tokens.
+/// Generates answers that end at one of the `end` tokens. The tokenizer is a placeholder.
 pub fn generate(
     model: &DecoderLm,
     prompts: &[Vec<u32>],
@@ -195,7 +194,7 @@ pub fn generate(
     model.generate(prompts, stop_conditions, config, &mut |_| ControlFlow::Continue(()))
 }
 
-/// A run of the toy corpus that takes a second or so.
+/// A run on the toy corpus that takes about a second.
 pub fn toy_run(out: &Path) -> RunConfig {
     let mut config = RunConfig { out: out.to_owned(), ..RunConfig::toy() };
     config.data.toy_problems = 60;
@@ -206,14 +205,14 @@ pub fn toy_run(out: &Path) -> RunConfig {
     config
 }
 
-/// A command of the program, which `cargo test` builds beside the tests.
+/// A command of the program that `cargo test` builds with the tests.
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(program());
     command.arg(name);
     command
 }
 
-/// The path of the program, which the feature `cli` brings.
+/// The path of the program, which needs the feature `cli`.
 pub fn program() -> &'static str {
     let Some(program) = option_env!("CARGO_BIN_EXE_mixdistill") else {
         panic!("the tests of the program need the feature `cli`");
@@ -221,7 +220,7 @@ pub fn program() -> &'static str {
     program
 }
 
-/// An example's program, which `cargo test` builds beside the tests.
+/// The program of an example, which `cargo test` builds with the tests.
 pub fn example(name: &str) -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let profile = deps.parent().unwrap().parent().unwrap();
@@ -230,27 +229,28 @@ pub fn example(name: &str) -> PathBuf {
     program
 }
 
-/// How adapters of this base are saved.
+/// Settings to save an adapter of this base.
 pub fn adapter_of(base: &str) -> SaveAdapter<'_> {
     SaveAdapter { base, ..SaveAdapter::default() }
 }
 
-/// A line that shows also where a test passes.
+/// Prints a line that shows even if the test passes.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// A path in the data that stands beside the checkout, or `None`, with a message, where it is not.
+/// A path in the sample data next to the checkout, or `None`, with a message, if it is missing.
 pub fn shared(path: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
     if !path.exists() {
-        say(&format!("skipped: {} is not there", path.display()));
+        say(&format!("skipped: {} is missing", path.display()));
         return None;
     }
     Some(path)
 }
 
-/// The folder of SmolLM2-135M-Instruct that `MIXDISTILL_SMOLLM2` names, or `None`, with a message.
+/// The folder of SmolLM2-135M-Instruct that `MIXDISTILL_SMOLLM2` names. If it is not set,
+/// `None`, with a message.
 pub fn smollm2() -> Option<PathBuf> {
     let folder = std::env::var_os("MIXDISTILL_SMOLLM2").map(PathBuf::from);
     if folder.is_none() {
@@ -259,12 +259,12 @@ pub fn smollm2() -> Option<PathBuf> {
     folder
 }
 
-/// What a run tells, as lines of text.
+/// The events of a run as lines of text.
 #[derive(Debug, Default)]
 pub struct Said(pub Vec<String>);
 
 impl Said {
-    /// Whether a line holds a text.
+    /// Returns whether a line contains `text`.
     pub fn contains(&self, text: &str) -> bool {
         self.0.iter().any(|line| line.contains(text))
     }

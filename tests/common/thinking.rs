@@ -1,10 +1,10 @@
-//! Rows laid out by templates, as texts.
+//! Rows formatted by templates, as text.
 
 use super::chat_folder::ChatFolder;
 use mixdistill::data::{ChatFormat, ChatTemplate, PromptTemplate, TextTokenizer};
 use serde_json::{Value, json};
 
-/// Special tokens of the templates here.
+/// Special tokens of the templates in these tests.
 pub const SPECIAL: [&str; 6] = [
     "<|im_start|>",
     "<|im_end|>",
@@ -14,7 +14,7 @@ pub const SPECIAL: [&str; 6] = [
     "<｜end▁of▁sentence｜>",
 ];
 
-/// The marks around reasoning are tokens, but no special ones, as models in use have them.
+/// A tokenizer in which the marks around reasoning are tokens, but not special ones, as in published models.
 pub fn tokenizer() -> TextTokenizer {
     let settings = json!({"eos_token": "<|im_end|>"});
     ChatFolder::new(&SPECIAL, &["<think>", "</think>"], false, settings).tokenizer()
@@ -29,7 +29,7 @@ pub fn format(source: &str, variables: Value) -> mixdistill::Result<ChatFormat> 
     ChatFormat::new(template, &tokenizer(), None)
 }
 
-/// The texts of a row's prompt and of what is trained. The prompt is what the model is asked with.
+/// The text of a row's prompt, which must equal the generation prompt, and of its trained tokens.
 pub fn row(format: &ChatFormat, solution: &str) -> mixdistill::Result<(String, String)> {
     let tokenizer = tokenizer();
     let row = format.row(&tokenizer, "1+1?".into(), solution)?;
@@ -40,5 +40,5 @@ pub fn row(format: &ChatFormat, solution: &str) -> mixdistill::Result<(String, S
     Ok((tokenizer.decode_all(prompt)?, tokenizer.decode_all(trained)?))
 }
 
-/// An answer with its reasoning.
+/// An answer with reasoning.
 pub const REASONED: &str = "<think>\nOne and one.\n</think>\n\nTwo.";

@@ -4,7 +4,7 @@
 mod commands;
 mod settings;
 
-use commands::{blocks, documents, name_of, repository, shown};
+use commands::{documents, name_of, repository, shown};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -192,7 +192,10 @@ fn nothing_is_presupposed_that_a_reader_lacks() {
         let name = name_of(&path);
         let text = fs::read_to_string(&path).unwrap();
         let is_generated = name.starts_with("docs/real-study/mix-");
-        assert!(may.contains(&name.as_str()) || is_generated || !text.contains("../shared"), "{name}");
+        assert!(
+            may.contains(&name.as_str()) || is_generated || !text.contains("../shared"),
+            "{name}"
+        );
     }
 }
 

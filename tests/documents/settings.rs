@@ -29,7 +29,9 @@ fn settings_that_documents_show_are_settings() {
         for (line, block) in blocks(&fs::read_to_string(&path).unwrap(), "toml") {
             count += 1;
             let checked = match block.lines().next().unwrap_or_default() {
-                "# Cargo.toml" => block.parse::<toml::Table>().map(|_| ()).map_err(|e| e.to_string()),
+                "# Cargo.toml" => {
+                    block.parse::<toml::Table>().map(|_| ()).map_err(|e| e.to_string())
+                }
                 "# study.toml" => check::<StudyConfig>(&block),
                 "# pairs.toml" => {
                     #[cfg(feature = "teacher")]
@@ -68,7 +70,8 @@ fn each_source_has_variables_of_its_own_as_shown() {
 #[test]
 fn teachers_differ_as_shown() {
     use mixdistill::teacher::MakePairsConfig;
-    let config = MakePairsConfig::from_toml(&block_with("pairs.md", "chat_template_kwargs")).unwrap();
+    let config =
+        MakePairsConfig::from_toml(&block_with("pairs.md", "chat_template_kwargs")).unwrap();
     config.validate().unwrap();
     let server = config.long.server.as_ref().unwrap();
     assert_eq!(server.extra["chat_template_kwargs"]["enable_thinking"], true);
@@ -112,42 +115,52 @@ fn cell(text: &str) -> String {
 /// The reference of one kind of settings: a table of keys for each table of settings.
 fn reference<T: Settings>(command: &str) -> String {
     let keys = Layers::<T>::new().unwrap().keys().unwrap();
-    let mut text = String::new();
-    let mut last = None;
-    let above = |key: &Key| key.path.rsplit_once('.').map_or("", |(above, _)| above).to_owned();
+    // Tables in the order in which their first keys stand.
+    let mut tables: Vec<(&str, Vec<String>)> = vec![];
     for key in &keys {
-        if key.is_table {
+        // Settings of runs within studies have a page of their own.
+        let inner = [".run.", ".pretraining."];
+        let is_of_run =
+            key.path.starts_with("run.") || inner.iter().any(|part| key.path.contains(part));
+        let is_run = ["run", "pretraining"]
+            .iter()
+            .any(|name| key.path == *name || key.path.ends_with(&format!(".{name}")));
+        if is_of_run || key.is_table && !is_run {
             continue;
         }
-        let table = above(key);
-        if last.as_ref() != Some(&table) {
-            let about = keys.iter().find(|key| key.is_table && key.path == table);
-            let about = about.map_or(String::new(), |key| format!("{}\n\n", key.about));
-            let title = match table.as_str() {
-                "" => format!("Top level of `{command}`"),
-                name => name.replace('*', "N"),
-            };
-            write!(text, "\n## {title}\n\n{about}").unwrap();
-            text.push_str("| key | default | takes | effect |\n| --- | --- | --- | --- |\n");
-            last = Some(table);
+        let (table, name) = key.path.rsplit_once('.').unwrap_or(("", &key.path));
+        let row = row(name, key);
+        match tables.iter_mut().find(|(known, _)| *known == table) {
+            Some((_, rows)) => rows.push(row),
+            None => tables.push((table, vec![row])),
         }
-        let name = key.path.rsplit_once('.').map_or(key.path.as_str(), |(_, name)| name);
-        let value = match (&key.value, key.required) {
-            (Some(value), _) if value.is_empty() => "`\"\"`".into(),
-            (Some(value), _) => format!("`{}`", value.replace('|', "\\|")),
-            (None, true) => "required".into(),
-            (None, false) => "not set".into(),
+    }
+    let mut text = String::new();
+    for (table, rows) in tables {
+        let about = keys.iter().find(|key| key.is_table && key.path == table);
+        let about = about.map_or(String::new(), |key| format!("{}\n\n", key.about));
+        let title = match table {
+            "" => format!("Top level of `{command}`"),
+            name => name.replace('*', "N"),
         };
-        let mut effect = cell(&key.about);
-        if !key.choices.is_empty() {
-            let choices = key.choices.iter();
-            let choices: Vec<_> =
-                choices.map(|one| format!("`{}`: {}", one.name, cell(&one.about))).collect();
-            effect = format!("{effect}<br>{}", choices.join("<br>"));
-        }
-        writeln!(text, "| `{name}` | {value} | {} | {effect} |", cell(&key.kind)).unwrap();
+        let head = "| key | default | takes | effect |\n| --- | --- | --- | --- |";
+        write!(text, "\n## {title}\n\n{about}{head}\n{}", rows.concat()).unwrap();
     }
     text
+}
+
+fn row(name: &str, key: &Key) -> String {
+    let value = match (&key.value, key.required) {
+        (Some(value), _) => format!("`{}`", value.replace('|', "\\|")),
+        (None, true) => "required".into(),
+        (None, false) if key.is_table => String::new(),
+        (None, false) => "not set".into(),
+    };
+    let mut effect = cell(&key.about);
+    for choice in &key.choices {
+        write!(effect, "<br>`{}`: {}", choice.name, cell(&choice.about)).unwrap();
+    }
+    format!("| `{name}` | {value} | {} | {effect} |\n", cell(&key.kind))
 }
 
 /// Holds a page to what the code says, or writes it with `MIXDISTILL_WRITE_DOCS=1`.

@@ -1,6 +1,6 @@
-//! Every family of models against transformers, on tiny random models (`tests/parity/families`,
-//! made by `tests/parity/make_families.py`): logits, loss, all gradients, greedy tokens, packed
-//! rows, adapters, and what is written.
+//! Every model family compared with transformers, with tiny random models (`tests/parity/families`, made by
+//! `tests/parity/make_families.py`): logits, loss, all gradients, greedy tokens, packed rows, adapters, and
+//! written files.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
-//! GGUF files: written and read back, beside the folders that they come from; what is not a model's file; and
-//! cases for `tests/parity/check_gguf.py`, which asks llama.cpp.
+//! GGUF files: written, read back, and compared with the folders that they come from; files that are not models;
+//! and cases for `tests/parity/check_gguf.py`, which runs llama.cpp.
 
 #[path = "../common/mod.rs"]
 mod common;

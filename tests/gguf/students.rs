@@ -121,7 +121,7 @@ fn scores_are_those_of_sentence_piece_where_it_is_there() {
     assert_eq!(scores[3], -7.25);
     std::fs::write(&path, &model[..model.len() - 1]).unwrap();
     let error = export(&student.folder, &student.path("other.gguf"), TensorType::F32).unwrap_err();
-    assert!(error.to_string().contains("tokenizer.model beside it is damaged"), "{error}");
+    assert!(error.to_string().contains("tokenizer.model is damaged"), "{error}");
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn an_adapter_alone_has_the_scale_of_each_layer() {
         (
             LoraConfig { modules_to_save: vec!["embed_tokens".into()], ..LoraConfig::default() },
             "saved",
-            "as a whole",
+            "stores all of",
         ),
     ] {
         let (adapter, out) = (save(&lora, name), student.path("refused.gguf"));
@@ -310,21 +310,21 @@ fn what_llama_cpp_does_not_compute_is_refused_by_name() {
         (DecoderConfig { rope_scaling: Some(yarn), ..llama.clone() }, "beta_fast"),
         (
             DecoderConfig { rope_scaling: Some(llama3), ..small(Architecture::Qwen3) },
-            "scaled by `llama3`",
+            "RoPE scaling `llama3`",
         ),
         (
             DecoderConfig { head_dim: Some(8), ..small(Architecture::Qwen2) },
-            "32 numbers and the model 64",
+            "total width of 32 in a model of width 64",
         ),
         (
             DecoderConfig { no_rope_layers: vec![1, 0, 1, 0], ..small(Architecture::Smollm3) },
-            "rotates other layers",
+            "RoPE in other layers",
         ),
     ] {
         let student = Student::new(&config);
         let out = student.path("student.gguf");
         let error = export(&student.folder, &out, TensorType::F32).unwrap_err().to_string();
-        assert!(error.contains(what) && error.contains("llama.cpp does not compute"), "{error}");
+        assert!(error.contains(what) && error.contains("llama.cpp does not support"), "{error}");
         assert!(!out.exists());
     }
 }

@@ -1,5 +1,5 @@
-//! Promise: final answers are found and compared as mathematicians would, within the figures of the
-//! table that is printed, and whatever a model writes, grading it ends.
+//! Promise: final answers are found and compared as a mathematician would, with the accuracy in the printed
+//! table, and grading always ends, whatever a model writes.
 
 #[path = "../common/mod.rs"]
 mod common;

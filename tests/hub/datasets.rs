@@ -103,9 +103,9 @@ fn what_may_be_meant_is_listed() {
     says("some/data:main", &["several splits: train, test", "some/data:main:train"]);
     says("some/data:main:dev", &["no split `dev`", "train, test"]);
     says("some/data:other:train", &["no subset `other`", "main, extra"]);
-    says("some/data/main/*.csv", &["no file fits `main/*.csv`"]);
+    says("some/data/main/*.csv", &["no file matches `main/*.csv`"]);
     says("some/data/gone.jsonl", &["it has no `gone.jsonl`", "spelling"]);
-    says("some/data/loader.py", &["`loader.py` is no file that rows are read from", "Parquet"]);
+    says("some/data/loader.py", &["rows cannot be read from `loader.py`", "Parquet"]);
     // Of none of these a file has come.
     let snapshot = folder(&cache).join("snapshots").join(FIRST);
     assert_eq!(names(&snapshot), set(&["README.md"]));
@@ -146,12 +146,12 @@ fn without_a_card_names_say_which_files_are_which() {
     for (all, part) in [
         (
             &["train.jsonl", "test.jsonl"][..],
-            "several splits: train, test. Name one, as in some/data:train",
+            "several splits: train, test. Choose one, such as some/data:train",
         ),
         (&["a.jsonl", "a.parquet"], "files of several kinds"),
-        (&["a.arrow", "README.md"], "no files that rows are read from"),
+        (&["a.arrow", "README.md"], "no readable data files"),
         (&["model.bin"], "@refs/convert/parquet"),
-        (&[], "no files that rows are read from"),
+        (&[], "no readable data files"),
         (&["main/train/0000.parquet", "other/train/0000.parquet"], "several subsets: main, other"),
     ] {
         let (server, cache) = (server(all), cache());
@@ -164,7 +164,10 @@ fn hostile_repositories_are_errors() {
     for (card, part) in [
         (&b"---\nconfigs: {a: b\n---\n"[..], "front matter of its README.md cannot be read"),
         (b"---\nconfigs:\n- config_name: a\n  data_files: ../../evil.jsonl\n---\n", "has no files"),
-        (b"---\nconfigs:\n- config_name: a\n  data_files: 'x[.jsonl'\n---\n", "no pattern"),
+        (
+            b"---\nconfigs:\n- config_name: a\n  data_files: 'x[.jsonl'\n---\n",
+            "not a valid file pattern",
+        ),
         (b"---\nconfigs:\n- config_name: a\n  data_files: other/*.jsonl\n---\n", "has no files"),
     ] {
         let (server, cache) = (Server::start(&[("README.md", card), ("a.jsonl", b"{}")]), cache());
@@ -175,7 +178,7 @@ fn hostile_repositories_are_errors() {
     {
         let (server, cache) = (server(&[name]), cache());
         let text = failure("some/data", &server.hub(&cache));
-        assert!(text.contains("no plain path") || text.contains("no files"), "{text}");
+        assert!(text.contains("not a plain path") || text.contains("no files"), "{text}");
         assert!(server.requests().iter().all(|request| !request.contains("evil")));
     }
 }
@@ -194,7 +197,7 @@ fn a_gated_dataset_names_the_token_variable() {
     let text = failure("some/data:main:train", &server.hub(&cache));
     assert_says(&text, &["(401)", "HF_TOKEN"]);
     server.fail(404, "RepoNotFound");
-    assert_says(&failure("some/data:x", &server.hub(&cache)), &["the hub has no such dataset"]);
+    assert_says(&failure("some/data:x", &server.hub(&cache)), &["the Hub has no such dataset"]);
     server.fail(404, "RevisionNotFound");
     assert_says(
         &failure("some/data@v1:x", &server.hub(&cache)),

@@ -1,4 +1,5 @@
-//! Models and datasets from a hub on this machine, and models pushed there: a small server that speaks what the hub's client needs.
+//! Models and datasets from a local hub, and models pushed to it. The hub is a small server with the API that
+//! the client uses.
 #![cfg(feature = "hub")]
 
 #[path = "../common/mod.rs"]
@@ -287,7 +288,7 @@ fn what_the_hub_does_not_have_is_named() {
     let (server, cache) = (Server::start(&ONE_FILE), cache());
     let hub = server.hub(&cache);
     let text = failure("some/model@v9", &hub);
-    assert_says(&text, &["some/model@v9", "no such revision", "a branch, a tag or a commit"]);
+    assert_says(&text, &["some/model@v9", "no such revision", "a branch, a tag, or a commit"]);
     server.fail(404, "RepoNotFound");
     assert_says(&failure("some/model", &hub), &["no such model", "Check the spelling"]);
     server.fail(404, "");
@@ -311,7 +312,7 @@ fn config_and_safetensors_must_be_there() {
     files[3].0 = "model.bin";
     let server = Server::start(&files);
     let text = failure("some/model", &server.hub(&cache2));
-    assert_says(&text, &["it has no `model.safetensors`", "Only safetensors are read"]);
+    assert_says(&text, &["it has no `model.safetensors`", "only safetensors are supported"]);
     let server = Server::start(&SHARDS[..3]);
     let text = failure("some/model", &server.hub(&cache()));
     assert_says(&text, &["it has no `model-00002-of-00002.safetensors`"]);
@@ -436,10 +437,10 @@ fn without_a_network_a_whole_copy_is_enough() {
     drop(server);
     assert_eq!(model("some/model").fetch_with(&hub1, &quiet()).unwrap(), online);
     let text = failure("some/model", &hub2);
-    assert_says(&text, &["the hub cannot be reached", "not in the cache", "with a network"]);
+    assert_says(&text, &["the Hub cannot be reached", "not in the cache", "with a network"]);
     fs::remove_file(online.join("config.json")).unwrap();
     let text = failure("some/model", &hub1);
-    assert_says(&text, &["the hub cannot be reached", "no `config.json`"]);
+    assert_says(&text, &["the Hub cannot be reached", "no `config.json`"]);
 }
 
 #[test]

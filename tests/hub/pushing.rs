@@ -224,7 +224,7 @@ fn adapters_runs_and_gguf_files_are_known() {
     let context = Context::new(&mut told, &StopFlag::default());
     push(&adapter, "me/new", &options(&server, &cache), &context).unwrap();
     drop(context);
-    assert_says(&told.notices.join("\n"), &["/home/me/base", "others do not find"]);
+    assert_says(&told.notices.join("\n"), &["/home/me/base", "others cannot find"]);
     assert!(!committed(&server, 1)["README.md"].contains("base_model:"));
     let gguf = folder.path().join("student.gguf");
     fs::write(&gguf, b"GGUF and more").unwrap();
@@ -243,7 +243,7 @@ fn what_is_clearly_wrong_is_refused_before_anything_is_sent() {
     fs::create_dir(path("run")).unwrap();
     fs::write(path("run/config.toml"), "").unwrap();
     assert_says(&failure(&path("gone"), "me/new", &options), &["there is no such folder or file"]);
-    assert_says(&failure(&path("x.gguf"), "me/new", &options), &["it is no GGUF file"]);
+    assert_says(&failure(&path("x.gguf"), "me/new", &options), &["it is not a GGUF file"]);
     assert_says(&failure(&path("empty"), "me/new", &options), &["neither a model nor an adapter"]);
     assert_says(&failure(&path("run"), "me/new", &options), &["has not written its student yet"]);
     for name in ["new", "me/", "me/a b", "../x", "me/new/x"] {
@@ -273,7 +273,7 @@ fn the_hub_has_the_last_word() {
     let good = options(&server, &cache);
     let mut bad = good.clone();
     bad.hub.token = Some("hf_some_other_token".into());
-    assert_says(&failure(&model, "me/new", &bad), &["no valid token", "HF_TOKEN", "may write"]);
+    assert_says(&failure(&model, "me/new", &bad), &["no valid token", "HF_TOKEN", "write access"]);
     let offline = {
         let mut offline = good.clone();
         offline.hub.offline = true;
@@ -281,10 +281,10 @@ fn the_hub_has_the_last_word() {
     };
     assert_says(&failure(&model, "me/new", &offline), &["HF_HUB_OFFLINE is set"]);
     let text = failure(&model, "you/new", &good);
-    assert_says(&text, &["refuses access (403)", "under the namespace", "may write"]);
+    assert_says(&text, &["refuses access (403)", "under the namespace", "write access"]);
     server.state.lock().unwrap().store.repositories.insert("me/open".into(), false);
     let text = failure(&model, "me/open", &good);
-    assert_says(&text, &["is there and is public", "--public"]);
+    assert_says(&text, &["exists and is public", "--public"]);
     assert_eq!(server.state.lock().unwrap().store.commits.len(), 0);
     let public = PushOptions { public: true, ..good.clone() };
     assert!(!push(&model, "me/open", &public, &quiet()).unwrap().private);
@@ -292,10 +292,7 @@ fn the_hub_has_the_last_word() {
     // What the hub says of a commit is told, without what may be a key in it.
     let said = format!("bad card, see https://hub.test/x?key=secret and {TOKEN}");
     server.state.lock().unwrap().store.commit_error = Some((400, said));
-    assert_says(
-        &failure(&model, "me/new", &good),
-        &["answers 400", "bad card", "https://hub.test"],
-    );
+    assert_says(&failure(&model, "me/new", &good), &["status 400", "bad card", "https://hub.test"]);
 }
 
 #[test]
@@ -325,9 +322,9 @@ fn without_xet_big_files_are_refused_and_small_ones_go_within_the_commit() {
     push(&model, "me/new", &options, &quiet()).unwrap();
     assert_eq!(committed(&server, 0)["model.safetensors"], "weights, weights, weights");
     fs::write(model.join("model.safetensors"), vec![7; 17 << 20]).unwrap();
-    assert_says(&failure(&model, "me/new", &options), &["does not take big files through Xet"]);
+    assert_says(&failure(&model, "me/new", &options), &["does not accept large files through Xet"]);
     server.state.lock().unwrap().store.transfer = Transfer::Broken;
-    assert_says(&failure(&model, "me/new", &options), &["Xet, the hub's storage, fails"]);
+    assert_says(&failure(&model, "me/new", &options), &["Xet, the Hub's storage, failed"]);
     assert_eq!(server.state.lock().unwrap().store.commits.len(), 1);
 }
 
@@ -339,7 +336,7 @@ fn a_stop_leaves_no_commit_behind_and_a_push_is_never_silent() {
     let stop = StopFlag::default();
     stop.request();
     let stopped = push(&model, "me/new", &options, &Context::new((), &stop)).unwrap_err();
-    assert!(stopped.to_string().contains("nothing is committed"), "{stopped}");
+    assert!(stopped.to_string().contains("nothing was committed"), "{stopped}");
     server.state.lock().unwrap().store.slow = Some(Duration::from_millis(900));
     let mut told = Told::default();
     push(&model, "me/new", &options, &Context::new(&mut told, &StopFlag::default())).unwrap();
@@ -353,7 +350,7 @@ fn a_stop_leaves_no_commit_behind_and_a_push_is_never_silent() {
     });
     let stopped = push(&model, "me/new", &options, &Context::new((), &stop)).unwrap_err();
     raising.join().unwrap();
-    assert!(stopped.to_string().contains("on its way"), "{stopped}");
+    assert!(stopped.to_string().contains("in progress"), "{stopped}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Promise: whatever a model is trained for, splits, packing, recomputation and resuming change
-//! nothing; noise is a function of the row; a teacher is learned from a file as from the model.
+//! Promise: with every objective, splits, packing, activation checkpointing, and resuming change nothing. Noise
+//! depends only on the row. Learning from a teacher's file is the same as learning from the teacher.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -44,7 +44,7 @@ fn a_teacher_in_files_teaches_as_the_model_does() {
     let mut foreign = rows[0].clone();
     foreign.tokens[4] += 1;
     let error = logits.read(&foreign).unwrap_err().to_string();
-    assert!(error.contains("nothing for the row row 0"), "{error}");
+    assert!(error.contains("no logits for row 0"), "{error}");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn teachers_files_that_cannot_be_used_are_refused_with_what_is_wrong() {
     let renamed = TeacherLogitsHeader::new("./a teacher", "its hash", 23, 2, TEMPERATURE).unwrap();
     let writer = TeacherLogitsWriter::open(&path, renamed.clone()).unwrap();
     let error = TeacherLogitsWriter::open(&path, renamed).unwrap_err().to_string();
-    assert!(error.contains("another process works on it"), "{error}");
+    assert!(error.contains("another process is using it"), "{error}");
     drop(writer);
     assert!(TeacherLogitsHeader::new("a", "b", 23, 24, 1.0).is_err());
     assert!(TeacherLogitsHeader::new("a", "b", 23, 2, 0.0).is_err());

@@ -1,6 +1,6 @@
-"""TensorBoard reads the event files that the library wrote, with every value of metrics.jsonl.
+"""Checks that TensorBoard reads the event files that mixdistill wrote, with every value of metrics.jsonl.
 
-usage: check_events.py FOLDER      (the folder that MIXDISTILL_EVENTS_OUT named)
+usage: check_events.py FOLDER      (the folder that MIXDISTILL_EVENTS_OUT names)
 """
 
 import json
@@ -23,4 +23,4 @@ for metric in steps:
 for metric in evaluations:
     loss = metric["sources"][0]["loss"]
     assert abs(held_out[metric["step"]] - loss) < 1e-6 * loss, metric
-print(f"TensorBoard reads {len(board.Tags()['scalars'])} scalars of {len(steps)} steps")
+print(f"TensorBoard reads {len(board.Tags()['scalars'])} scalars from {len(steps)} steps")

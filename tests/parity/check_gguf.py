@@ -1,18 +1,18 @@
-"""Reads what mixdistill wrote in GGUF with PyPI's `gguf` and with llama.cpp (llama-cpp-python).
+"""Reads GGUF files that mixdistill wrote with PyPI's `gguf` and with llama.cpp (llama-cpp-python).
 
     python tests/parity/check_gguf.py DIR [--without-llama-cpp]
 
 Every folder in DIR is a case, as `tests/gguf/llama_cpp.rs` writes it: TYPE.gguf for some types, and
-`expected.json` with texts and their tokens, prompts with the tokens that follow greedily and the logits
-after them, and the context's length. A case may have
+`expected.json` with texts and their tokens, prompts with their greedy continuations and logits, and the
+context length. A case may have
 
-  lora.gguf     an adapter for f32.gguf; expected.json then says `lora` as it says `prompts`
-  original.txt  the path of a file that the model was made from: all metadata must be equal, but for
-                those that DIFFERENT explains
+  lora.gguf     an adapter for f32.gguf; expected.json then has `lora` in the form of `prompts`
+  original.txt  the path of the file that the model was made from: all metadata must be equal, except for
+                the keys in DIFFERENT
 
-In llama.cpp, the f32 file with an f32 cache must give the same tokens for texts and the same tokens
-after prompts; the logits of other types must be as near as TOLERANCE says. The exit status is 1 if a
-case failed or there was none.
+In llama.cpp, with an f32 cache, every file must produce the same tokens for texts and logits within
+TOLERANCE, and the f32 file the same tokens after prompts. The exit status is 1 if a case failed or there
+was none.
 """
 
 import json
@@ -22,25 +22,25 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-# Largest difference of logits over the largest logit. Types with blocks lose what their bits cannot hold.
+# Largest difference of logits, relative to the largest logit. Block types are less exact.
 TOLERANCE = {"f32": 1e-4, "f16": 5e-3, "bf16": 5e-2, "q8_0": 8e-2, "q4_0": 0.7}
-# ggml looks GELU up in a table of 16-bit numbers. Linear attention divides by norms, which makes more of what f16 loses.
+# ggml computes GELU with a table of 16-bit numbers. Linear attention divides by norms, which amplifies f16 rounding.
 LEAST_TOLERANCE = {("gemma3", "f32"): 1e-3, ("qwen3_5", "f16"): 2e-2}
-F32 = 0  # ggml's number of the type
+F32 = 0  # ggml's number of this type
 BY_TYPE = {0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 32: "BF16"}
 
 # Keys that may differ from those of SmolLM2's original file, and why.
 DIFFERENT = {
-    "general.name": "the folder's name; the converter makes one of the repository's",
+    "general.name": "the folder's name; the converter derives it from the repository's name",
     "general.organization": "from the model card, which is not read",
-    "general.finetune": "from the name, as the converter takes it apart",
-    "general.basename": "from the name, as the converter takes it apart",
+    "general.finetune": "the converter derives it from the name",
+    "general.basename": "the converter derives it from the name",
     "general.license": "from the model card, which is not read",
     "general.languages": "from the model card, which is not read",
-    "general.file_type": "the file is of another type",
-    "llama.attention.key_length": "always written; the converter writes it where config.json has head_dim",
+    "general.file_type": "the file has another type",
+    "llama.attention.key_length": "always written; the converter writes it only if config.json has head_dim",
     "llama.attention.value_length": "always written; as above",
-    "tokenizer.ggml.add_space_prefix": "means nothing to byte-level BPE",
+    "tokenizer.ggml.add_space_prefix": "has no effect for byte-level BPE",
 }
 
 
@@ -54,7 +54,7 @@ def fields(reader):
 
 
 def check_metadata(case, problems):
-    """What PyPI's package reads: every value, every tensor, and the numbers of the f32 file's types."""
+    """PyPI's package must read all metadata and tensors, with finite numbers and the right type."""
     for path in sorted(case.glob("*.gguf")):
         reader = gguf.GGUFReader(path)
         metadata = fields(reader)
@@ -63,7 +63,7 @@ def check_metadata(case, problems):
             continue
         kind = BY_TYPE[metadata["general.file_type"]]
         if kind.lower() != path.stem:
-            problems.append(f"{path.name} says that its type is {kind}")
+            problems.append(f"{path.name} has the type {kind}")
         names = [tensor.name for tensor in reader.tensors]
         if len(set(names)) != len(names) or "token_embd.weight" not in names:
             problems.append(f"{path.name} has tensors {names[:5]}")
@@ -77,7 +77,7 @@ def check_metadata(case, problems):
 
 
 def check_adapter(reader, metadata, problems):
-    """What llama.cpp needs of an adapter: its kind, its alpha, and both matrices of each layer."""
+    """An adapter must have what llama.cpp needs: its kind, its alpha, and both matrices of each layer."""
     expected = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 16.0}
     for key, value in expected.items():
         if metadata.get(key) != value:
@@ -92,7 +92,7 @@ def check_adapter(reader, metadata, problems):
 
 
 def check_blocks(case, problems):
-    """The bytes of q8_0 and q4_0 are those that the reference makes of the f32 file's numbers."""
+    """The bytes of each type must be those that the reference makes of the f32 file's numbers."""
     exact = case / "f32.gguf"
     for name in ("q8_0", "q4_0", "f16", "bf16"):
         path = case / f"{name}.gguf"
@@ -103,11 +103,11 @@ def check_blocks(case, problems):
             expected = gguf.quantize(numbers[tensor.name].data, tensor.tensor_type)
             found = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(-1)
             if not np.array_equal(np.ascontiguousarray(expected).view(np.uint8).reshape(-1), found):
-                problems.append(f"{path.name}: {tensor.name} is not what the reference makes")
+                problems.append(f"{path.name}: {tensor.name} differs from the reference")
 
 
 def check_original(case, problems):
-    """Key by key against the file that the model was made from."""
+    """Compares the metadata with the file that the model was made from."""
     original = case / "original.txt"
     if not original.is_file():
         return
@@ -116,10 +116,10 @@ def check_original(case, problems):
     differing = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
     for key in differing:
         if key in DIFFERENT:
-            print(f"  {key}: {short(theirs.get(key))} there, {short(ours.get(key))} here: {DIFFERENT[key]}")
+            print(f"  {key}: original {short(theirs.get(key))}, ours {short(ours.get(key))}: {DIFFERENT[key]}")
         else:
-            problems.append(f"{key} is {short(ours.get(key))}, and {short(theirs.get(key))} there")
-    print(f"  {len(theirs)} keys there, {len(ours)} here, {len(differing)} differ")
+            problems.append(f"{key} is {short(ours.get(key))}, and {short(theirs.get(key))} in the original")
+    print(f"  {len(theirs)} keys in the original, {len(ours)} in ours, {len(differing)} differ")
 
 
 def short(value):
@@ -134,7 +134,7 @@ def logits_after(llama, prompt):
 
 
 def follow(llama, prompt, count):
-    """The likeliest tokens, one after the other; and the logits before the first."""
+    """Returns the greedy continuation and the logits before its first token."""
     first = logits = logits_after(llama, prompt)
     tokens = []
     while len(tokens) < count:
@@ -145,7 +145,7 @@ def follow(llama, prompt, count):
 
 
 def compare(case, name, llama, prompts, exact, problems):
-    """The largest difference of logits, over the largest one."""
+    """Returns the largest difference of logits, relative to the largest logit."""
     worst = 0.0
     for at, prompt in enumerate(prompts):
         tokens, logits = follow(llama, prompt["prompt"], len(prompt["greedy"]))
@@ -153,7 +153,7 @@ def compare(case, name, llama, prompts, exact, problems):
             ours = np.array(prompt["logits"], dtype=np.float32)
             worst = max(worst, float(np.abs(logits - ours).max() / np.abs(ours).max()))
         if exact and tokens != prompt["greedy"]:
-            problems.append(f"{name}, prompt {at}: {tokens} follow, and not {prompt['greedy']}")
+            problems.append(f"{name}, prompt {at}: continues with {tokens}, not {prompt['greedy']}")
     kind = name.removeprefix("lora on ")
     allowed = TOLERANCE[kind]
     for (family, of_kind), least in LEAST_TOLERANCE.items():
@@ -204,7 +204,7 @@ def main():
             print(f"  {problem}")
         failed |= bool(problems)
     if not cases:
-        print("there is no case")
+        print("no cases")
     return int(failed)
 
 

@@ -1,23 +1,26 @@
-"""Loads what mixdistill wrote in transformers and PEFT and compares the logits.
+"""Loads what mixdistill wrote into transformers and PEFT, and compares logits.
 
     python tests/parity/check_ours.py DIR
 
-Every folder in DIR is a case, in one of two forms, with the `input_ids` and the `logits` that
-mixdistill computed in `ours.safetensors`:
+Every folder in DIR is a case, in one of two forms. Its `ours.safetensors` has `input_ids` and the
+`logits` that mixdistill computed.
 
-  model    config.json and weights; tokenizer.json, ours.json and generation_config.json if there.
+  model    config.json and weights; optionally tokenizer.json, generation_config.json, and ours.json.
            ours.json: {"class": ..., "config_of": ..., "text": ..., "ids": [...],
            "chat": {"messages": [...], "rendered": ...}, "answers": [{"messages": [...],
-           "variables": {...}, "prompt": [...], "tokens": [...]}]}, all optional. `class`: what it
-           must load as; `config_of`: the folder that it was made from, whose configuration (its
-           text part) it must have; ids without added special tokens, rendered with a generation
-           prompt; answers: what the template with these variables makes of the messages, and the
-           greedy tokens that follow.
-  adapter  adapter_config.json, adapter_model.safetensors and base.txt: the base model's folder,
-           relative to DIR. Merged into the base, the adapter must give the same logits.
+           "variables": {...}, "prompt": [...], "tokens": [...]}]}, all optional.
+           class      the class that the model must load as
+           config_of  the folder that the model was made from; the configurations (their text parts)
+                      must be equal
+           ids        the tokens of `text`, without added special tokens
+           chat       messages, and how the template renders them with a generation prompt
+           answers    messages, template variables, the resulting prompt tokens, and the greedy tokens
+                      that follow
+  adapter  adapter_config.json, adapter_model.safetensors, and base.txt, which has the base model's
+           folder relative to DIR. The adapter must produce the same logits, also after merging.
 
-A folder that some base.txt names needs no ours.safetensors of its own. Anything that warns while
-loading fails its case. The exit status is 1 if a case failed or there was none.
+A folder that a base.txt names does not need ours.safetensors. A warning while loading fails the case.
+The exit status is 1 if a case failed or there was none.
 """
 
 import json
@@ -39,11 +42,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-# Of the largest logit. Sums in another order differ by some 1e-6 of it.
+# Relative to the largest logit. A different order of sums changes logits by about 1e-6.
 TOLERANCE = 1e-5
-# The same of a model whose chunks and single tokens differ by some 1e-4 in transformers itself.
+# For models whose results in transformers itself, by chunks and by single tokens, differ by about 1e-4.
 TOLERANCES = {"qwen3_5_text": 1e-4, "qwen3_5": 1e-4}
-# What a configuration may say otherwise than the one that it was made from.
+# Keys in which a configuration may differ from the one that it was made from.
 FREE_KEYS = {
     "_name_or_path",
     "architectures",
@@ -54,14 +57,14 @@ FREE_KEYS = {
     "pad_token_id",
 }
 NOT_OURS = [
-    # PEFT 0.21 itself asks transformers 5.24 for this old name, whatever the files are.
+    # PEFT 0.21 itself uses this old name of transformers 5.24, with any files.
     "`is_gradient_checkpointing` is deprecated",
-    # What PEFT says of a head that is trained apart from the embedding, as such settings want it.
+    # PEFT warns about a head that is trained separately from the embedding, which these settings intend.
     "Model has `tie_word_embeddings=True` and a tied layer is part of the adapter",
     "Input and output embeddings are no longer tied after merging.",
-    # A pattern in `adapters/patterns` that matches nothing, which is written as it was read.
+    # `adapters/patterns` has a pattern that matches nothing; mixdistill writes it as it was read.
     "The following rank_pattern keys did not match any targeted module and were ignored: ['layers.0']",
-    # On any Phi with LongRoPE: the published folders do not say `factor` either.
+    # Every Phi with LongRoPE: the published folders have no `factor` either.
     "This model config has set a `rope_parameters['original_max_position_embeddings']` field",
 ]
 
@@ -85,20 +88,20 @@ class Case:
         difference = (logits - ours).abs().max().item()
         self.difference = max(difference, self.difference or 0.0)
         allowed = self.tolerance * logits.abs().max().item()
-        if not difference <= allowed:  # NaN is no less than anything
+        if not difference <= allowed:  # also fails for NaN
             self.problems.append(f"{what} differ by {difference:.2e}, more than {allowed:.0e}")
 
     @contextmanager
     def no_warnings(self, doing):
-        """Whatever is warned or logged at WARNING or above inside the block is a problem."""
+        """Every warning, and every log record of level WARNING or above, in the block is a problem."""
         messages = []
         handler = logging.Handler(logging.WARNING)
         handler.emit = lambda record: messages.append(record.getMessage())
-        # transformers does not pass its records on to the root logger.
+        # transformers does not propagate its records to the root logger.
         loggers = [logging.getLogger(), logging.getLogger("transformers")]
         for logger in loggers:
             logger.addHandler(handler)
-        # An earlier case must not use up a warning that is given once.
+        # A warning that is shown only once must show for every case.
         transformers.utils.logging.warning_once.cache_clear()
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -120,7 +123,7 @@ def base_of(folder):
 def load_model(case, folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     case.tolerance = TOLERANCES.get(config["model_type"], TOLERANCE)
-    # Models of text and images are none that AutoModelForCausalLM knows.
+    # AutoModelForCausalLM does not know models of text and images.
     auto = AutoModelForCausalLM
     if "text_config" in config:
         auto = getattr(transformers, config["architectures"][0])
@@ -196,13 +199,13 @@ def check_adapter(case, ids, ours):
     model = load_model(case, base_of(case.folder))
     with case.no_warnings("loading the adapter"):
         model = PeftModel.from_pretrained(model, case.folder).eval()
-    # PEFT says nothing of tensors that it has no use for.
+    # PEFT ignores unknown tensors without a warning.
     with safe_open(case.folder / "adapter_model.safetensors", framework="pt") as file:
-        # An embedding that no setting speaks of is one that was saved beside the adapter.
+        # An embedding that no setting names was saved along with the adapter.
         saved = model.peft_config["default"].modules_to_save
         stored = not saved and any("embed_tokens" in name for name in file.keys())
         with warnings.catch_warnings():
-            # PEFT 0.21 takes the bias of B for a matrix that is damaged.
+            # PEFT 0.21 mistakes the bias of B for a damaged matrix.
             warnings.filterwarnings("ignore", message="Adapter 'default': .*lora_B.bias")
             used = get_peft_model_state_dict(model, save_embedding_layers=stored)
         case.require("tensors only in the file", sorted(file.keys() - used.keys()), [])
@@ -228,7 +231,7 @@ def check(folder):
 def line(case):
     difference = "not measured" if case.difference is None else f"{case.difference:.2e}"
     verdict = "FAILED: " + "; ".join(case.problems) if case.problems else "ok"
-    # Messages may have line breaks and the codes for bold letters.
+    # Messages may contain line breaks and escape codes for bold text.
     plain = re.sub(r"\x1b\[\d*m", "", f"{case.folder.name} {case.form} {difference} {verdict}")
     return " ".join(plain.split())
 
@@ -248,7 +251,7 @@ def main():
         cases.append(check(folder))
         print(line(cases[-1]), flush=True)
     if not cases:
-        sys.exit(f"no case in {root}")
+        sys.exit(f"no cases in {root}")
     sys.exit(any(case.problems for case in cases))
 
 

@@ -1,16 +1,16 @@
-"""Recomputes in PyTorch the scores that mixdistill has written.
+"""Recomputes in PyTorch the scores that mixdistill wrote.
 
     python check_scores.py DIR STUDENT
 
-DIR/scores.json is what `cargo test --test score` leaves where MIXDISTILL_PARITY_OUT says; STUDENT is the folder of
-SmolLM2-135M-Instruct. For each answer, with transformers in f32:
+`cargo test --test score` writes DIR/scores.json if MIXDISTILL_PARITY_OUT names DIR. STUDENT is the folder of
+SmolLM2-135M-Instruct. For each answer, with transformers in f32, the script checks:
 
-  tokens    those that are scored are the ones that the published code of the Rank-Surprisal Ratio takes: from
-            behind the assistant's header to before the end of the turn
+  tokens    the scored tokens are those that the published code of the Rank-Surprisal Ratio takes: from after the
+            assistant's header to before the end of the turn
   NLL       of each token, within 1e-4
-  rank      of each token, equal unless another logit is nearer to its own than 1e-4
-  scores    mean NLL, perplexity, mean rank, RSR and share above 100 by the formulas of that code, of PyTorch's own
-            NLLs and ranks; LALP by reading each step behind the problem and its window, one row a step
+  rank      of each token, equal unless another logit is within 1e-4 of the token's logit
+  scores    mean NLL, perplexity, mean rank, RSR, and share above 100 by the formulas of that code, from PyTorch's NLLs
+            and ranks; LALP with one row per step, which has the problem, the step's window, and the step
 
 The exit status is 1 if an answer failed or there was none.
 """
@@ -27,14 +27,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NLL = 1e-4
 TIE = 1e-4
-# Of a mean of some hundred numbers, or of a ratio of sums.
+# For a mean over some hundred numbers, or a ratio of sums.
 RELATIVE = 1e-4
 CLIP = 100
 EPSILON = 1e-12
 
 
 def response_positions(ids, header, end):
-    """The last answer's tokens: behind the header, before the end of the turn, or to the row's end."""
+    """Positions of the last answer: from after the header to the end of the turn or of the row."""
     starts = [i + len(header) for i in range(len(ids)) if ids[i : i + len(header)] == header]
     start = starts[-1]
     stops = [i for i in range(start, len(ids)) if ids[i : i + len(end)] == end]
@@ -42,7 +42,7 @@ def response_positions(ids, header, end):
 
 
 def logits_before(model, ids, places):
-    """The logits that predict the tokens at these places, in f32."""
+    """The logits that predict the tokens at these positions, in f32."""
     logits = model(torch.tensor([ids])).logits[0].float()
     return logits[[place - 1 for place in places]]
 
@@ -69,11 +69,11 @@ def check(case, model, header, end):
     if len(ours) != len(nlls) or not worst <= NLL:
         problems.append(f"an NLL differs by {worst:.2e}")
     least = 1 + (logits > own + TIE).sum(dim=-1)
-    # The token itself is among those that are no lower.
+    # The count includes the token itself.
     most = (logits > own - TIE).sum(dim=-1)
     outside = ((our_ranks < least) | (our_ranks > most)).sum().item()
     if outside:
-        problems.append(f"{outside} ranks differ where no logit is as near as {TIE}")
+        problems.append(f"{outside} ranks differ although no other logit is within {TIE}")
     different = (our_ranks != ranks).sum().item()
 
     clipped = torch.clamp(ranks, max=CLIP).double()
@@ -88,7 +88,7 @@ def check(case, model, header, end):
         "lalp": lalp(case, model),
         "steps": float(len(case["steps"])),
     }
-    # A rank that may be either counts in proportion.
+    # Each rank that differs because of a tie widens the tolerance.
     free = different / len(places)
     for name, value in expected.items():
         allowed = RELATIVE * max(abs(value), 1.0)
@@ -100,7 +100,7 @@ def check(case, model, header, end):
 
 
 def lalp(case, model):
-    """Each step alone behind the problem and the steps of its window."""
+    """LALP, with each step read alone after the problem and the steps in its window."""
     ids, start = case["tokens"], case["scored"][0]
     steps, means = case["steps"], []
     for number, (first, last) in enumerate(steps):

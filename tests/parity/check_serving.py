@@ -1,10 +1,10 @@
-"""Reads what mixdistill wrote as vLLM does before it serves it.
+"""Reads models and adapters that mixdistill wrote in the way that vLLM does before it serves them.
 
     python tests/parity/check_serving.py DIR [VLLM]
 
-DIR is what `check_ours.py` reads: folders of models and of adapters. VLLM is the folder `vllm` of
-vLLM's package, whose own code then reads the adapters and names the models; without it the checks of
-folders alone are made. Nothing of vLLM is built or started. docs/serving.md has the list.
+DIR is what `check_ours.py` reads: folders with models and with adapters. VLLM is the folder `vllm` of
+vLLM's package, whose own code reads the adapters and knows the names of models. Without it, the script
+checks only the folders. It does not build or start vLLM. docs/serving.md lists what is checked.
 
 The exit status is 1 if a folder failed or there was none.
 """
@@ -26,22 +26,22 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-# Ranks that vLLM's `--max-lora-rank` takes.
+# Ranks that vLLM's `--max-lora-rank` accepts.
 MAX_RANKS = [1, 8, 16, 32, 64, 128, 256, 320, 512]
-# Linear layers of the families that are trained here, by the names that adapters have for them. vLLM takes
-# those of each of its models from the model's modules and its `packed_modules_mapping`.
+# Linear layers of the supported families, by their names in adapters. vLLM takes the layers of each model
+# from the model's modules and its `packed_modules_mapping`.
 LAYERS = {
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     *("qkv_proj", "gate_up_proj"),
     # Linear attention (vLLM's `qwen3_5.py`).
     *("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"),
 }
-# Of the largest change. The factors are multiplied in another order.
+# Relative to the largest change. The factors are multiplied in a different order.
 TOLERANCE = 1e-6
 
 
 class Vllm:
-    """The parts of vLLM that read adapters, with stand-ins for what they import and do not use here."""
+    """The parts of vLLM that read adapters, with placeholders for imports that are not used here."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -78,7 +78,7 @@ class Vllm:
         return module
 
     def functions(self, path, names):
-        """Functions of a file whose other parts import all of vLLM."""
+        """Functions from a file whose other parts import all of vLLM."""
         tree = ast.parse((self.folder / path).read_text(encoding="utf-8"))
         is_wanted = lambda node: isinstance(node, ast.FunctionDef) and node.name in names
         tree.body = [node for node in tree.body if is_wanted(node) or is_number(node)]
@@ -87,7 +87,7 @@ class Vllm:
         return {name: contents[name] for name in names}
 
     def registry(self):
-        """The classes that vLLM serves, which are the keys of the tables of its registry."""
+        """The model classes that vLLM serves: the keys of the tables in its registry."""
         path = self.folder / "model_executor/models/registry.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
@@ -96,7 +96,7 @@ class Vllm:
                         yield key.value
 
     def adapter(self, folder):
-        """The adapter as the server reads it."""
+        """Loads the adapter as the server does."""
         helper = self.helper.PEFTHelper.from_local_dir(str(folder), None)
         ranks = [rank for rank in MAX_RANKS if rank >= helper.r]
         helper.validate_legal(Limits(max_lora_rank=ranks[0]))
@@ -106,13 +106,13 @@ class Vllm:
 
 
 def is_number(node):
-    """Whether a statement sets a module's variable to a constant."""
+    """Returns whether a statement assigns a constant to a module variable."""
     return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
 
 
 @dataclass
 class Limits:
-    """vLLM's settings that adapters are held to."""
+    """vLLM's limits for adapters."""
 
     max_lora_rank: int
 
@@ -127,7 +127,7 @@ def require(problems, what, holds):
 
 
 def check_weights(folder, problems):
-    """The loader takes all safetensors that an index names, or else all that are there."""
+    """vLLM's loader reads all safetensors files that an index names, or else all files in the folder."""
     there = {path.name for path in folder.glob("*.safetensors")} - {"ours.safetensors"}
     index = folder / "model.safetensors.index.json"
     held = {}
@@ -145,7 +145,7 @@ def check_weights(folder, problems):
 
 
 def check_template(folder, problems):
-    """Readers look for the template in one of two places."""
+    """The chat template must be in both places where programs look for it."""
     file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     of_file = file.read_text(encoding="utf-8") if file.exists() else None
     of_settings = read_json(settings).get("chat_template") if settings.exists() else None
@@ -154,7 +154,7 @@ def check_template(folder, problems):
 
 
 def check_generation(folder, config, template, problems):
-    """Where an answer ends, and what is padded with."""
+    """Checks the end tokens and the padding token."""
     generation = GenerationConfig.from_pretrained(folder)
     ends = generation.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
@@ -172,7 +172,7 @@ def check_generation(folder, config, template, problems):
         ]
         ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
         specials = [id for id in ids if id in tokenizer.all_special_ids]
-        require(problems, "the template's end of a turn ends no answer", specials[-1] in ends)
+        require(problems, "the template's end of turn is not an end token", specials[-1] in ends)
 
 
 def check_model(folder, vllm, problems):
@@ -187,13 +187,13 @@ def check_model(folder, vllm, problems):
         known = architecture in vllm.architectures
         require(problems, f"vLLM has no {architecture}", known)
     check_weights(folder, problems)
-    # The tests' tiny models of transformers have no tokenizer.
+    # The tests' tiny models have no tokenizer.
     if (folder / "tokenizer.json").exists() or (folder / "generation_config.json").exists():
         check_generation(folder, config, check_template(folder, problems), problems)
 
 
 def what_is_refused(folder, config):
-    """What docs/serving.md lists as refused, for which an adapter is merged first."""
+    """What docs/serving.md lists as refused by vLLM; such adapters must be merged first."""
     keys = ("use_dora", "lora_bias", "modules_to_save", "layer_replication")
     refused = [key for key in keys if config.get(key)]
     if config.get("bias") != "none":
@@ -208,11 +208,11 @@ def what_is_refused(folder, config):
 def check_adapter(folder, vllm, problems):
     config = read_json(folder / "adapter_config.json")
     base = config["base_model_name_or_path"]
-    # Folders with a base.txt are named for `check_ours.py`.
+    # In folders with a base.txt, the base has a made-up name (see `check_ours.py`).
     if not (folder / "base.txt").exists():
         is_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
         is_there = os.path.isabs(base) and os.path.isdir(base)
-        require(problems, f"the base's name {base} leads nowhere", is_id or is_there)
+        require(problems, f"the base's name {base} is neither a model ID nor a folder", is_id or is_there)
     if not vllm:
         return
     refused = what_is_refused(folder, config)
@@ -223,13 +223,13 @@ def check_adapter(folder, vllm, problems):
             raise
         print(f"{folder.name}: vLLM refuses {', '.join(refused)}, as docs/serving.md says: {error}")
         return
-    require(problems, f"vLLM takes {refused}", not refused)
+    require(problems, f"vLLM accepts {refused}", not refused)
     if not (folder / "base.txt").exists():
         return
     base = folder.parent / (folder / "base.txt").read_text(encoding="utf-8").strip()
     if "text_config" in read_json(base / "config.json"):
         return
-    # What is added to the layers' weights, beside PEFT.
+    # Compare the change of the layers' weights with PEFT.
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, folder)
     theirs = {
@@ -267,7 +267,7 @@ def main():
         failed |= bool(problems)
         print(folder.name, "FAILED: " + "; ".join(problems) if problems else "ok", flush=True)
     if not folders:
-        sys.exit(f"no folder in {root}")
+        sys.exit(f"no folders in {root}")
     sys.exit(failed)
 
 

@@ -1,13 +1,13 @@
-"""Makes adapters of each kind that PEFT has and this crate reads, and what PEFT computes with them.
+"""Makes adapters of every PEFT kind that mixdistill reads, and records what PEFT computes with them.
 
     python tests/parity/make_adapters.py OUT_DIR
 
-Each case gets a folder under OUT_DIR as PEFT's `save_pretrained` writes it, with `base.txt`: its base
-model's folder under `tests/parity`. `reference.safetensors` holds, in f32 and with eager attention:
+Each case gets a folder under OUT_DIR as PEFT's `save_pretrained` writes it, and a `base.txt` with the base
+model's folder under `tests/parity`. `reference.safetensors` has, in f32 and with eager attention:
 
-  input_ids, logits, token_losses, loss   one row; its first tokens are prompt
+  input_ids, logits, token_losses, loss   one row, which starts with a prompt
   grad.NAME                               gradient of that loss, by the parameter's name without the
-                                          adapter's
+                                          adapter's name
   merged_logits                           logits after merge_and_unload
 
 Everything is seeded; see `make_references.py`.
@@ -41,7 +41,7 @@ class Case:
 
 
 CASES = {
-    # Ranks and scales of their own, by parts of names, regular expressions and from the beginning.
+    # Separate ranks and scales, by parts of names, by regular expressions, and by full paths.
     "patterns": Case(
         "families/smollm3",
         dict(
@@ -64,7 +64,7 @@ CASES = {
             target_modules=r"model\.layers\.\d+\.(?!mlp)self_attn\.[qkv]_proj", lora_bias=True
         ),
     ),
-    # Biases of the layers are not scaled.
+    # DoRA does not scale the biases of the layers.
     "dora_rslora": Case(
         "families/qwen2_window",
         dict(target_modules=ALL_LINEAR, use_dora=True, use_rslora=True),
@@ -80,12 +80,12 @@ CASES = {
             modules_to_save=["lm_head", "embed_tokens", "model.norm", "1.mlp.gate_proj"],
         ),
     ),
-    # Embedding and head stay one matrix ...
+    # Embedding and head stay tied ...
     "saved_tied": Case(
         "families/smollm3",
         dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True),
     ),
-    # ... or become two, of which one is trained, or both.
+    # ... or become two matrices, of which one or both are trained.
     "saved_head": Case(
         "families/qwen2_window", dict(target_modules=["v_proj"], modules_to_save=["lm_head"])
     ),
@@ -125,7 +125,7 @@ CASES = {
 
 
 def adapter(model, seed, settings):
-    """A PEFT model none of whose new parameters is at its beginning."""
+    """Returns a PEFT model in which no new parameter has its initial value."""
     torch.manual_seed(seed)
     config = LoraConfig(
         r=3, lora_alpha=6, lora_dropout=0.0, task_type="CAUSAL_LM", **settings
@@ -174,7 +174,7 @@ def main():
         sys.exit(__doc__)
     out = Path(sys.argv[1])
     be_deterministic()
-    # PEFT warns of tied matrices that become two, and of patterns for layers that are not there.
+    # PEFT warns about tied matrices that become two, and about patterns that match no layer.
     warnings.simplefilter("ignore")
     for seed, (name, case) in enumerate(CASES.items(), start=40):
         make_case(out / name, case, seed)

@@ -1,19 +1,20 @@
-"""Makes tiny random models of each family and what transformers and PEFT compute with them.
+"""Makes tiny random models of each family, and records what transformers and PEFT compute with them.
 
     python tests/parity/make_families.py OUT_DIR
 
 Each case gets a folder under OUT_DIR as `save_pretrained` writes it. Its `reference.safetensors`
-holds, all in f32 and with eager attention:
+has, in f32 and with eager attention:
 
-  input_ids, logits, token_losses, loss   one row; its first tokens are prompt
+  input_ids, logits, token_losses, loss   one row, which starts with a prompt
   grad.NAME                               gradient of that loss, by the tensor's name in the file
   greedy, greedy_margins                  continuation of the first tokens, with a cache
   packed_loss                             mean over the trained tokens of two rows, cut from the
-                                          same tokens, that do not see each other
+                                          same tokens, that do not attend to each other
 
-A family's plain case also has a LoRA adapter on all linear layers in `adapter`, with a reference
-of its own. Where the published models' config.json has the form of transformers 4, it lies beside
-as `config_transformers4.json` and says the same. Everything is seeded; see `make_references.py`.
+A family's plain case also has a LoRA adapter on all linear layers in `adapter`, with its own
+reference. If the published models have a config.json in the form of transformers 4, the folder also
+has `config_transformers4.json`, with the same content in that form. Everything is seeded; see
+`make_references.py`.
 """
 
 import copy
@@ -43,8 +44,8 @@ from safetensors.torch import load_file, save_file
 VOCAB = 107
 GREEDY_PROMPT = 24
 GREEDY_NEW = 20
-LEAST_DISTINCT = 6  # of the new tokens
-# The packed rows: the first tokens and the rest. Each begins with a prompt.
+LEAST_DISTINCT = 6  # different new tokens
+# The packed rows are the first tokens and the rest. Each starts with a prompt.
 PACKED_FIRST = 20
 PACKED_UNTRAINED = 6
 QWEN3_5_LINEAR = ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
@@ -67,7 +68,7 @@ def plain_rope(theta=10000.0):
 
 
 def yarn_rope(**settings):
-    """With six to eight frequencies some are kept, some blended and some divided by the factor."""
+    """With six to eight frequencies, some are kept, some blended, and some divided by the factor."""
     return {
         "rope_type": "yarn",
         "rope_theta": 1000.0,
@@ -79,18 +80,18 @@ def yarn_rope(**settings):
 
 @dataclass
 class Case:
-    """A model, and how it differs from the usual."""
+    """A model and its special properties."""
 
     model: transformers.PreTrainedModel
-    # LoRA goes on these layers; none: no adapter.
+    # Layers with LoRA; None: no adapter.
     adapter: list[str] | str | None = None
-    # Norms multiply by one plus their weight.
+    # Norms scale by 1 plus their weight.
     norms_around_zero: bool = False
-    # Keys of a config.json in the form of transformers 4; a key that is None there is left out.
+    # Keys of the config.json in the form of transformers 4; a None value omits the key.
     config4: dict | None = None
     # Input tokens.
     length: int = LENGTH
-    # Tensors in the file that are of no part of the model.
+    # Tensors in the file that do not belong to the model.
     others: dict | None = None
 
 
@@ -122,7 +123,7 @@ def smollm3_config(**settings):
 
 
 def smollm3():
-    """No RoPE in every second layer, the class's own theta, tied head."""
+    """No RoPE in every second layer, the class's default theta, tied head."""
     model = transformers.SmolLM3ForCausalLM(smollm3_config())
     # The layers follow from the interval.
     config4 = {"no_rope_layers": None, "rope_theta": None}
@@ -146,7 +147,7 @@ def smollm3_sliding():
 
 
 def granite():
-    """Multipliers of embeddings, scores, branches and logits; dropout that only training has."""
+    """Multipliers for embeddings, scores, branches, and logits; dropout, which only training uses."""
     config = transformers.GraniteConfig(
         **TINY,
         hidden_size=24,
@@ -165,7 +166,7 @@ def granite():
 
 
 def olmo2():
-    """Norms after each branch and over the whole of q and k, untied head."""
+    """Norms after each branch and over all heads of q and k, untied head."""
     config = transformers.Olmo2Config(
         **TINY,
         hidden_size=24,
@@ -201,7 +202,7 @@ def phi3_window():
 
 
 def phi3_longrope_short():
-    """As Phi-4-mini: RoPE on a part of each head, tied head; all rows are short."""
+    """Like Phi-4-mini: RoPE on a part of each head, tied head; all rows are short."""
     config = phi3_config(
         tie_word_embeddings=True,
         max_position_embeddings=512,
@@ -217,7 +218,7 @@ def phi3_longrope_short():
 
 
 def phi3_longrope_long():
-    """As Phi-3.5-mini: RoPE on whole heads; all rows are long."""
+    """Like Phi-3.5-mini: RoPE on whole heads; all rows are long."""
     config = phi3_config(
         max_position_embeddings=96,
         original_max_position_embeddings=16,
@@ -246,14 +247,14 @@ def gemma3_text_config(**settings):
 
 
 def gemma3_text():
-    """Windows of 8 in five layers of six, with a theta of their own."""
+    """Windows of 8 in five of six layers, with a separate theta."""
     model = transformers.Gemma3ForCausalLM(gemma3_text_config())
     config4 = {"sliding_window_pattern": 6, "tie_word_embeddings": None}
     return Case(model, ALL_LINEAR, norms_around_zero=True, config4=config4)
 
 
 def gemma3():
-    """Gemma 3 with a vision tower: full layers every second, and with positions divided by 8."""
+    """Gemma 3 with a vision tower; every second layer has full attention, with positions divided by 8."""
     full = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0}
     text = gemma3_text_config(
         num_hidden_layers=3,
@@ -282,7 +283,7 @@ def gemma3():
 
 
 def ministral3_config(**settings):
-    """YaRN; queries are scaled by steps of 16 positions, of which 48 tokens climb two."""
+    """YaRN; query scales change every 16 positions, so twice within 48 tokens."""
     rope = {
         "type": "yarn",
         "rope_type": "yarn",
@@ -329,7 +330,7 @@ def mistral3():
         image_token_index=106,
         tie_word_embeddings=True,
     )
-    # The layers of the text part alone.
+    # Only layers of the text part.
     return Case(
         transformers.Mistral3ForConditionalGeneration(config),
         adapter=r".*language_model.*\.(q_proj|v_proj|o_proj|gate_proj|down_proj)",
@@ -337,7 +338,7 @@ def mistral3():
 
 
 def qwen3_5_config(**settings):
-    """RoPE on 4 of 16 dimensions; positions in three grids, which are one for text."""
+    """RoPE on 4 of 16 dimensions; three position grids, which are equal for text."""
     sizes = dict(
         num_hidden_layers=4,
         max_position_embeddings=256,
@@ -357,7 +358,7 @@ def qwen3_5_config(**settings):
 
 
 def qwen3_5_text():
-    """Three layers of linear attention to one of full attention; rows of more than one chunk."""
+    """Three linear attention layers per full one; rows of more than one chunk."""
     model = transformers.Qwen3_5ForCausalLM(qwen3_5_config())
     return Case(
         model, ALL_LINEAR + QWEN3_5_LINEAR, norms_around_zero=True, config4={}, length=150
@@ -365,7 +366,7 @@ def qwen3_5_text():
 
 
 def qwen3_5():
-    """Qwen3.5 with a vision tower and a part that predicts several tokens; named layers, tied head."""
+    """Qwen3.5 with a vision tower and multi-token prediction; explicit layer types, tied head."""
     text = qwen3_5_config(
         num_hidden_layers=3,
         layer_types=["full_attention", "linear_attention", "linear_attention"],
@@ -399,7 +400,7 @@ def qwen3_5():
 
 
 def qwen2_yarn():
-    """YaRN with nothing but its factor and first length."""
+    """YaRN with only its factor and original length."""
     config = transformers.Qwen2Config(
         **TINY | {"max_position_embeddings": 1024},
         hidden_size=24,
@@ -413,7 +414,7 @@ def qwen2_yarn():
 
 
 def qwen2_window():
-    """A window of 10 in the layers from max_window_layers on, none in the first."""
+    """A window of 10 in all layers from max_window_layers on; none in the first layer."""
     config = transformers.Qwen2Config(
         **TINY,
         hidden_size=24,
@@ -442,7 +443,7 @@ def qwen3_config(rope):
 
 
 def qwen3_yarn_mscale():
-    """The ramp's ends are no whole numbers; the factor of cos and sin from two mscales."""
+    """The ends of the ramp are not integers; the factor of cos and sin comes from two mscales."""
     rope = yarn_rope(truncate=False, mscale=1.6, mscale_all_dim=0.7)
     return Case(transformers.Qwen3ForCausalLM(qwen3_config(rope)))
 
@@ -472,12 +473,12 @@ def llama_linear():
 
 
 def llama_yarn():
-    """YaRN with one mscale only, which transformers does not use."""
+    """YaRN with only one mscale, which transformers ignores."""
     rope = yarn_rope(factor=8.0, beta_fast=6.0, mscale=1.5)
     return Case(transformers.LlamaForCausalLM(llama_config(rope, 2048)))
 
 
-# The seeds are such that no greedy margin is below LEAST_MARGIN, and no few tokens repeat.
+# With these seeds, no greedy margin is below LEAST_MARGIN and the tokens do not keep repeating.
 CASES = [
     (mistral, 7),
     (smollm3, 10),
@@ -504,7 +505,7 @@ CASES = [
 
 
 def fill(case):
-    """Moves what starts at zero or one to random values: norms, biases, the padding's embedding."""
+    """Sets parameters that start at zero or one to random values: norms, biases, the padding's embedding."""
     mean = 0.0 if case.norms_around_zero else 1.0
     for name, parameter in case.model.named_parameters():
         if "linear_attn.norm" in name:
@@ -520,7 +521,7 @@ def fill(case):
 
 
 def load(folder):
-    """The model of the class that config.json names; what transformers says on it is an error."""
+    """Loads the model with the class that config.json names. A message of transformers is an error."""
     config = json.loads((folder / "config.json").read_text())
     model_class = getattr(transformers, config["architectures"][0])
     messages = Messages(folder, "model")
@@ -535,7 +536,7 @@ def load(folder):
 
 
 def names_in_file(model, folder):
-    """The name of each parameter in the saved file: that of the tensor with the same values."""
+    """Returns each parameter's name in the saved file: that of the tensor with the same values."""
     saved = load_file(folder / "model.safetensors")
     names = {}
     for name, parameter in model.named_parameters():
@@ -546,11 +547,11 @@ def names_in_file(model, folder):
 
 
 def gradients(model, names=None):
-    """All gradients; a vision tower has none where there is only text."""
+    """Returns all gradients. With text only, a vision tower has none."""
     tensors = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.grad is not None:
-            # PEFT keeps the adapter's name, "default", out of its files.
+            # PEFT's files do not contain the adapter's name, "default".
             written = names[name] if names else name.replace(".default.", ".")
             tensors["grad." + written] = parameter.grad.clone()
     return tensors
@@ -566,7 +567,7 @@ def packed_loss(model, ids):
 
 
 def write_config4(folder, keys, logits, ids):
-    """Writes config.json in the form of transformers 4 and checks that it says the same."""
+    """Writes config.json in the form of transformers 4 and checks that it produces the same logits."""
     config = json.loads((folder / "config.json").read_text())
     old = copy.deepcopy({key: value for key, value in config.items() if value is not None})
     rope = old.pop("rope_parameters")
@@ -575,7 +576,7 @@ def write_config4(folder, keys, logits, ids):
         rope = rope["full_attention"]
     old["rope_theta"] = rope.pop("rope_theta")
     rope.pop("partial_rotary_factor", None)
-    if "original_max_position_embeddings" in old:  # Phi keeps it outside
+    if "original_max_position_embeddings" in old:  # Phi has it outside of rope_scaling
         rope.pop("original_max_position_embeddings", None)
     old["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     old["torch_dtype"] = old.pop("dtype")
@@ -590,7 +591,7 @@ def write_config4(folder, keys, logits, ids):
     with tempfile.TemporaryDirectory() as other:
         (Path(other) / "config.json").write_text(text)
         shutil.copy(folder / "model.safetensors", other)
-        assert torch.equal(load(Path(other))(ids).logits, logits), f"{folder}: other logits"
+        assert torch.equal(load(Path(other))(ids).logits, logits), f"{folder}: different logits"
 
 
 def make_case(folder, make, seed):
@@ -609,7 +610,7 @@ def make_case(folder, make, seed):
     tensors |= packed_loss(model, ids)
     tensors |= greedy_reference(model, ids, GREEDY_PROMPT, GREEDY_NEW)
     if len(tensors["greedy"].unique()) < LEAST_DISTINCT:
-        sys.exit("the greedy tokens repeat themselves: change the seed")
+        sys.exit("the greedy tokens repeat: change the seed")
     save_file(tensors, folder / "reference.safetensors")
     if case.config4 is not None:
         write_config4(folder, case.config4, tensors["logits"], ids)

@@ -1,11 +1,11 @@
-"""Makes what PyPI's `gguf`, ggml's reference in Python, makes of numbers and of blocks.
+"""Records what PyPI's `gguf`, ggml's reference in Python, makes of numbers and of blocks.
 
     python tests/parity/make_gguf.py tests/parity/fixtures/gguf_blocks.safetensors
 
-  values          numbers of several sizes, among them blocks of zeros, ties, and halves between codes
-  TYPE.written    their bytes as q8_0, q4_0, f16 and bf16
-  TYPE.bytes      random blocks of each type that is read
-  TYPE.read       what these stand for, f32
+  values          numbers of several sizes, with blocks of zeros, ties, and midpoints between codes
+  TYPE.written    their bytes as q8_0, q4_0, f16, and bf16
+  TYPE.bytes      random blocks of each type that mixdistill reads
+  TYPE.read       the values of these blocks in f32
 """
 
 import sys
@@ -20,7 +20,7 @@ READ = [
     Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K, Type.Q3_K, Type.Q4_K,
     Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS, Type.MXFP4,
 ]
-# Where the halves with scales are in a block; random bits would make some of them infinite.
+# Offsets of the f16 scales in a block; with random bits, some would be infinite.
 SCALES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
     "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
@@ -46,7 +46,7 @@ def blocks(kind):
         scales = random.normal(0, 0.05, BLOCKS).astype(np.float16)
         data[:, at : at + 2] = scales.view(np.uint8).reshape(BLOCKS, 2)
     if kind == Type.MXFP4:
-        # Exponents, the two smallest among them.
+        # Exponents, including the two smallest.
         data[:, 0] = [0, 1, 2, 120, 127, 131]
     return data
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Record 20 steps of bitsandbytes' AdamW8bit on the CPU.
+"""Records 20 steps of bitsandbytes' AdamW8bit on the CPU.
 
 usage: make_optimizer.py FIXTURES
-Writes FIXTURES/adamw_8bit.safetensors: both dynamic maps; the start, and after steps 1, 2, 10 and 20 the parameters
-and moments of `large`, whose moments are of 8 bits, and of `small`, which has fewer than 4,096 elements. The gradients
-are made from integers, so that the test makes the same: see `gradient`. Needs torch, bitsandbytes and safetensors.
+Writes FIXTURES/adamw_8bit.safetensors: both dynamic maps, and after steps 1, 2, 10, and 20 the parameters and moments
+of `large`, which has 8-bit moments, and of `small`, which has fewer than 4,096 elements. Parameters and gradients are
+made from integers, so the test can reproduce them: see `numbers` and `gradient`. Needs torch, bitsandbytes, and
+safetensors.
 """
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ STEPS, KEPT, RATE, DECAY = 20, (1, 2, 10, 20), 1e-2, 0.1
 
 
 def numbers(seed, count):
-    """Numbers in -1..1 that are the same in any language: 24 bits of a linear congruential generator."""
+    """Numbers in -1..1 that any language can reproduce: 24 bits of a linear congruential generator."""
     state, found = seed, []
     for _ in range(count):
         state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
@@ -28,7 +29,7 @@ def numbers(seed, count):
 
 
 def gradient(name, step):
-    """Magnitudes over several powers of ten, as gradients have them, and a first block of zeros at first."""
+    """Magnitudes over several powers of ten, like real gradients; in the first steps, the first block is zero."""
     count = SIZES[name][0] * SIZES[name][1]
     uniform = numbers(1000 * step + len(name), count)
     found = uniform**3 * 1e-2

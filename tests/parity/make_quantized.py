@@ -1,8 +1,8 @@
-"""What bitsandbytes makes of some matrices, for tests/ops/stored.rs and src/ops/encoding.rs.
+"""Records how bitsandbytes quantizes some matrices, for tests/ops/stored.rs and src/ops/encoding.rs.
 
     python make_quantized.py fixtures/quantized.safetensors
 
-Needs torch 2.15.0, bitsandbytes 0.50.0 and safetensors; runs on the CPU.
+Needs torch 2.15.0, bitsandbytes 0.50.0, and safetensors. Runs on the CPU.
 """
 
 import sys
@@ -16,9 +16,9 @@ torch.manual_seed(18)
 
 def matrices():
     yield "plain", torch.randn(96, 64) * 0.02
-    # Rows that are no multiple of a block, and a last block that is shorter.
+    # Rows whose length is not a multiple of the block size, and a shorter last block.
     yield "ragged", torch.randn(33, 67)
-    # Some values far from the others, a row and a block of zeros, one value in a block.
+    # Outliers, a row of zeros, a block of zeros, and a block with one nonzero value.
     odd = torch.randn(40, 128) ** 3
     odd[3] = 0
     odd[7, :64] = 0

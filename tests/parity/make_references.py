@@ -1,12 +1,12 @@
-"""Makes tiny random models and what transformers and PEFT compute with them.
+"""Makes tiny random models, and records what transformers and PEFT compute with them.
 
     python tests/parity/make_references.py OUT_DIR
 
 Each model gets a folder under OUT_DIR as `save_pretrained` writes it, with logits, greedy tokens,
-losses and gradient norms in `reference.safetensors` beside the weights; `qwen2` also gets two LoRA
-adapters. The models whose config.json is rewritten into the form of transformers 4 keep the first
-as `config_transformers5.json`. Everything is seeded: the same versions (see `versions.json`) on the
-same kind of CPU make the same files; another CPU may differ in the last bits.
+losses, and gradient norms in `reference.safetensors`. `qwen2` also gets two LoRA adapters. If a
+model's config.json is rewritten in the form of transformers 4, the original stays as
+`config_transformers5.json`. Everything is seeded: the same versions (see `versions.json`) on the same
+type of CPU produce the same files; other CPUs may differ in the last bits.
 """
 
 import json
@@ -35,10 +35,10 @@ from transformers import (
 
 VOCAB = 96
 LENGTH = 48  # input tokens
-UNTRAINED = 10  # input tokens at the start that are prompt: not trained on
+UNTRAINED = 10  # prompt tokens at the start of the input, which are not trained
 GREEDY_PROMPT = 8
 GREEDY_NEW = 24
-# Gap between the best and the second best logit at every greedy step: no rounding can close it.
+# Least gap between the two best logits at every greedy step, larger than any rounding error.
 LEAST_MARGIN = 0.05
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 COMMAND = "python tests/parity/make_references.py tests/parity/fixtures"
@@ -57,9 +57,9 @@ TINY = dict(
 
 
 def llama3():
-    """Llama 3.2: tied head, scaled rope, a config in the form of transformers 4."""
-    # With heads of 16 the wavelengths are 6.3, 32.4, 167 and longer. The bounds 10 (40 / 4) and
-    # 40 (40 / 1) leave the first as it is, blend the second and divide the others by 8.
+    """Llama 3.2: tied head, scaled RoPE, a config in the form of transformers 4."""
+    # With a head width of 16, the wavelengths are 6.3, 32.4, 167, and longer. The bounds 10 (40 / 4)
+    # and 40 (40 / 1) keep the first frequency, blend the second, and divide the others by 8.
     config = LlamaConfig(
         **TINY,
         head_dim=16,
@@ -85,15 +85,15 @@ def llama_bf16():
 
 
 def qwen2():
-    """Qwen2.5: biases on q, k and v, f16 weights, a config in the form of transformers 4."""
+    """Qwen2.5: biases on q, k, and v, f16 weights, a config in the form of transformers 4."""
     config = Qwen2Config(
         **TINY,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
     )
-    # The window is off, as in the published models, but set and shorter than the input: a reader
-    # that applies it all the same gets other logits.
+    # The window is off, as in the published models, but set and shorter than the input: a program that
+    # applies it anyway gets different logits.
     window = {"use_sliding_window": False, "sliding_window": 16, "max_window_layers": 1}
     return Qwen2ForCausalLM(config).to(torch.float16), {"old_config": window}
 
@@ -110,12 +110,12 @@ def qwen3():
     return Qwen3ForCausalLM(config), {}
 
 
-# The seeds are such that no greedy margin is below LEAST_MARGIN.
+# With these seeds, no greedy margin is below LEAST_MARGIN.
 MODELS = [(llama3, 3), (llama_bf16, 22), (qwen2, 23), (qwen3, 3)]
 
 
 def fill(model):
-    """Moves norm weights and biases, which start at one and zero, to random values."""
+    """Sets norm weights and biases, which start at one and zero, to random values."""
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
@@ -124,7 +124,7 @@ def fill(model):
 
 
 def rewrite_config(folder, extra):
-    """Turns a config.json into the form of transformers 4; keeps the first under another name."""
+    """Rewrites config.json in the form of transformers 4 and keeps the original under another name."""
     path = folder / "config.json"
     path.rename(folder / "config_transformers5.json")
     new = json.loads((folder / "config_transformers5.json").read_text())
@@ -147,7 +147,7 @@ def load(folder):
 
 
 def loss_tensors(model, ids, untrained=UNTRAINED):
-    """Logits, next-token losses and their mean, whose gradient the parameters keep."""
+    """Returns logits, next-token losses, and their mean. The parameters hold the gradient of the mean."""
     labels = ids.clone()
     labels[:, :untrained] = -100
     out = model(input_ids=ids, labels=labels)
@@ -155,7 +155,7 @@ def loss_tensors(model, ids, untrained=UNTRAINED):
     tensors = {
         "input_ids": ids,
         "logits": out.logits,
-        # Loss i is of token i + 1; losses of untrained tokens are 0.
+        # Loss i belongs to token i + 1; losses of untrained tokens are 0.
         "token_losses": F.cross_entropy(out.logits[0, :-1], labels[0, 1:], reduction="none"),
         "loss": out.loss.reshape(1),
     }
@@ -163,21 +163,21 @@ def loss_tensors(model, ids, untrained=UNTRAINED):
 
 
 def loss_reference(model, ids):
-    """`loss_tensors` and the norm of the gradient by parameter."""
+    """Returns `loss_tensors` and the gradient norm of each parameter."""
     tensors = loss_tensors(model, ids)
     squares = torch.zeros(1, dtype=torch.float64)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             norm = parameter.grad.double().norm().reshape(1)
             squares += norm**2
-            # PEFT keeps the adapter's name, "default", out of its files.
+            # PEFT's files do not contain the adapter's name, "default".
             tensors["grad_norm." + name.replace(".default.", ".")] = norm.float()
     tensors["grad_norm_total"] = squares.sqrt().float()
     return tensors
 
 
 def greedy_reference(model, ids, prompt=GREEDY_PROMPT, new=GREEDY_NEW):
-    """Greedy continuation of the first `prompt` input tokens, to its full length (no end token)."""
+    """Returns the greedy continuation of the first `prompt` input tokens, at full length (no end token)."""
     model.generation_config.eos_token_id = None
     out = model.generate(
         ids[:, :prompt],
@@ -211,8 +211,8 @@ def make_model(folder, make, seed):
 
 
 def save_adapter(model, folder, base, **settings):
-    """Writes a PEFT model's adapter the same way on every machine."""
-    # The default would be the path of the base model on this machine.
+    """Writes a PEFT model's adapter, identically on every machine."""
+    # The default is the local path of the base model.
     model.peft_config["default"].base_model_name_or_path = None
     model.base_model.model.name_or_path = ""
     model.save_pretrained(folder, **settings)
@@ -221,12 +221,12 @@ def save_adapter(model, folder, base, **settings):
     written = json.loads(path.read_text())
     written["base_model_name_or_path"] = "tiny-" + base.name
     if not isinstance(written["target_modules"], str):
-        written["target_modules"] = sorted(written["target_modules"])  # a set: in no fixed order
+        written["target_modules"] = sorted(written["target_modules"])  # a set, in arbitrary order
     path.write_text(json.dumps(written, indent=2) + "\n")
 
 
 def random_adapter(model, seed, **settings):
-    """A PEFT model with a LoRA adapter whose B is not zero."""
+    """Returns a PEFT model with a LoRA adapter whose B is not zero."""
     torch.manual_seed(seed)
     config = LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **settings)
     model = get_peft_model(model, config)

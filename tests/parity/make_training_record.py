@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Record 20 optimizer steps of PyTorch on a small model: AdamW, clipping and schedule as users know them.
+"""Records 20 optimizer steps of PyTorch on a small model, with its AdamW, gradient clipping, and schedule.
 
 usage: make_training_record.py FIXTURES
-Reads FIXTURES/qwen3 and writes FIXTURES/training_record.safetensors: the rows, each step's loss, gradient norm and
-learning rate, and all parameters at the end. Needs torch, transformers and safetensors.
+Reads FIXTURES/qwen3 and writes FIXTURES/training_record.safetensors: the rows, the loss, gradient norm, and learning
+rate of each step, and all parameters at the end. Needs torch, transformers, and safetensors.
 """
 import os
 import sys
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 STEPS, ROWS, LENGTH, WARMUP, RATE = 20, 4, 24, 4, 3e-3
-# Larger than the usual 1e-8, with which the rounding of gradients near zero moves their parameters as far as others.
+# Larger than the usual 1e-8, which would let rounding errors of near-zero gradients move parameters by full steps.
 EPSILON = 1e-5
 
 fixtures = Path(sys.argv[1])
@@ -27,7 +27,7 @@ model.train()
 rows = torch.randint(0, model.config.vocab_size, (STEPS * ROWS, LENGTH))
 prompts = torch.randint(1, LENGTH - 2, (STEPS * ROWS,))
 
-# Matrices decay; norms do not.
+# Weight decay applies to matrices, not to norms.
 groups = [
     {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.1},
     {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
@@ -42,7 +42,7 @@ for step in range(STEPS):
     labels = rows[part].clone()
     for label, prompt in zip(labels, prompts[part]):
         label[:prompt] = -100
-    # The mean over all trained tokens of the step, whatever their row.
+    # The mean over all trained tokens of the step, across rows.
     logits = model(rows[part]).logits[:, :-1].reshape(-1, model.config.vocab_size)
     loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:].reshape(-1), ignore_index=-100)
     loss.backward()

@@ -1,10 +1,10 @@
-"""What rounding makes of transformers' own Qwen3.5, so that tolerances can be held against it.
+"""Measures the rounding errors of transformers' own Qwen3.5, as a reference for tolerances.
 
     python tests/parity/qwen3_5_rounding.py
 
-For the tiny model `families/qwen3_5_text`, in f32: the largest difference between the logits of a whole row (chunks of 64)
-and those of the same row token by token. For it and three other families: the difference between the gradients in f32 and
-under autocast in bf16, over the norm of the former.
+For the tiny model `families/qwen3_5_text` in f32, it prints the largest difference between the logits of a whole row
+(in chunks of 64) and of the same row token by token. For this and three other families, it prints the difference
+between the gradients in f32 and under bf16 autocast, relative to the norm of the former.
 """
 
 import json
@@ -56,7 +56,7 @@ def main():
     with torch.no_grad():
         whole = model(ids).logits
     difference = (token_by_token(model, ids) - whole).abs().max().item()
-    print(f"qwen3_5_text: a row and its tokens differ by {difference:.1e}")
+    print(f"qwen3_5_text: logits of a row and of single tokens differ by {difference:.1e}")
     for name in ("smollm3", "olmo2", "gemma3_text", "qwen3_5_text"):
         model, ids = load(name)
         exact = gradient(model, ids, False)

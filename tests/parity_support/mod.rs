@@ -1,6 +1,5 @@
-//! Shared by the tests that compare with transformers and PEFT: what they gave, and how far it is
-//! from what we get.
-#![allow(dead_code, reason = "each test program uses a part")]
+//! Helpers for the tests that compare with transformers and PEFT: reading references and measuring differences.
+#![allow(dead_code, reason = "each test program uses only some of it")]
 
 use crate::common::{adapter_of, ids, say};
 use burn::tensor::Device;
@@ -13,15 +12,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Prompt tokens of the references' supervised example.
+/// Number of prompt tokens in the reference example.
 pub const PROMPT: usize = 10;
 
-/// What is allowed of logits, losses and relative gradients.
+/// Tolerances for logits, losses, and gradients (relative).
 pub const LOGITS: f64 = 1e-3;
 pub const LOSS: f64 = 1e-4;
 pub const GRADIENT: f64 = 1e-3;
 
-/// What transformers gave.
+/// A file with results of transformers or PEFT.
 pub struct Reference(Vec<u8>);
 
 impl Reference {
@@ -81,7 +80,7 @@ pub fn logits(model: &DecoderLm, tokens: &[u32], device: &Device) -> Vec<f32> {
     model.logits(tokens).try_into_vec_as::<f32>().unwrap()
 }
 
-/// Mean loss and the gradients, by Hugging Face's names.
+/// The mean loss, and the gradients by Hugging Face name.
 pub fn loss_and_gradients(
     model: &DecoderLm,
     tokens: &[u32],
@@ -91,7 +90,7 @@ pub fn loss_and_gradients(
     let step = step_gradients(model, &[batch]).unwrap();
     let mut gradients = named_gradients(model, &step.gradients).unwrap();
     for (name, gradient) in &mut gradients {
-        // Linear layers are `[input, output]` here.
+        // mixdistill stores linear layers as `[input, output]`.
         if gradient.shape.len() == 2 && !name.contains("embed_tokens") {
             *gradient = transposed(gradient);
         }
@@ -100,12 +99,12 @@ pub fn loss_and_gradients(
 }
 
 fn transposed(matrix: &HostTensor) -> HostTensor {
-    let [rows, columns] = matrix.shape[..] else { panic!("{:?} is no matrix", matrix.shape) };
+    let [rows, columns] = matrix.shape[..] else { panic!("{:?} is not a matrix", matrix.shape) };
     let place = |i: usize| matrix.values[i % rows * columns + i / rows];
     HostTensor { shape: vec![columns, rows], values: (0..rows * columns).map(place).collect() }
 }
 
-/// One line of the table, and whether it holds.
+/// Prints one line of the table. Returns whether the value is within the limit.
 pub fn line(what: &str, ours: f64, limit: f64) -> bool {
     let holds = ours <= limit;
     println!(
@@ -115,14 +114,14 @@ pub fn line(what: &str, ours: f64, limit: f64) -> bool {
     holds
 }
 
-/// Our name of a parameter: that of transformers and PEFT without the models around the decoder.
+/// mixdistill's name of a parameter: its name in transformers or PEFT without the enclosing models.
 pub fn our_name(name: &str) -> String {
     let name = name.strip_prefix("base_model.model.").unwrap_or(name);
     let name = name.strip_prefix("language_model.").unwrap_or(name);
     name.replace("model.language_model.", "model.")
 }
 
-/// The model, whose adapters do something: B starts at zero.
+/// Fills the adapters' B matrices, which start at zero, so that the adapters have an effect.
 pub fn with_random_b(model: DecoderLm) -> DecoderLm {
     let mut tensors = named_tensors(&model).unwrap();
     for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("lora_B")) {
@@ -133,7 +132,8 @@ pub fn with_random_b(model: DecoderLm) -> DecoderLm {
     with_named_tensors(model, &mut |name| tensors.remove(name)).unwrap()
 }
 
-/// The folder for what `check_ours.py` reads, or `None`, with a message, where `MIXDISTILL_PARITY_OUT` names none.
+/// The folder that `MIXDISTILL_PARITY_OUT` names, for files that `check_ours.py` reads. If it is not set,
+/// `None`, with a message.
 pub fn folder_for_transformers() -> Option<PathBuf> {
     let out = std::env::var_os("MIXDISTILL_PARITY_OUT").map(PathBuf::from);
     if out.is_none() {
@@ -142,14 +142,14 @@ pub fn folder_for_transformers() -> Option<PathBuf> {
     out
 }
 
-/// An adapter as `check_ours.py` reads it: with its base's folder, beside it, and our logits.
+/// Writes an adapter for `check_ours.py`, with the name of its base's folder and mixdistill's logits.
 pub fn write_adapter(folder: &Path, model: &DecoderLm, base: &str, tokens: &[u32]) {
     model.save_adapter(folder, &adapter_of("a-small-model")).unwrap();
     std::fs::write(folder.join("base.txt"), base).unwrap();
     write_logits(folder, tokens, &logits(model, tokens, &model.device()));
 }
 
-/// The logits that `check_ours.py` compares.
+/// Writes the logits that `check_ours.py` compares.
 pub fn write_logits(folder: &Path, tokens: &[u32], logits: &[f32]) {
     let ids: Vec<u8> = tokens.iter().flat_map(|t| i64::from(*t).to_le_bytes()).collect();
     let values: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -161,10 +161,10 @@ pub fn write_logits(folder: &Path, tokens: &[u32], logits: &[f32]) {
     safetensors::serialize_to_file(tensors, None, &folder.join("ours.safetensors")).unwrap();
 }
 
-/// What is compared, how far off it is, and what is allowed.
+/// What is compared, the difference, and the tolerance.
 pub type Figure = (&'static str, f64, f64);
 
-/// The figures of all cases, one line for each.
+/// The figures of all cases, one line per case.
 pub struct Table {
     text: String,
     holds: bool,
@@ -193,7 +193,7 @@ impl Table {
         self.text.push('\n');
     }
 
-    /// Shows the table whether the test passes or not: what is written like this is not captured.
+    /// Prints the table even if the test passes: output written this way is not captured.
     pub fn show(&self) {
         std::io::stdout().write_all(self.text.as_bytes()).unwrap();
         assert!(self.holds, "see the table");
@@ -205,20 +205,20 @@ pub fn logits_off(model: &DecoderLm, reference: &Reference, device: &Device) -> 
     largest_difference(&ours, &reference.floats("logits"))
 }
 
-/// Loss and gradients.
+/// The differences of loss and gradients from the reference.
 pub fn training(what: &str, model: &DecoderLm, reference: &Reference) -> [Figure; 2] {
     let tokens = reference.tokens("input_ids");
     let (loss, gradients) = loss_and_gradients(model, &tokens, PROMPT);
     let difference = (loss - f64::from(reference.floats("loss")[0])).abs();
     let (error, tensor) = worst_gradient(&gradients, reference);
     if error > GRADIENT {
-        println!("{what}: the gradient of {tensor} is the furthest");
+        println!("{what}: the gradient of {tensor} differs most");
     }
     [("loss", difference, LOSS), ("gradients", error, GRADIENT)]
 }
 
-/// The largest relative error of a tensor's gradient, and that tensor. Both sides must have
-/// gradients of the same tensors.
+/// The largest relative error of a gradient, and the name of its tensor. Both sides must have gradients of the
+/// same tensors.
 pub fn worst_gradient(ours: &BTreeMap<String, HostTensor>, reference: &Reference) -> (f64, String) {
     let names = reference.names();
     let theirs: BTreeMap<String, &str> = names
@@ -229,7 +229,7 @@ pub fn worst_gradient(ours: &BTreeMap<String, HostTensor>, reference: &Reference
     let gradients: BTreeMap<&str, Vec<f32>> =
         theirs.iter().map(|(name, theirs)| (name.as_str(), reference.floats(theirs))).collect();
     let total = norm_of(gradients.values().flatten().copied());
-    // Some are 0 but for rounding: a key's bias moves all scores alike.
+    // Some gradients are 0 except for rounding: a key bias shifts all scores equally.
     let near_zero = 1e-4 * total;
     ours.iter()
         .map(|(name, ours)| {

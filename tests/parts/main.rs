@@ -1,6 +1,6 @@
-//! Promise: `evaluate`, `score`, `logits` and `pairs` in parts, by processes that know nothing of each other, put
-//! together are what one process writes, wall times aside; what is not the whole of one job is refused by name,
-//! with nothing written.
+//! Promise: the parts of `evaluate`, `score`, `logits`, and `pairs`, made by independent processes, join to what
+//! one process writes, except for wall times. If the parts are not exactly one whole job, the error says why,
+//! and nothing is written.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -128,18 +128,24 @@ fn refuses_what_is_no_whole(job: &Job, other: &[&str], more: &[&str], spoil: &dy
     job.refuses(&join(&["p1", "p2", "p3", "p2"]), &["it is part 2/3, and so is ", "p2"]);
     job.refuses(&join(&["p1", "p2", "p3", "none"]), &["cannot read", "none"]);
     good(&job.work("other", &[other, &["--part", "2/3"]].concat()));
-    job.refuses(&join(&["p1", "other", "p3"]), &["other", "it is of another job than "]);
+    job.refuses(&join(&["p1", "other", "p3"]), &["other", "it belongs to another job than "]);
     good(&job.work("data", &[more, &["--part", "2/3"]].concat()));
-    job.refuses(&join(&["p1", "data", "p3"]), &["data", "its data are others"]);
+    job.refuses(&join(&["p1", "data", "p3"]), &["data", "its data differ"]);
     job.part("2/4", "four");
-    job.refuses(&join(&["p1", "four", "p3"]), &["four", "it is part 2/4, and that is part 1/3"]);
+    job.refuses(
+        &join(&["p1", "four", "p3"]),
+        &["four", "it is part 2/4, and that one is part 1/3"],
+    );
     // An output stays what it is.
     let work = |out: &'static str, part: &'static [&'static str]| move || job.work(out, part);
     job.refuses(&work("p2", &["--part", "3/3"]), &["it is part 2/3, not part 3/3"]);
-    job.refuses(&work("p2", &[]), &["it is part 2/3 of a job that is divided"]);
-    job.refuses(&work("whole", &["--part", "1/3"]), &["it holds what is no part of a job"]);
+    job.refuses(&work("p2", &[]), &["it is part 2/3 of a divided job"]);
+    job.refuses(
+        &work("whole", &["--part", "1/3"]),
+        &["its content is not a part of a divided job"],
+    );
     job.refuses(&|| job.join(&["p1", "p2", "p3"], "p2"), &["p2"]);
-    job.refuses(&join(&["p1", "whole", "p3"]), &["whole", "it is no part of a job"]);
+    job.refuses(&join(&["p1", "whole", "p3"]), &["whole", "it is not a part of a divided job"]);
     // A part that was killed, and goes on.
     spoil(&job.place("p2"));
     let out = format!("--part 2/3 --out {}", job.place("p2").display());
@@ -233,7 +239,7 @@ fn an_evaluation_in_parts_is_that_of_one_process() {
         told.contains("sums: 3 of 7 problems are answered") && told.contains("--join"),
         "{told}"
     );
-    assert!(!told.contains("95 %"), "a part has no scores: {told}");
+    assert!(!told.contains("95%"), "a part has no scores: {told}");
     let json = job.work("p1", &["--part", "1/3", "--json"]);
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     let counts = json!({ "benchmark": "few", "problems": 1, "of": 4, "answers": 2 });
@@ -252,7 +258,7 @@ fn an_evaluation_in_parts_is_that_of_one_process() {
     ["whole", "p1", "p2", "p3"].iter().for_each(|name| mend(&job.place(name)));
     good(&job.work("whole", &[]));
     let told = good(&job.join(&["p3", "p1", "p2"], "joined"));
-    assert!(told.contains("3 parts are joined") && told.contains("95 % interval"), "{told}");
+    assert!(told.contains("joined 3 parts") && told.contains("95% interval"), "{told}");
 
     let [whole, joined] = ["whole", "joined"].map(|name| files_in(&job.place(name)));
     assert!(whole.keys().eq(joined.keys()), "{:?} {:?}", whole.keys(), joined.keys());
@@ -282,7 +288,7 @@ fn an_evaluation_in_parts_is_that_of_one_process() {
     good(&job.join(&["p1", "p2", "p3"], "joined"));
     assert_eq!(before, snapshot(&job.place("joined")));
     let join = || job.join(&["p1", "p2", "p3"], "whole");
-    job.refuses(&join, &["it is there already, and holds something else"]);
+    job.refuses(&join, &["the file exists with other content"]);
 
     refuses_what_is_no_whole(&job, &["--set", "generate.top_p=0.5"], &["--limit", "3"], &|part| {
         cut(&part.join("sums.jsonl"));
@@ -321,11 +327,11 @@ fn a_part_that_is_stopped_or_killed_goes_on() {
             );
         }
         assert!(lines() < 4 * 60, "it was to be stopped before its end");
-        job.refuses(&join, &["part 1/2 is not finished", " of 360 answers are there"]);
+        job.refuses(&join, &["part 1/2 is not finished", " of 360 answers are done"]);
     }
     job.part("1/2", "p1");
     let held = EvaluationDirectory::open_part(&job.place("p1"), "1/2".parse().unwrap()).unwrap();
-    job.refuses(&join, &["p1", "another process works on it"]);
+    job.refuses(&join, &["p1", "another process is using it"]);
     drop(held);
     good(&join());
     good(&job.work("whole", &[]));
@@ -415,7 +421,7 @@ fn scores_in_parts_are_those_of_one_process() {
     train.args(TOY).args(["--set", "mixture.choice.by=rsr", "--set", &scores, "--out"]);
     let said = train.arg(job.folder.path().join("run")).output().unwrap().stderr;
     let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(said.contains("it is part 1/3 of a job that is divided"), "{said}");
+    assert!(said.contains("it is part 1/3 of a divided job"), "{said}");
     // A part without LALP goes with no part that has it.
     let plain = scoring();
     (1..=3).for_each(|i| plain.part(&format!("{i}/3"), &format!("p{i}")));
@@ -503,7 +509,7 @@ fn logits_in_parts_are_those_of_one_process() {
     assert!(files_in(&job.place("whole")) == files_in(&job.place("joined")), "byte for byte");
     // What is there stays, and a folder that was begun goes on.
     let told = good(&job.join(&["p1", "p3", "p2"], "joined"));
-    assert!(told.contains("24 of them from before"), "{told}");
+    assert!(told.contains("24 from an earlier call"), "{told}");
     refuses_what_is_no_whole(
         &job,
         &["--temperature", "2"],
@@ -527,7 +533,7 @@ fn logits_in_parts_are_those_of_one_process() {
     let teacher = format!("teacher.path={}", mixed.place("p1").display());
     train.args(["--set", &teacher, "--out"]).arg(mixed.place("run"));
     let said = String::from_utf8_lossy(&train.output().unwrap().stderr).into_owned();
-    assert!(said.contains("it is part 1/4 of a job that is divided"), "{said}");
+    assert!(said.contains("it is part 1/4 of a divided job"), "{said}");
     // More parts than rows.
     let few = Job::new("logits", "", &[]);
     let flags = [&job.flags[..], &["--set".into(), "data.toy_problems=1".into()]].concat();

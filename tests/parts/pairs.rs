@@ -84,7 +84,7 @@ fn pairs_in_parts_are_those_of_one_process() {
     let parts: Vec<String> = (1..=13).map(|i| format!("s{i}")).collect();
     for (i, part) in parts.iter().enumerate() {
         let told = good(&job.work(part, &["--part", &format!("{}/13", i + 1)]));
-        assert_eq!(told.contains("S did not answer all: "), i == 4, "{told}");
+        assert_eq!(told.contains("S did not answer all problems: "), i == 4, "{told}");
     }
     good(&job.join(&parts.iter().map(String::as_str).collect::<Vec<_>>(), "small"));
     for name in ["long.jsonl", "short.jsonl", "pairs.jsonl", "report.json"] {
@@ -102,7 +102,10 @@ fn pairs_in_parts_are_those_of_one_process() {
     );
     // Responses that are gone are missed.
     std::fs::write(job.place("f2").join("responses.jsonl"), "").unwrap();
-    job.refuses(&|| job.join(&["f1", "f2", "f3", "f4"], "gone"), &["f2", "responses are gone"]);
+    job.refuses(
+        &|| job.join(&["f1", "f2", "f3", "f4"], "gone"),
+        &["f2", "responses have disappeared"],
+    );
 }
 
 #[test]

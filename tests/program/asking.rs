@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A toy student, and a problem that it was tested with.
+/// A toy student and one of its test problems.
 fn student() -> (TempDir, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
@@ -25,7 +25,7 @@ fn one_prompt_is_answered_on_standard_output() {
     let ended = call(&words).with(0);
     assert!(ended.err.contains("tokens/s; "), "{}", ended.err);
     assert_eq!(call(&words).out, ended.out, "the seed decides");
-    // The run stands for its model.
+    // A run directory is accepted as its model.
     let of_run: Vec<&str> =
         words.iter().map(|word| if *word == model { &run } else { *word }).collect();
     assert_eq!(call(&of_run).with(0).out, ended.out);
@@ -55,7 +55,7 @@ fn variables_reach_the_chat_template_wherever_a_model_is_asked() {
     };
     let (on, off) = ("enable_thinking=true", "enable_thinking=false");
     assert_eq!(tokens(&["--template-variable", off]), tokens(&[]));
-    // The last of two counts.
+    // The last of two flags counts.
     let twice = ["--template-variable", off, "--template-variable", on];
     assert!(tokens(&twice) > tokens(&[]));
     let chat = [&["chat", "--template-variable", on], &asked[..]].concat();
@@ -63,7 +63,7 @@ fn variables_reach_the_chat_template_wherever_a_model_is_asked() {
     let said = call(&[&chat[..], &["--template-variable", "2 = 3"]].concat()).with(2).err;
     assert!(said.contains("is not a valid name"), "{said}");
 
-    // Answers that were asked for otherwise are others.
+    // Answers with other settings are not resumed.
     let (bench, out) = (path("bench.jsonl"), path("scores"));
     std::fs::write(&bench, format!("{{\"problem\": {problem:?}, \"answer\": 1}}\n")).unwrap();
     let evaluate = |more: &[&str]| {
@@ -97,7 +97,7 @@ fn a_file_of_prompts_is_answered_in_its_order_and_never_overwritten() {
     assert!(said.contains("answers.jsonl"), "{said}");
     assert_eq!(std::fs::read_to_string(&out).unwrap(), written);
 
-    // One that does not fit is named before anything is answered, and nothing is left behind.
+    // A prompt that does not fit is named before anything is generated, and no file is left.
     std::fs::write(&prompts, format!("{problem}\n{}\n", "1 ".repeat(5_000))).unwrap();
     let to = path("long.jsonl").1;
     let words = ["generate", "--model", &run, "--prompts", &from, "--out", &to];
@@ -116,8 +116,8 @@ fn a_chat_goes_on_after_a_message_that_does_not_fit() {
     assert!(ended.err.contains("not sent: ") && ended.err.contains("tokens"), "{}", ended.err);
     assert_eq!(ended.err.matches("tokens/s; ").count(), 3, "{}", ended.err);
     assert!(ended.err.contains("tokens of conversation"), "{}", ended.err);
-    assert!(ended.err.contains("starts anew"), "{}", ended.err);
-    // What comes after /quit is not answered.
+    assert!(ended.err.contains("started a new conversation"), "{}", ended.err);
+    // Input after /quit is ignored.
     let ended = call_with(&words, &format!("/quit\n{problem}\n")).with(0);
     assert!(!ended.err.contains("tokens/s"), "{}", ended.err);
 }

@@ -1,4 +1,4 @@
-//! Help, usage and completions.
+//! Help, usage, and completions.
 
 use super::call;
 
@@ -56,7 +56,7 @@ fn the_flags_of_training_are_grouped_and_say_their_defaults() {
     for group in ["Data and model:", "Training:", "Settings:", "Run directory:"] {
         assert!(help.contains(&format!("\n{group}\n")), "{group}: {help}");
     }
-    // Words may be parted by the end of a line.
+    // Lines may wrap between words.
     let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for default in [
         "[default: the built-in toy corpus]",
@@ -70,7 +70,7 @@ fn the_flags_of_training_are_grouped_and_say_their_defaults() {
     }
 }
 
-/// What the help says of defaults is what the settings have.
+/// The defaults in the help are those of the settings.
 #[test]
 fn defaults_in_the_help_are_those_of_the_settings() {
     let value = |words: &[&str], key: &str| {
@@ -130,7 +130,7 @@ fn wrong_usage_has_a_status_of_its_own() {
         assert!(ended.err.contains("--help"), "{words:?}: {}", ended.err);
         assert!(ended.out.is_empty(), "{}", ended.out);
     }
-    // A near miss is named.
+    // A similar name is suggested.
     assert!(call(&["trian"]).err.contains("train"));
     assert!(call(&["train", "--learning-rat", "1"]).err.contains("--learning-rate"));
 }

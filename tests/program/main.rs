@@ -1,4 +1,4 @@
-//! Promise: the program's commands, flags, messages and exit statuses are as its help says.
+//! Promise: the program's commands, flags, messages, and exit statuses match its help.
 
 mod asking;
 #[path = "../common/mod.rs"]
@@ -12,7 +12,7 @@ mod training;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug)]
 struct Ended {
     status: i32,
@@ -21,7 +21,7 @@ struct Ended {
 }
 
 impl Ended {
-    /// The same, with another status as a failure of the test.
+    /// Checks the exit status.
     #[track_caller]
     fn with(self, status: i32) -> Self {
         assert_eq!(self.status, status, "{}\n{}", self.out, self.err);
@@ -30,7 +30,7 @@ impl Ended {
     }
 }
 
-/// Calls the program with these words, and this on its standard input.
+/// Runs the program with these arguments and this standard input.
 fn call_with(words: &[&str], input: &str) -> Ended {
     let mut child = Command::new(common::program())
         .args(words)
@@ -40,7 +40,7 @@ fn call_with(words: &[&str], input: &str) -> Ended {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // A call that reads nothing may have ended.
+    // A program that does not read its input may have ended.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().unwrap();
@@ -56,7 +56,7 @@ fn call(words: &[&str]) -> Ended {
     call_with(words, "")
 }
 
-/// A run of the toy corpus that takes a second or so: six steps with a checkpoint at every other.
+/// A toy run that takes about a second: six steps, with a checkpoint every two steps.
 fn train(out: &str, more: &[&str]) -> Ended {
     let mut words = vec!["train", "--out", out, "--steps", "6"];
     for setting in [

@@ -15,7 +15,7 @@ fn rows_of_each_source_are_shown_with_what_is_trained() {
     let write = |name: &str, text: String| std::fs::write(path(name), text).unwrap();
     write("switch.jinja", switch.into());
     let rows = |row: &dyn Fn(usize) -> Value| (1..9).map(|i| format!("{}\n", row(i))).collect();
-    // A row that would clear a screen, and one of many letters.
+    // Rows with a terminal escape sequence, and one very long row.
     let hm = |i: usize| if i == 2 { "m".repeat(9000) } else { "Hm.\u{1b}[2J".into() };
     let thought = |i: usize| {
         let solution = format!("{}", 2 * i);
@@ -46,18 +46,18 @@ fn rows_of_each_source_are_shown_with_what_is_trained() {
         "\n`short` line 1 (id 1): 28 tokens, 4 trained\n\
          <|user|>1 + 1?<|end|><|bot|><think></think>[\n\n2<|end|>]\n",
         "m ... 7220 characters left out ... m",
-        "\nheld-out problem: asked with ",
+        "\nheld-out problem: prompt of ",
     ] {
         assert!(ended.out.contains(shown), "{shown:?} in {}", ended.out);
     }
     assert!(!ended.out.contains('\u{1b}'));
-    // As JSON texts are whole.
+    // In JSON, texts are not shortened.
     words.push("--json");
     let preview: Value = serde_json::from_str(&call(&words).with(0).out).unwrap();
     let row = &preview["sources"][0]["rows"][1];
     let trained: String = row["parts"][1]["text"].as_str().unwrap().into();
     assert!(trained.matches('m').count() == 9000 && row["parts"][1]["trained"] == true, "{row}");
-    // What is left out is told, too.
+    // Rows left out are reported, too.
     words.pop();
     let text = std::fs::read_to_string(path("long.jsonl")).unwrap();
     let cut = json!({"id": 9, "problem": "9 + 9?", "solution": "<think>\nHm", "reasoning": null});
@@ -67,11 +67,11 @@ fn rows_of_each_source_are_shown_with_what_is_trained() {
     let left_out =
         "source `long`: left out of 10 rows: 1 x no answer, only reasoning, 1 x duplicate";
     assert!(said.contains(left_out), "{said}");
-    // A source without files is none of the toy corpus's.
+    // The toy corpus has no configurable sources.
     let said = call(&["preview", "--set", "data.sources.long.template_variables.x=1"]).with(1).err;
     assert!(said.contains("in the entry `long`") && said.contains("toy corpus has no"), "{said}");
     words.push("--json");
-    // Nothing is made, and what is wrong is told as in a training.
+    // Nothing is created, and errors are those of training.
     assert!(!folder.path().join("run").exists());
     words.pop();
     words.extend(["--set", "data.sources.long.template_variables.enable_thinking=false"]);

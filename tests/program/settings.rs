@@ -10,7 +10,7 @@ fn a_wrong_key_is_answered_with_the_nearest() {
     }
     let said = call(&["config", "explain", "learning_rat"]).with(2).err;
     assert!(said.contains("train.learning_rate"), "{said}");
-    // A value of another kind.
+    // A value of the wrong type.
     let said = call(&["train", "--set", "train.learning_rate=fast"]).with(2).err;
     assert!(said.contains("number") && said.contains("train.learning_rate"), "{said}");
 }
@@ -24,7 +24,7 @@ fn printed_settings_read_back_to_the_same() {
         let words = [&words[..], &["--set", "base_model=some/folder"], more].concat();
         let printed = call(&words).with(0).out;
         assert!(printed.contains("steps = 5") && printed.contains("rank = 4"), "{printed}");
-        // What is not set is there, too.
+        // Unset settings are listed, too.
         assert!(printed.contains("# tokenizer = <"), "{printed}");
         std::fs::write(&path, &printed).unwrap();
         let again = call(&[&["config", "--config", &path], more].concat()).with(0).out;
@@ -57,7 +57,7 @@ fn every_setting_is_explained() {
     }
     let one = call(&["config", "explain", "mixture.share"]).with(0).out;
     assert!(one.lines().count() < 12 && one.contains("\"tokens\": "), "{one}");
-    // A table with all that is in it.
+    // A table with all of its settings.
     let table = call(&["config", "explain", "lora"]).with(0).out;
     assert!(table.contains("lora.alpha") && !table.contains("train."), "{table}");
     let study = call(&["config", "explain", "seeds", "--study"]).with(0).out;
@@ -85,7 +85,7 @@ fn messages_name_the_flag_beside_the_setting() {
         let said = said(words);
         assert!(said.contains(message), "{words:?}: {said}");
     }
-    // Columns of one file.
+    // Columns of one source.
     let words = ["--long", "a.jsonl", "--short", "b.jsonl", "--long-columns", "solution"];
     let said = call(&[&["train", "--out", &out], &words[..]].concat()).with(2).err;
     assert!(said.contains("data.sources.long.columns` (--long-columns)"), "{said}");

@@ -19,16 +19,16 @@ fn a_run_says_what_it_does_what_came_of_it_and_what_comes_next() {
     }
     assert!(ended.out.contains("  mixdistill compare"), "{}", ended.out);
 
-    // The directory is not overwritten, and the ways out are named by their flags.
+    // The directory is not overwritten, and the error names the flags that help.
     let said = train(&name, &[]).with(1).err;
     assert!(said.contains("--resume") && said.contains("--overwrite"), "{said}");
-    // Other settings than before.
+    // Other settings are refused.
     let said = train(&name, &["--resume", "--seed", "2"]).with(1).err;
     assert!(said.contains("--allow-changes") && said.contains("seed"), "{said}");
     let again = call(&["train", "--resume", "--out", &name]).with(0).out;
     assert!(again.contains("this run is finished"), "{again}");
 
-    // Quiet, there is nothing but warnings.
+    // With -q, only warnings are printed.
     let ended = train(&folder.path().join("quiet").display().to_string(), &["-q"]).with(0);
     assert_eq!((ended.out.as_str(), ended.err.lines().count()), ("", 1));
     assert!(ended.err.contains("the learning rate reaches 6e-4, not its peak"), "{}", ended.err);
@@ -43,7 +43,7 @@ fn a_resumed_run_ends_in_the_same_bytes() {
     for out in [&whole, &parted] {
         train(&out.display().to_string(), &[]).with(0);
     }
-    // As if it had been killed after its second checkpoint, and moved.
+    // As if the run had been killed after its second checkpoint and then moved.
     let moved = folder.path().join("moved");
     std::fs::rename(&parted, &moved).unwrap();
     std::fs::remove_file(moved.join("summary.json")).unwrap();
@@ -56,6 +56,29 @@ fn a_resumed_run_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn a_choice_beside_a_share_keeps_the_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let name = out.display().to_string();
+    let rows = || -> Vec<u64> {
+        let text = std::fs::read_to_string(out.join("mixture.json")).unwrap();
+        let mixture: Value = serde_json::from_str(&text).unwrap();
+        let sources = mixture["sources"].as_array().unwrap().iter();
+        sources.map(|source| source["rows"].as_u64().unwrap()).collect()
+    };
+    // Alone it chooses the share as well: here every short answer.
+    train(&name, &["--choose", "shortest"]).with(0);
+    assert_eq!(rows(), [0, 60]);
+    train(&name, &["--choose", "shortest", "--share", "0.25", "--overwrite"]).with(0);
+    assert_eq!(rows(), [15, 45]);
+    // A setting overrides what the flags imply.
+    let free = ["--set", "mixture.choice.within_share=false"];
+    let words = [&["--choose", "shortest", "--share", "0.25", "--overwrite"], &free[..]].concat();
+    let said = train(&name, &words).with(2).err;
+    assert!(said.contains("--share conflicts with mixture.choice"), "{said}");
+}
+
+#[test]
 fn results_are_one_line_of_json() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run").display().to_string();
@@ -64,7 +87,7 @@ fn results_are_one_line_of_json() {
     let summary: Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(summary["outcome"]["step"], 6);
     assert!(ended.err.contains("training loss"), "{}", ended.err);
-    // Quiet as well, there is the line alone.
+    // With -q, only the JSON line is printed.
     let ended = call(&["train", "--resume", "--out", &out, "--json", "-q"]).with(0);
     assert_eq!((ended.out.lines().count(), ended.err.as_str()), (1, ""));
 
@@ -89,7 +112,7 @@ fn results_are_one_line_of_json() {
         .map(|l| l["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["untuned", "long", "short", "mix"]);
-    assert!(ended.err.contains("95 % interval"), "{}", ended.err);
+    assert!(ended.err.contains("95% interval"), "{}", ended.err);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Promise: any number of ranks trains to the same bits as one, in whatever way a step is split, and goes
-//! on from each other's checkpoints.
+//! Promise: any number of ranks produces bit-identical results, however a step is split, and can resume from the
+//! checkpoints of any other number.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -205,7 +205,7 @@ fn ranks_that_differ_are_refused_by_name() {
     let [a, b] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let folders = [a.path(), b.path()];
     let Some(said) = differently(&[], &["--set", "seed=2"], folders) else { return };
-    assert!(said.contains("rank 1 has other program or settings than rank 0"), "{said}");
+    assert!(said.contains("the program or settings of rank 1 differ from rank 0"), "{said}");
     assert!(said.contains("settings.seed was 1, is 2"), "{said}");
     answers(folders[0], "It");
     answers(folders[1], "That");
@@ -224,7 +224,7 @@ fn ranks_that_differ_are_refused_by_name() {
         "data.hold_out=0.2",
     ];
     let said = differently(&files, &files, folders).unwrap();
-    assert!(said.contains("rank 1 has other data or models than rank 0"), "{said}");
+    assert!(said.contains("the data or models of rank 1 differ from rank 0"), "{said}");
     // Wrong usage, once.
     let said = differently(&["--set", "train.lanes=3"], &["--set", "train.lanes=3"], folders);
     assert!(said.unwrap().contains("power of two"));

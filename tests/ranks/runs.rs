@@ -157,7 +157,7 @@ fn processes_that_cannot_talk_are_refused_by_the_program() {
     let output = command("train").env("WORLD_SIZE", "2").env("RANK", "0").output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    for word in ["WORLD_SIZE says 2", "mpirun", "srun"] {
+    for word in ["WORLD_SIZE is 2", "mpirun", "srun"] {
         assert!(error.contains(word), "{error}");
     }
     // What does not train does not mind.

@@ -25,7 +25,7 @@ fn a_missing_file_is_named_with_what_to_check() {
     assert_eq!(
         error.to_string(),
         format!(
-            "cannot read {}: there is no such file. Check the path: a relative one starts in the \
+            "cannot read {}: there is no such file. Check the path; relative paths start in the \
              current directory",
             path.display()
         )
@@ -44,7 +44,7 @@ fn a_directory_is_refused() {
         .to_string();
     // Windows does not even open one.
     if cfg!(unix) {
-        assert!(error.ends_with(": it is a directory. Name one file, or each file in it"));
+        assert!(error.ends_with(": it is a directory. Give the path of a file"));
     }
 }
 
@@ -60,7 +60,7 @@ fn a_file_without_the_right_to_read_it_is_refused() {
     }
     assert_eq!(
         sample.error(""),
-        "cannot read a.jsonl: permission denied. Give yourself the right to read it, or copy it"
+        "cannot read a.jsonl: permission denied. Make the file readable, or copy it"
     );
 }
 
@@ -71,8 +71,8 @@ fn a_file_without_records_is_refused() {
             assert_eq!(
                 error(name, content, ""),
                 format!(
-                    "{name}: the file holds no records. Check that it is the right file and that \
-                     it was written to its end"
+                    "{name}: the file has no records. Check that it is the right file and that \
+                     it is complete"
                 )
             );
         }
@@ -85,7 +85,7 @@ fn a_file_of_another_format_is_refused() {
         error("a.txt", "\nproblem,solution\np,s\n", ""),
         "a.txt:2: the text begins with 'p', expected { (JSONL) or [ (a JSON array). Convert the \
          file to JSONL with one {\"problem\": \"...\", \"solution\": \"...\"} on each line, or to \
-         Parquet; CSV and TSV are known by the endings .csv and .tsv"
+         Parquet; CSV and TSV files need the extension .csv or .tsv"
     );
     for (content, what) in [
         (&b"PK\x03\x04"[..], "the file is a ZIP archive. Unpack it first"),
@@ -138,8 +138,8 @@ fn the_column_counts_what_stands_before_the_first_record() {
 
 #[test]
 fn a_line_that_ends_early_is_explained() {
-    let hint = "Each line holds one whole object: the file may be cut off here, or one object is \
-                spread over several lines, which is fine in a JSON array only";
+    let hint = "Write one complete object per line: the file may be truncated here, or an object \
+                may span several lines, which only a JSON array allows";
     assert_eq!(
         error("a.jsonl", format!("{GOOD}{{\"problem\":\"p"), ""),
         format!("a.jsonl:2: the line ends inside a string (column 13). {hint}")
@@ -160,8 +160,8 @@ fn a_line_that_ends_early_is_explained() {
 
 #[test]
 fn a_trailing_comma_is_explained() {
-    let hint = "JSON allows no comma before a closing bracket: remove it, or write the file again \
-                with a JSON library";
+    let hint = "Remove the comma before the closing bracket, or write the file again with a JSON \
+                library";
     assert_eq!(
         second(r#"{"problem":"p",}"#),
         format!("a.jsonl:2: broken JSON at column 16: trailing comma. {hint}")
@@ -181,7 +181,7 @@ fn a_trailing_comma_is_explained() {
 fn a_comma_between_lines_is_explained() {
     let error = error("a.jsonl", format!("{},\n{GOOD}", GOOD.trim_end()), "");
     assert!(error.contains("a.jsonl:1: broken JSON at column 31: trailing characters"), "{error}");
-    assert!(error.ends_with("JSONL has none between its records"), "{error}");
+    assert!(error.ends_with("JSONL has none between records"), "{error}");
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_list_of_records_within_an_object_is_named() {
     ] {
         let error = error("a.json", text, "");
         assert!(
-            error.contains("the file is one object; its key `data` holds a list of 2 records"),
+            error.contains("the file is one object whose key `data` has a list of 2 records"),
             "{error}"
         );
         assert!(
@@ -208,7 +208,7 @@ fn a_pointer_of_git_lfs_and_a_web_page_are_told_from_data() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n";
     for name in ["a.jsonl", "a.json", "a.parquet"] {
         let error = error(name, pointer, "");
-        assert!(error.contains("is a Git LFS pointer and not the file itself"), "{error}");
+        assert!(error.contains("is a Git LFS pointer, not the file itself"), "{error}");
     }
     let page = error("a.jsonl", "<!DOCTYPE html>\n<html></html>", "");
     assert!(page.contains("the file is a web page"), "{page}");
@@ -219,8 +219,8 @@ fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
     let deep = format!("{{\"problem\":{}", "[".repeat(1_000_000));
     assert_eq!(
         error("a.jsonl", &deep, ""),
-        "a.jsonl:1: broken JSON at column 138: recursion limit exceeded. Lists and objects can be \
-         nested 127 deep; such a record is hardly a reasoning trace"
+        "a.jsonl:1: broken JSON at column 138: recursion limit exceeded. Remove the record: \
+         nesting is limited to 127 levels, far more than a reasoning trace needs"
     );
     let array = error("a.json", "[".repeat(1_000_000), "");
     assert!(array.contains("in record 1 of the list: recursion limit exceeded. "), "{array}");
@@ -243,7 +243,7 @@ fn broken_json_arrays_are_found_by_record_line_and_column() {
     );
     for cut in [format!("[{first},"), format!("[{first}"), format!("[{first},{{\"problem\":\"")] {
         let error = error("a.json", cut, "");
-        assert!(error.ends_with("The list has no end: the file may be cut off"), "{error}");
+        assert!(error.ends_with("Check that the file is complete: the list has no end"), "{error}");
     }
     let error = error("a.json", format!("[{first}]\n[{first}]"), "");
     assert!(error.contains("line 2, column 1 of the file"), "{error}");
@@ -262,8 +262,8 @@ fn a_line_above_the_limit_is_refused_before_it_is_held() {
         assert_eq!(
             sample.error(""),
             format!(
-                "{name}:2: the line is longer than 64 MiB. Write one record on each line; leave \
-                 out what is not a reasoning trace"
+                "{name}:2: the line is longer than 64 MiB. Write one record per line, and remove \
+                 what is not a reasoning trace"
             )
         );
     }
@@ -274,8 +274,8 @@ fn a_record_of_an_array_above_the_limit_is_refused() {
     let long = format!("[{},{{\"problem\":\"{}\"}}]", GOOD.trim_end(), "x".repeat(65 << 20));
     assert_eq!(
         error("a.json", long, ""),
-        "a.json:2: record 2 of the list is longer than 64 MiB. Leave out what is not a reasoning \
-         trace, or check that the file is not cut off"
+        "a.json:2: record 2 of the list is longer than 64 MiB. Remove what is not a reasoning \
+         trace, or check that the file is complete"
     );
 }
 
@@ -307,18 +307,18 @@ fn a_line_that_is_no_object_is_refused() {
 
 #[test]
 fn a_later_record_without_a_column_is_refused() {
-    let hint = "Give every record the same columns; null is fine where there is no value";
+    let hint = "Give every record the same columns, with null for missing values";
     assert_eq!(
         second(r#"{"problem":"p","answer":"s","id":3}"#),
         format!(
-            "a.jsonl:2: column `solution`: the record lacks it, which others have; its \
+            "a.jsonl:2: column `solution`: the record lacks it, unlike others; its \
              columns are `answer`, `id`, `problem`. {hint}"
         )
     );
     assert_eq!(
         second("{}"),
         format!(
-            "a.jsonl:2: column `problem`: the record lacks it, which others have; its \
+            "a.jsonl:2: column `problem`: the record lacks it, unlike others; its \
              columns are none. {hint}"
         )
     );
@@ -413,14 +413,14 @@ fn a_wrong_input_column_is_refused() {
     assert_eq!(
         error("a.jsonl", r#"{"instruction":"i","input":7,"output":"o"}"#, ""),
         "a.jsonl:1: column `input`: found the number 7, expected text; the record's columns are \
-         `input`, `instruction`, `output`. Write the value as text, or name problem=instruction to \
-         read the instruction alone"
+         `input`, `instruction`, `output`. Write the value as text, or use problem=instruction to \
+         read only the instruction"
     );
 }
 
 #[test]
 fn a_named_column_that_is_not_there_is_refused() {
-    let hint = "Check the name's spelling, or leave it out to recognize the column by name \
+    let hint = "Check the spelling, or remove the setting to detect the column by its name \
                 (setting `columns.solution`)";
     let columns = "its columns are `problem`, `runs`, `solution`";
     let line = r#"{"problem":"p","solution":"s","runs":["a",{"text":"b"}]}"#;
@@ -446,17 +446,17 @@ fn a_list_without_the_named_element_is_refused_later_too() {
     let lines = "{\"problem\":\"p\",\"runs\":[\"s\"]}\n{\"problem\":\"p\",\"runs\":[]}";
     assert_eq!(
         error("a.jsonl", lines, "solution=runs.0"),
-        "a.jsonl:2: column `runs.0`: the record lacks it, which others have: `runs` is an \
+        "a.jsonl:2: column `runs.0`: the record lacks it, unlike others: `runs` is an \
          empty list, without `0`; its columns are `problem`, `runs`. Give every record the same \
-         columns; null is fine where there is no value"
+         columns, with null for missing values"
     );
 }
 
 #[test]
 fn conversations_of_another_shape_are_refused() {
-    let alternate = "Write user and assistant turns by turns, a user's first and the answer to train \
-                     on last, or leave the record out";
-    let one = "Give that turn alone, or the whole conversation in one list of messages";
+    let alternate = "Alternate user and assistant turns, with a user turn first and the answer to \
+                     train on last, or remove the record";
+    let one = "Give only that turn, or the whole conversation as one list of messages";
     let (user, assistant, system) = (
         r#"{"role":"user","content":"u"}"#,
         r#"{"role":"assistant","content":"a"}"#,
@@ -494,7 +494,7 @@ fn conversations_of_another_shape_are_refused() {
             ""
         ),
         format!(
-            "a.jsonl:1: column `prompt`: the list of messages holds user, assistant, assistant, \
+            "a.jsonl:1: column `prompt`: the list of messages has user, assistant, assistant, \
              expected one user turn. {one}"
         )
     );

@@ -241,7 +241,7 @@ fn wrong_column_maps_are_refused_with_the_reason() {
         ("problem= ,id=x", "`problem` names no column"),
         ("problem=a,problem=b", "`problem` is given twice"),
         ("problem=,problem=b", "`problem` is given twice"),
-        ("messages=m,problem=p", "`messages` stands beside `problem` or `solution`"),
+        ("messages=m,problem=p", "`messages` is combined with `problem` or `solution`"),
         ("problem=a,solution=a", "problem and solution name the same column"),
     ] {
         assert_config_error(ColumnMap::parse(text), what);
@@ -268,16 +268,16 @@ fn a_column_that_is_not_recognized_is_reported_with_the_names_that_are() {
     assert_eq!(
         error("a.jsonl", r#"{"q":"p","a":"s"}"#, ""),
         "a.jsonl:1: no column is recognized as the problem; the record's columns are `a`, `q`. \
-         Name it with problem=<column>; recognized are `problem`, `question`, `prompt`, \
-         `instruction`, `query`, and conversations in `messages`, `conversations` (setting \
+         Name it with problem=<column>; recognized names are `problem`, `question`, `prompt`, \
+         `instruction`, `query`, and `messages`, `conversations` for conversations (setting \
          `columns.problem`)"
     );
     assert_eq!(
         error("a.jsonl", "\n{\"problem\":\"p\",\"cot\":\"s\"}", ""),
         "a.jsonl:2: no column is recognized as the solution; the record's columns are `cot`, \
-         `problem`. Name it with solution=<column>; recognized are `solution`, `answer`, \
-         `response`, `output`, `completion`, `generated_solution`, and conversations in `messages`, `conversations` (setting \
-         `columns.solution`)"
+         `problem`. Name it with solution=<column>; recognized names are `solution`, `answer`, \
+         `response`, `output`, `completion`, `generated_solution`, and `messages`, `conversations` \
+         for conversations (setting `columns.solution`)"
     );
 }
 

@@ -141,9 +141,7 @@ fn reasoning_in_marks_of_its_own_is_read_as_reasoning_unless_it_is_to_stand() {
     for name in ["openthoughts", "bespoke_stratos"] {
         for ending in endings() {
             let records = read_with(name, ending, "");
-            assert!(
-                records.columns.notes[0].starts_with("in 5 answers the reasoning stands between")
-            );
+            assert!(records.columns.notes[0].starts_with("5 answers have reasoning between"));
             assert_eq!(records.with_system, 0);
             let records = read_with(name, ending, "reasoning=none");
             assert!(records.records[0].solution.starts_with("<|begin_of_thought|>\n\n1 and 1."));
@@ -196,7 +194,7 @@ fn problems_without_answers_are_said_to_be_for_making_pairs() {
         let error = error.unwrap_err().to_string();
         assert!(
             error.contains("no column is recognized as the solution")
-                && error.contains("`mixdistill pairs --problems FILE` makes answers"),
+                && error.contains("`mixdistill pairs --problems FILE` creates answers"),
             "{error}"
         );
     }

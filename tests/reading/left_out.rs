@@ -175,7 +175,7 @@ fn what_is_left_out_and_which_columns_are_used_stand_in_the_ledger() {
     for line in [
         "long: columns system=system, problem=question, solution=output",
         "long: columns with text that are not used: source, tags",
-        "long: 30 rows with a system text of their own",
+        "long: 30 rows with their own system text",
         "long: unusable and left out: 1 row: 1 x not JSON (",
     ] {
         assert!(shown.contains(line), "{line} is not in {shown}");
@@ -200,7 +200,7 @@ fn a_quote_too_many_in_an_array_loses_no_row_silently() {
         (rows[3], rows[40]) = (broken(3), broken(40));
         let error = Sample::new("a.json", array(&rows, between)).read_within("", 1.0);
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("the records behind it cannot be told apart"), "{error}");
+        assert!(error.contains("the records after it cannot be separated"), "{error}");
         // The same rows as lines are told apart.
         let lines = Sample::new("a.jsonl", rows.join("\n")).read_within("", 0.05).unwrap();
         assert_eq!((lines.records.len(), lines.left_out.rows_for("not JSON")), (58, 2));

@@ -1,4 +1,4 @@
-//! What reading a file of records promises, through the public API.
+//! Promises of reading a file of records, through the public API.
 
 mod bad_input;
 mod cases;

@@ -192,9 +192,9 @@ fn conversations_and_dotted_paths_work_as_in_json() {
 
     assert_eq!(
         sample.error("problem=messages.0.content,solution=runs.1"),
-        "a.parquet:1: column `runs.1`: the record lacks it, which others have: `runs` is a list of 1, \
+        "a.parquet:1: column `runs.1`: the record lacks it, unlike others: `runs` is a list of 1, \
          without `1`; its columns are `embedding`, `messages`, `runs` (row 1). Give every record the \
-         same columns; null is fine where there is no value"
+         same columns, with null for missing values"
     );
 }
 
@@ -259,7 +259,7 @@ fn text_that_is_not_utf8_is_found_by_row() {
     });
     assert_eq!(
         sample.error(""),
-        "a.parquet:2: a text of the row is not UTF-8. Fetch or write the file again, for example \
+        "a.parquet:2: a text of the row is not UTF-8. Download or write the file again, for example \
          with pandas: frame.to_parquet(path, compression=\"snappy\")"
     );
 }
@@ -277,7 +277,7 @@ fn a_compression_that_cannot_be_read_is_named_with_the_way_out() {
     assert_eq!(
         sample.error(""),
         "a.parquet: column `problem`: compressed with LZO, expected SNAPPY, ZSTD, GZIP, BROTLI, LZ4 or none. \
-         Fetch or write the file again, for example with pandas: frame.to_parquet(path, \
+         Download or write the file again, for example with pandas: frame.to_parquet(path, \
          compression=\"snappy\")"
     );
 }
@@ -324,22 +324,22 @@ fn a_parquet_file_without_rows_is_refused() {
     let one_group: [&dyn Fn(&mut Group<'_>); 1] = [&no_rows];
     for groups in [&[][..], &one_group[..]] {
         let sample = sample(|path| write(path, TEXTS, Compression::SNAPPY, groups));
-        assert!(sample.error("").starts_with("a.parquet: the file holds no records. "));
+        assert!(sample.error("").starts_with("a.parquet: the file has no records. "));
     }
-    assert!(error("a.parquet", "", "").starts_with("a.parquet: the file holds no records. "));
+    assert!(error("a.parquet", "", "").starts_with("a.parquet: the file has no records. "));
 }
 
 #[test]
 fn a_file_that_is_no_parquet_is_refused() {
     assert_eq!(
         error("a.parquet", "{\"problem\":\"p\",\"solution\":\"s\"}", ""),
-        "a.parquet: the file does not begin with PAR1, as Parquet files do. If it is JSONL or a \
-         JSON array, name it .jsonl or .json; otherwise fetch it again"
+        "a.parquet: the file does not begin with PAR1, as Parquet files do. Rename it to .jsonl or \
+         .json if it is JSONL or a JSON array, or download it again"
     );
     for content in ["PAR1", "PAR1PAR1", "PAR1 and then nothing that could be read PAR1"] {
         let error = error("a.parquet", content, "");
         assert!(error.starts_with("a.parquet: the Parquet file cannot be read: "), "{error}");
-        assert!(error.contains("Fetch or write the file again"), "{error}");
+        assert!(error.contains("Download or write the file again"), "{error}");
     }
 }
 

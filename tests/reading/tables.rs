@@ -51,7 +51,7 @@ fn a_table_is_known_by_its_name() {
     }
     assert_eq!(only(&read("a.csv", r#"{"problem":"p","solution":"s"}"#, "")), ("p", "s"));
     let error = error("a.txt", table, "");
-    assert!(error.contains("CSV and TSV are known by the endings .csv and .tsv"), "{error}");
+    assert!(error.contains("CSV and TSV files need the extension .csv or .tsv"), "{error}");
 }
 
 #[test]
@@ -85,16 +85,16 @@ fn odd_rows_are_left_out_with_their_lines() {
     assert_eq!(records.lines, [2, 6, 9]);
     let reasons: Vec<(&str, usize)> =
         records.left_out.reasons().iter().map(|r| (r.reason.as_str(), r.rows)).collect();
-    assert_eq!(reasons, [("another number of fields", 3), ("quotes that are not in order", 1)]);
+    assert_eq!(reasons, [("wrong number of fields", 3), ("malformed quotes", 1)]);
     assert_adds_up(&records);
     assert!(
         records.left_out.reasons()[0]
             .example
-            .ends_with("a.csv:3: the row has 1 fields, and the header has 2")
+            .ends_with("a.csv:3: the row has 1 fields, but the header has 2")
     );
     let error = error("a.csv", "problem,solution\np,s\n\"p\n5\"\n", "");
     assert!(
-        error.starts_with("a.csv:3: the row has 1 fields, and the header has 2 (lines 3 to 4). ")
+        error.starts_with("a.csv:3: the row has 1 fields, but the header has 2 (lines 3 to 4). ")
     );
 }
 
@@ -113,29 +113,29 @@ fn quotes_that_hide_rows_are_an_error() {
     let open = "problem,solution\np1,s1\np2,\"s2\np3,s3\np4,s4\n";
     let error = error("a.csv", open, "");
     assert!(
-        error.starts_with("a.csv:3: the field in quotes that begins in this row has no end. "),
+        error.starts_with("a.csv:3: a quoted field that begins in this row has no end. "),
         "{error}"
     );
     let hiding = "problem,solution\np1,s1\np2,\"s2\np3,\"s3\"\np4,s4\n";
     let error = crate::Sample::new("a.csv", hiding).read("").unwrap_err().to_string();
-    assert!(error.contains("a.csv:3: ") && error.contains("cannot be told apart"), "{error}");
+    assert!(error.contains("a.csv:3: ") && error.contains("cannot be separated"), "{error}");
 }
 
 #[test]
 fn wrong_headers_are_refused() {
     for (table, what) in [
-        ("problem,solution,problem\n1,2,3\n", "the name `problem` is there twice"),
-        ("a, a\n1,2\n", "the name `a` is there twice"),
+        ("problem,solution,problem\n1,2,3\n", "the name `problem` occurs twice"),
+        ("a, a\n1,2\n", "the name `a` occurs twice"),
         ("problem;solution\np;s\n", "it is one column, `problem;solution`"),
         ("problem\tsolution\np\ts\n", "it is one column, `problem\tsolution`"),
-        ("\"pro\"blem,solution\np,s\n", "its quotes are not in order"),
+        ("\"pro\"blem,solution\np,s\n", "its quotes are malformed"),
     ] {
         let error = error("a.csv", table, "");
         assert!(error.starts_with(&format!("a.csv:1: the header: {what}. ")), "{error}");
     }
     for table in ["", "\n\n", "problem,solution\n", "problem,solution\n\n \n"] {
         assert!(
-            error("a.csv", table, "").starts_with("a.csv: the file holds no records"),
+            error("a.csv", table, "").starts_with("a.csv: the file has no records"),
             "{table:?}"
         );
     }

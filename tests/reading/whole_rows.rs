@@ -62,7 +62,7 @@ fn reasoning_is_never_there_twice_and_never_lost() {
     let other =
         conversation(&format!(r#""content":{},"reasoning_content":"2 and 0""#, json(THOUGHT)));
     let two = error("a.jsonl", other, "");
-    assert!(two.contains("another reasoning than the one beside it"), "{two}");
+    assert!(two.contains("differs from the separate reasoning"), "{two}");
     let wrong = conversation(r#""content":"It is 2.","reasoning":{"steps":1}"#);
     assert!(error("a.jsonl", wrong, "").contains("`reasoning`: found an object"));
 }
@@ -140,7 +140,7 @@ fn context_and_options_belong_to_the_problem() {
     assert_eq!(problems, ["a", "b", "So: c"]);
     let odd = r#"{"question":"Which?","options":[["x"]],"answer":"x"}"#;
     let odd = error("a.jsonl", odd, "");
-    assert!(odd.contains("its option A is no text") && odd.contains("options=none"), "{odd}");
+    assert!(odd.contains("its option A is not text") && odd.contains("options=none"), "{odd}");
 }
 
 #[test]

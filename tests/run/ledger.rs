@@ -1,4 +1,4 @@
-//! What a run says and stores of its rows and of its grades.
+//! The ledger and the grades that a run reports and stores.
 
 use crate::{lines, quiet, refused, small, with_files};
 use mixdistill::context::{Context, StopFlag};
@@ -35,7 +35,7 @@ fn the_ledger_has_the_columns_and_every_row_that_is_left_out() {
     let stored = std::fs::read_to_string(config.out.join("ledger.json")).unwrap();
     let stored: mixdistill::data::Ledger = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored, summary.ledger);
-    // The reasoning is part of what is trained.
+    // The reasoning is trained, too.
     let trained = |columns: &str| {
         let mut config = config.clone();
         config.data.sources[0].columns = ColumnMap::parse(columns).unwrap();
@@ -64,7 +64,7 @@ fn grades_of_an_earlier_version_are_made_anew() {
     let config = small(&folder.path().join("run"));
     let summary = quiet(&config, RunMode::New).unwrap();
     let after = summary.after.clone().unwrap();
-    // An earlier version took another text for right; what is stored of it is its text.
+    // An earlier version graded by other rules, but the stored text of the answer stays valid.
     let path = config.out.join("after.jsonl");
     let text = std::fs::read_to_string(&path).unwrap();
     let wrong = text.replace("\"correct\":false", "\"correct\":true");

@@ -1,4 +1,4 @@
-//! The main job: a whole run, its directory, and every bad input refused before training.
+//! A whole run: its results, its directory, and bad input, which is refused before training.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -12,7 +12,7 @@ use mixdistill::data::{ColumnMap, Schedule, Share, TooLong};
 use mixdistill::recipe::{RunConfig, RunMode, SourceConfig, compare, run};
 use std::path::Path;
 
-/// A toy run of a second or so.
+/// A toy run that takes about a second.
 fn small(out: &Path) -> RunConfig {
     let mut config = toy_run(out);
     config.train.steps = Some(6);
@@ -27,7 +27,7 @@ fn quiet(config: &RunConfig, mode: RunMode) -> mixdistill::Result<mixdistill::re
     run(config, mode, &Context::default())
 }
 
-/// The error of a run that must be refused, after which its directory must hold no run.
+/// The error of a run that must be refused without starting a run in its directory.
 fn refused(config: &RunConfig) -> String {
     let error = quiet(config, RunMode::New).expect_err("this must be refused").to_string();
     assert!(!config.out.join("config.toml").exists(), "nothing was started");
@@ -125,8 +125,8 @@ fn a_comparison_that_cannot_start_leaves_what_is_there() {
     assert!(attempt(&bad, RunMode::Overwrite).contains("no row fits"));
     let mut nothing_to_ask = small(&out);
     nothing_to_ask.evaluation.questions = 0;
-    assert!(attempt(&nothing_to_ask, RunMode::Overwrite).contains("no question is asked"));
-    // There are questions to ask, but no held-out problem.
+    assert!(attempt(&nothing_to_ask, RunMode::Overwrite).contains("a comparison grades answers"));
+    // Questions are requested, but no problem is held out.
     nothing_to_ask.evaluation.questions = 5;
     nothing_to_ask.data.toy_test_problems = 0;
     nothing_to_ask.data.hold_out = 0.0;
@@ -177,7 +177,7 @@ fn a_run_without_checkpoints_is_not_thrown_away_by_resuming_it() {
     assert!(out.join("model/model.safetensors").is_file());
 }
 
-/// Asks for a stop when a step was made.
+/// Requests a stop after a step.
 struct StopAtStep(StopFlag);
 
 impl Observer for StopAtStep {
@@ -229,7 +229,7 @@ fn directories_that_cannot_be_used_are_refused() {
     let error =
         quiet(&small(&folder.path().join("none")), RunMode::Resume).unwrap_err().to_string();
     assert!(error.contains("holds no run"), "{error}");
-    // Settings of one's own in a directory do not make it a run.
+    // A directory with the user's own settings is not a run.
     let mine = folder.path().join("mine");
     std::fs::create_dir_all(mine.join("model")).unwrap();
     std::fs::write(mine.join("config.toml"), "seed = 3\n").unwrap();
@@ -242,11 +242,11 @@ fn directories_that_cannot_be_used_are_refused() {
     let file = folder.path().join("file");
     std::fs::write(&file, "x").unwrap();
     assert!(refused(&small(&file)).contains("not a directory"));
-    // A directory below a file can be made by nobody, root included.
+    // Nobody, not even root, can create a directory below a file.
     assert!(refused(&small(&file.join("run"))).contains("cannot"));
 }
 
-/// A long and a short file of these lines, and the tokenizer of the toy corpus.
+/// A run on a long and a short file with these lines, with the tokenizer of the toy corpus.
 fn with_files(folder: &Path, long: &[u8], short: &[u8]) -> RunConfig {
     let words = mixdistill::data::arith::vocabulary();
     let tokenizer = mixdistill::data::TextTokenizer::builtin(words.iter().map(String::as_str));
@@ -394,7 +394,7 @@ fn held_out_problems_that_select_the_weights_must_be_the_same() {
     config.evaluation.loss_problems = 1;
     let error = quiet(&config, RunMode::Resume).unwrap_err().to_string();
     assert!(error.contains("held_out was"), "{error}");
-    // Nothing that is asked during training goes unasked in silence.
+    // Questions during training are never dropped silently.
     let mut idle = small(&folder.path().join("idle"));
     idle.evaluation.during_training = 6;
     assert!(refused(&idle).contains("evaluation.during_training"));
@@ -413,7 +413,7 @@ fn an_unknown_key_or_value_in_the_settings_is_an_error_with_its_line() {
             assert!(error.contains(part), "{part} in {error}");
         }
     }
-    // A table that names one key changes one key.
+    // A table with one key changes only that key.
     let mut expected = RunConfig::toy();
     expected.train.epochs = 3.0;
     expected.model.hidden_size = 64;
@@ -441,11 +441,11 @@ fn a_comparison_trains_all_three_with_the_same_updates() {
     assert!(out.join("compare.svg").is_file() && out.join("compare.json").is_file());
     let ledger = std::fs::read(out.join("mix/mixture.json")).unwrap();
     assert!(String::from_utf8(ledger).unwrap().contains("\"requested\": 0.2"));
-    // Under other settings it is refused, and nothing of it changes.
+    // Other settings are refused, and nothing changes.
     let other = RunConfig { seed: 9, ..small(&out) };
     let error = compare(&other, RunMode::Resume, &Context::new((), &stop)).unwrap_err().to_string();
     assert!(error.contains("seed was 1, is 9"), "{error}");
-    // Moved and taken up again, everything is done already.
+    // After moving the directory, all runs count as finished.
     let moved = folder.path().join("moved");
     std::fs::rename(&out, &moved).unwrap();
     let mut said = Said::default();
@@ -453,7 +453,7 @@ fn a_comparison_trains_all_three_with_the_same_updates() {
     assert_eq!(again.unwrap(), table);
     assert_eq!(said.0.iter().filter(|line| *line == "this run is finished").count(), 3);
     let error = quiet(&small(&moved), RunMode::Resume).unwrap_err().to_string();
-    assert!(error.contains("Resume a comparison as a comparison"), "{error}");
+    assert!(error.contains("Resume a comparison with `compare`"), "{error}");
 }
 
 #[test]
@@ -470,7 +470,7 @@ fn a_run_goes_on_with_other_settings_where_that_is_allowed() {
     assert_eq!(summary.outcome.step, 9);
     assert_eq!(summary.evaluations.iter().map(|e| e.step).collect::<Vec<_>>(), [0, 3, 6, 9]);
     assert!(summary.peak_memory_mib.is_none_or(|mib| mib > 1.0));
-    // Other data are a change like any other.
+    // Changed data are allowed as well.
     longer.seed = 2;
     longer.train.steps = Some(10);
     assert_eq!(quiet(&longer, RunMode::ResumeChanged).unwrap().outcome.step, 10);
@@ -505,9 +505,9 @@ fn real_traces_are_accounted_for() {
     assert_eq!((long.read, short.read, ledger.joined), (291, 497, 291));
     assert_eq!(short.unmatched, 206);
     assert!(long.too_long > 100 && long.usable + long.too_long == 291, "{ledger}");
-    // Too few long answers fit for a fifth of the rows: all are used, and it is said.
+    // Too few long answers fit to fill a fifth of the rows: all are used, and the report says so.
     let long = &prepared.report.sources[0];
     assert_eq!(long.rows, long.available);
-    assert!(prepared.report.shortfalls[0].contains("not 20.0 %"), "{}", prepared.report);
+    assert!(prepared.report.shortfalls[0].contains("not 20.0%"), "{}", prepared.report);
     assert!(!prepared.questions.is_empty(), "gold answers become references");
 }

@@ -28,7 +28,7 @@ fn an_interrupt_saves_a_checkpoint_and_the_run_goes_on_from_it() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // As soon as a few steps are made.
+    // Once a few steps are done.
     let metrics = out.join("metrics.jsonl");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while std::fs::read_to_string(&metrics).unwrap_or_default().lines().count() < 5 {

@@ -1,4 +1,5 @@
-//! Promise: every answer of every source gets its scores under the untuned student, once, whatever stops the work.
+//! Promise: every answer of every source gets its scores under the untuned student exactly once, also after
+//! interruptions.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -121,13 +122,13 @@ fn scores_of_another_student_and_files_of_something_else_are_refused_and_stay() 
     // A line that is none of ours.
     std::fs::write(&path, b"{\"row\": 1}\n").unwrap();
     let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
-    assert!(error.contains("scores.jsonl:1: it holds no scores"), "{error}");
+    assert!(error.contains("scores.jsonl:1: it does not contain scores"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"{\"row\": 1}\n");
     // A file that is none of ours.
     let notes = folder.path().join("notes.jsonl");
     std::fs::write(&notes, "mine").unwrap();
     let error = quiet(&toy(), &to_file(&notes)).unwrap_err().to_string();
-    assert!(error.contains("it is no file of scores"), "{error}");
+    assert!(error.contains("it is not a file of scores"), "{error}");
     assert_eq!(std::fs::read(&notes).unwrap(), b"mine");
     // Settings of a file that is gone keep none from beginning anew.
     std::fs::remove_file(&path).unwrap();
@@ -189,7 +190,7 @@ fn a_choice_takes_no_parquet_file() {
         Some(ChoiceConfig { scores: Some(path.clone()), ..ChoiceConfig::by(ChoiceBy::Rsr) });
     let error = Prepared::new(&config, &Context::default()).map(|_| ()).unwrap_err().to_string();
     assert!(
-        error.contains("Name the JSONL file beside it: ") && error.contains("s.jsonl"),
+        error.contains("Name the JSONL file next to it: ") && error.contains("s.jsonl"),
         "{error}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), b"PAR1");

@@ -198,7 +198,7 @@ fn the_next_command_trains_with_the_scores() {
     let (_, said, _) = teachers.call("window.jsonl", &words);
     assert!(said.contains("mixture.choice.by=rsr "), "{said}");
     let (status, _, err) = teachers.call("x.jsonl", &["--source", &a, "--columns", "b=id=x"]);
-    assert!(status == 2 && err.contains("--columns names `b`, which is no source"), "{err}");
+    assert!(status == 2 && err.contains("--columns names `b`, which is not a source"), "{err}");
     let (status, _, err) = teachers.call("x.jsonl", &["--source", &a, "--columns", "a"]);
     assert!(status == 2 && err.contains("Write NAME=MAP"), "{err}");
     let (status, _, err) = teachers.call("a.jsonl", &["--source", &a]);
@@ -225,7 +225,7 @@ fn another_student_s_file_and_wrong_sources_are_refused_by_the_program() {
     for (words, expected) in [
         (&["--source", "a"][..], "Write NAME=FILE"),
         (&["--source", "=a"], "Write NAME=FILE"),
-        (&["--source", &source, "--source", &source], "two sources called `a`"),
+        (&["--source", &source, "--source", &source], "two sources are named `a`"),
         (&["--window", "3"], "--lalp"),
     ] {
         let (status, _, err) = teachers.call("other.jsonl", words);

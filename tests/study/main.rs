@@ -1,5 +1,5 @@
-//! Promise: a study runs to its report, goes on where it was stopped, and says what a reader must
-//! know; the report opens in a browser without an error.
+//! Promise: a study runs to its report, can be resumed, and states what a reader must know. The report opens in
+//! a browser without errors.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
-//! Promise: several processes share a study, or make parts of it, and come to the numbers of one process,
-//! also where some of them are killed; what does not fit together is refused by name.
+//! Promise: several processes that share a study, or make parts of it, produce the numbers of one process, even
+//! if some of them are killed. Errors name parts that do not fit together.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -411,7 +411,7 @@ fn flags_that_exclude_each_other_are_refused() {
     let mut task = command("study");
     task.args(["--config", &file, "--set", "resamples=0"]).env("SLURM_ARRAY_TASK_ID", "1");
     let told = text(&task.output().unwrap());
-    assert!(told.contains("with --part array") && told.contains("resamples"), "{told}");
+    assert!(told.contains("use --part array") && told.contains("resamples"), "{told}");
     let told = text(&called(&["--config", &file, "--part", "array"]));
     assert!(told.contains("SLURM_ARRAY_TASK_ID is not set"), "{told}");
 }

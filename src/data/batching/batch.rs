@@ -15,21 +15,21 @@ use crate::error::Result;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One row of training: tokens, and which of them are trained.
+/// A training row: tokens, and which of them are trained.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
-    /// Prompt, answer and end token.
+    /// Prompt, answer, and end token.
     pub tokens: Vec<u32>,
-    /// Tokens of the prompt; those after it are trained.
+    /// Number of prompt tokens. The tokens after them are trained.
     pub prompt: usize,
-    /// Tokens after the prompt that are not trained, in ascending ranges: what a user says between two
+    /// Tokens after the prompt that are not trained, as ascending ranges: user turns between two trained
     /// answers.
     pub untrained: Vec<Range<u32>>,
-    /// Names the row in messages: source and problem.
+    /// A name for messages: source and problem.
     pub label: String,
-    /// Its number in training order; what is random about a row depends on it.
+    /// The row's number in training order, which seeds its random operations.
     pub number: u64,
-    /// What a teacher finds likely at its trained tokens, where there is a teacher.
+    /// A teacher's likeliest tokens at the trained positions, if there is a teacher.
     pub teacher: Option<Arc<TopTokens>>,
 }
 
@@ -46,24 +46,22 @@ impl Row {
     }
 }
 
-/// An endless sequence of rows, by number: row `n` is always the same row, so that a run can be
-/// taken up anywhere.
+/// An endless sequence of rows by number. Row `n` is always the same, so a run can resume anywhere.
 pub trait RowStream {
-    /// Rows in one epoch.
+    /// The number of rows in an epoch.
     fn rows_per_epoch(&self) -> usize;
 
     /// The rows with these numbers.
     ///
     /// # Errors
-    /// Whatever reading a row may give.
+    /// Errors of reading a row.
     fn rows(&mut self, range: Range<u64>) -> Result<Vec<Row>>;
 
-    /// As [`RowStream::rows`], where the tokens of all rows are needed, and what costs more than reading
-    /// them, such as a teacher, only of those that `chosen` gives by their index. By default all rows
-    /// have everything.
+    /// Like [`RowStream::rows`], if all rows need tokens but only some need expensive data such as a
+    /// teacher's. `chosen` returns the indices of those rows. By default, all rows are complete.
     ///
     /// # Errors
-    /// As [`RowStream::rows`].
+    /// See [`RowStream::rows`].
     fn rows_for(
         &mut self,
         range: Range<u64>,
@@ -74,17 +72,18 @@ pub trait RowStream {
     }
 }
 
-/// The rows of a mixture, epoch after epoch, each in its own order.
+/// The rows of a mixture, epoch after epoch, in the order of each epoch.
 #[derive(Clone, Debug)]
 pub struct MixedRows {
     mixture: MixDistillation,
     encoded: Arc<Encoded>,
-    /// Order of the epoch that `mixture` describes.
+    /// The order of the current epoch of `mixture`.
     order: Vec<u32>,
 }
 
 impl MixedRows {
-    /// The rows of `mixture`, whose pairs are all encoded in `encoded` (see [`Encoded::fitting`]).
+    /// Creates a stream of the rows of `mixture`, whose pairs must all be encoded in `encoded` (see
+    /// [`Encoded::fitting`]).
     pub fn new(mixture: MixDistillation, encoded: Arc<Encoded>) -> Self {
         let order = mixture.order(mixture.epoch());
         Self { mixture, encoded, order }
@@ -125,44 +124,44 @@ impl RowStream for MixedRows {
     }
 }
 
-/// One micro-batch on the host.
+/// A micro-batch on the host.
 ///
-/// Its rows hold one example each, padded on the right, or several examples one after the other
-/// ([`Batch::packed`]); `positions` and `starts` tell them apart.
+/// Each row has one example, padded on the right, or several examples in sequence ([`Batch::packed`]).
+/// `positions` and `starts` distinguish them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Positions in each row, padding included.
+    /// Positions per row, including padding.
     pub length: usize,
     /// Input tokens, `[rows * length]`.
     pub ids: Vec<u32>,
-    /// The token that follows each input token, `[rows * length]`.
+    /// The next token for each input token, `[rows * length]`.
     pub targets: Vec<u32>,
-    /// 1 where the target is trained, else 0, `[rows * length]`.
+    /// 1 if the target is trained, else 0, `[rows * length]`.
     pub weights: Vec<f32>,
-    /// Position of each token in its example, `[rows * length]`.
+    /// The position of each token in its example, `[rows * length]`.
     pub positions: Vec<u32>,
-    /// Where in its row each token's example starts, `[rows * length]`.
+    /// The start of each token's example in its row, `[rows * length]`.
     pub starts: Vec<u32>,
-    /// The example's number in training order, for each token, `[rows * length]`.
+    /// The number of each token's example in training order, `[rows * length]`.
     pub numbers: Vec<u64>,
-    /// Input tokens of each token's example, 0 for padding, `[rows * length]`.
+    /// The number of input tokens of each token's example, 0 for padding, `[rows * length]`.
     pub lengths: Vec<u32>,
-    /// What a teacher finds likely at the trained targets, in their order; `None` unless every
-    /// example has it, for the same number of tokens.
+    /// A teacher's likeliest tokens at the trained targets, in order. `None` unless every example has the
+    /// same number of them.
     pub teacher: Option<TopTokens>,
-    /// Examples.
+    /// Number of examples.
     pub examples: usize,
-    /// Input positions that hold a token.
+    /// Number of input positions with a token.
     pub tokens: usize,
-    /// Targets that are trained.
+    /// Number of trained targets.
     pub trained: usize,
 }
 
 impl Batch {
-    /// Lays examples out side by side, one a row; the length is rounded up to a multiple of
-    /// `multiple`, which keeps the number of different shapes small.
+    /// Lays out examples in one row each. The length is rounded up to a multiple of `multiple`, which limits
+    /// the number of distinct shapes.
     pub fn new<'a>(examples: impl IntoIterator<Item = Example<'a>>, multiple: usize) -> Self {
         let examples: Vec<Example> = examples.into_iter().collect();
         let longest = examples.iter().map(Example::inputs).max().unwrap_or(0);
@@ -174,7 +173,7 @@ impl Batch {
         batch
     }
 
-    /// Lays examples out in one row, one after the other, with padding at the end only.
+    /// Concatenates examples in one row, with padding only at the end.
     ///
     /// ```text
     /// ids         a a a a b b b c c .
@@ -191,7 +190,7 @@ impl Batch {
             place += example.inputs();
         }
         batch.teach(&examples);
-        // Padding is an example of its own, which nothing attends to.
+        // Padding is a separate example that nothing attends to.
         for (index, padding) in (place..batch.length).enumerate() {
             batch.positions[padding] = index as u32;
             batch.starts[padding] = place as u32;
@@ -215,7 +214,7 @@ impl Batch {
         }
     }
 
-    /// Puts an example into a row, from `place` on.
+    /// Writes an example into a row, starting at `place`.
     fn put(&mut self, example: &Example, row: usize, place: usize) {
         let inputs = example.inputs();
         let at = row * self.length + place..row * self.length + place + inputs;
@@ -245,7 +244,7 @@ impl Batch {
         self.trained += example.targets();
     }
 
-    /// Takes over what the examples, which lie in this order, have of a teacher.
+    /// Collects the teacher's tokens of the examples, which are in this order.
     fn teach(&mut self, examples: &[Example]) {
         let mut all = TopTokens::default();
         for example in examples.iter().filter(|example| example.targets() > 0) {
@@ -259,7 +258,7 @@ impl Batch {
         self.teacher = (all.k > 0).then_some(all);
     }
 
-    /// Positions that hold no token.
+    /// The number of positions without a token.
     pub fn padding(&self) -> usize {
         self.rows * self.length - self.tokens
     }

@@ -5,7 +5,7 @@
 //! trained   . . . . . x x x x x       by position, never by token: the answer and its end
 //! ```
 //!
-//! Of a conversation in which several answers are trained, what stands between them is not.
+//! If several answers of a conversation are trained, the text between them is not.
 
 use super::top_tokens::TopTokens;
 use super::turns::{LaidOut, TrainedTurns, with_turns};
@@ -22,68 +22,68 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What happens to a row that exceeds the length limit.
+/// What happens to a row above the length limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TooLong {
-    /// It is left out and counted.
+    /// Leave the row out and count it.
     #[default]
     Drop,
-    /// It is an error.
+    /// Stop with an error.
     Error,
-    /// Its answer is cut at the limit and loses its end token; counted.
+    /// Cut the answer at the limit, without its end token, and count it.
     Cut,
 }
 
 /// The length limit of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LengthLimit {
-    /// Most tokens of a row: prompt, answer and end token.
+    /// Maximum tokens of a row: prompt, answer, and end token.
     pub tokens: usize,
     /// What happens to longer rows.
     pub too_long: TooLong,
 }
 
 impl LengthLimit {
-    /// A limit beyond which rows are left out and counted.
+    /// A limit above which rows are left out and counted.
     pub fn drop_beyond(tokens: usize) -> Self {
         Self { tokens, too_long: TooLong::Drop }
     }
 }
 
-/// Tokens of one row.
+/// The tokens of one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Example<'a> {
-    /// Prompt, answer and end token.
+    /// Prompt, answer, and end token.
     pub tokens: &'a [u32],
-    /// Tokens of the prompt; those after it are trained.
+    /// Number of prompt tokens. The tokens after them are trained.
     pub prompt: usize,
-    /// Tokens after the prompt that are not trained, in ascending ranges.
+    /// Tokens after the prompt that are not trained, as ascending ranges.
     pub untrained: &'a [Range<u32>],
-    /// Its number in training order, where it has one; what is random about it depends on that.
+    /// The example's number in training order, if it has one, which seeds its random operations.
     pub number: u64,
-    /// What a teacher finds likely at its trained tokens, where there is a teacher.
+    /// A teacher's likeliest tokens at the trained positions, if there is a teacher.
     pub teacher: Option<&'a TopTokens>,
 }
 
 impl Example<'_> {
-    /// Tokens that are inputs: all but the last.
+    /// The number of input tokens: all but the last.
     pub(super) fn inputs(&self) -> usize {
         self.tokens.len().saturating_sub(1)
     }
 
-    /// Tokens that are trained as the target of another: position p predicts token p + 1, so the
-    /// first is at `prompt - 1`, and a row's first token is none.
+    /// The number of tokens trained as targets. Position p predicts token p + 1, so the first is at
+    /// `prompt - 1`, and the first token of a row is never a target.
     pub(crate) fn targets(&self) -> usize {
         (self.inputs() - self.first_target()).saturating_sub(count(self.untrained))
     }
 
-    /// The input whose target is the first that is trained.
+    /// The first input whose target is trained.
     pub(super) fn first_target(&self) -> usize {
         self.prompt.saturating_sub(1).min(self.inputs())
     }
 
-    /// The ranges of tokens that are trained as the target of another, in ascending order.
+    /// The ranges of tokens that are trained as targets, in ascending order.
     pub(crate) fn trained_ranges(&self) -> Vec<Range<usize>> {
         let mut start = self.prompt.max(1);
         let mut ranges = vec![];
@@ -96,18 +96,18 @@ impl Example<'_> {
         ranges
     }
 
-    /// Tokens that are trained.
+    /// The number of trained tokens.
     pub fn trained(&self) -> usize {
         (self.tokens.len() - self.prompt).saturating_sub(count(self.untrained))
     }
 }
 
-/// Tokens in ranges.
+/// The number of tokens in ranges.
 fn count(ranges: &[Range<u32>]) -> usize {
     ranges.iter().map(|range| range.len()).sum()
 }
 
-/// Adds ranges to a hash, which is the same as ever where there are none.
+/// Adds ranges to a hash. Without ranges, the hash is the same as in earlier versions.
 pub(crate) fn hash_ranges(hash: &mut Sha256, ranges: &[Range<u32>]) {
     for range in ranges {
         hash.update(range.start.to_le_bytes());
@@ -115,23 +115,23 @@ pub(crate) fn hash_ranges(hash: &mut Sha256, ranges: &[Range<u32>]) {
     }
 }
 
-/// Records of one source as tokens, in one buffer.
+/// The encoded records of one source, in one buffer.
 #[derive(Clone, Debug, Default)]
 struct EncodedSource {
     tokens: Vec<u32>,
-    /// For each record: where its tokens start, how many, and how many of them are prompt. All 0
-    /// for a record that was not encoded or does not fit.
+    /// For each record: the offset of its tokens, their number, and the number of prompt tokens. All 0 for a
+    /// record that was not encoded or exceeds the limit.
     rows: Vec<(usize, u32, u32)>,
-    /// Tokens after the prompt that are not trained, for the records that have any.
+    /// Untrained ranges after the prompt, for records that have any.
     untrained: BTreeMap<usize, Vec<Range<u32>>>,
     too_long: Vec<bool>,
     cut: Vec<bool>,
-    /// Tokens of the shortest record that exceeds the limit.
+    /// Length of the shortest record that exceeds the limit.
     shortest_too_long: Option<usize>,
 }
 
 impl EncodedSource {
-    /// Takes in one record.
+    /// Adds one record.
     fn put(
         &mut self,
         record: usize,
@@ -152,7 +152,7 @@ impl EncodedSource {
                 return Err(Error::config(
                     "data.max_length",
                     format!("{} has {length} tokens, the limit is {}", label(), limit.tokens),
-                    "Raise the limit, or choose `too_long = \"drop\"` or \"cut\"",
+                    "Raise the limit, or set data.too_long to \"drop\" or \"cut\"",
                 ));
             }
             RowFit::TooLong(length) => {
@@ -165,7 +165,7 @@ impl EncodedSource {
     }
 }
 
-/// What all rows of a source are encoded with.
+/// Everything that is needed to encode the rows of a source.
 struct With<'a> {
     tokenizer: &'a TextTokenizer,
     template: &'a dyn PromptTemplate,
@@ -174,7 +174,7 @@ struct With<'a> {
 }
 
 impl With<'_> {
-    /// The rows of some records of a source.
+    /// Encodes some records of a source.
     fn rows(&self, source: &Source, records: &[usize]) -> Vec<Result<RowFit>> {
         let answer = |&index: &usize| {
             let CotRecord { system, earlier, problem, solution, .. } = &source.records()[index];
@@ -192,16 +192,16 @@ impl With<'_> {
     }
 }
 
-/// The answers of one source that are in `pairs`.
+/// Encodes the answers of one source in `pairs`.
 fn encode_source(
     pairs: &Pairs,
     index: usize,
     with: &With<'_>,
     progress: &mut TaskProgress<'_, '_>,
 ) -> Result<EncodedSource> {
-    /// Records encoded between two reports of progress.
+    /// Records encoded between two progress events.
     const CHUNK: usize = 512;
-    /// Records that a task lays out together.
+    /// Records that one task lays out together.
     const TOGETHER: usize = 16;
     let source = &pairs.sources()[index];
     let mut wanted: Vec<usize> =
@@ -233,18 +233,18 @@ pub struct Encoded {
     sources: Vec<EncodedSource>,
 }
 
-/// One record after tokenizing.
+/// A record after tokenizing.
 enum RowFit {
     Fits { row: LaidOut, cut: bool },
     TooLong(usize),
 }
 
 impl Encoded {
-    /// Encodes every answer of `pairs`, in parallel; the result does not depend on the threads.
+    /// Encodes every answer of `pairs` in parallel. The result does not depend on the number of threads.
     ///
     /// # Errors
-    /// What `template` and `tokenizer` give; [`Error::Config`] with key `data.max_length` where no
-    /// row fits, or where one does not and the limit refuses it; [`Error::Stopped`].
+    /// Errors of `template` and `tokenizer`; [`Error::Config`] with key `data.max_length` if no row fits, or
+    /// if a row does not and the limit is [`TooLong::Error`]; [`Error::Stopped`].
     pub fn encode(
         pairs: &Pairs,
         tokenizer: &TextTokenizer,
@@ -257,16 +257,15 @@ impl Encoded {
         Self::encode_by_source(pairs, tokenizer, &templates, turns, limit, context)
     }
 
-    /// As [`Encoded::encode`], each source with a template of its own: `templates` has one for each,
-    /// in the order of [`Pairs::sources`]. Of conversations of several turns those answers are trained
-    /// that `turns` says.
+    /// Like [`Encoded::encode`], with a template for each source, in the order of [`Pairs::sources`]. `turns`
+    /// says which answers of conversations with several turns are trained.
     ///
     /// # Errors
-    /// As [`Encoded::encode`]; [`Error::Config`] with key `data.trained_turns` where an earlier answer
-    /// is to be trained that its template changes.
+    /// See [`Encoded::encode`]; [`Error::Config`] with key `data.trained_turns` if an earlier answer to train
+    /// on is changed by its template.
     ///
     /// # Panics
-    /// If there is not a template for each source.
+    /// If the number of templates differs from the number of sources.
     pub fn encode_by_source(
         pairs: &Pairs,
         tokenizer: &TextTokenizer,
@@ -303,7 +302,7 @@ impl Encoded {
         Ok(Self { sources })
     }
 
-    /// The tokens of a record, if it was encoded and fits the limit.
+    /// The tokens of a record, or `None` if it was not encoded or exceeds the limit.
     pub fn example(&self, source: usize, record: usize) -> Option<Example<'_>> {
         let encoded = self.sources.get(source)?;
         let &(start, length, prompt) = encoded.rows.get(record)?;
@@ -325,7 +324,7 @@ impl Encoded {
         Lengths::new(self.sources.iter().enumerate().map(of).collect())
     }
 
-    /// The pairs without the answers that do not fit, which are entered in the ledger.
+    /// Removes the answers that do not fit from the pairs, and updates the ledger.
     pub fn fitting(&self, pairs: &Pairs, ledger: &mut Ledger) -> Pairs {
         for (index, line) in ledger.sources.iter_mut().enumerate() {
             let records = (0..pairs.len()).flat_map(|p| pairs.candidates(p, index));
@@ -348,26 +347,26 @@ impl Encoded {
     }
 }
 
-/// Holds a row to the length limit.
+/// Applies the length limit to a row.
 fn within_limit(mut row: LaidOut, limit: LengthLimit) -> RowFit {
     let LengthLimit { tokens: max_length, too_long } = limit;
     let LaidOut { tokens, prompt, untrained } = &mut row;
     let (length, prompt) = (tokens.len(), *prompt);
     let cut = length > max_length;
-    // An empty prompt would leave the first trained token without anything before it, and a prompt
-    // that fills the limit leaves nothing to train.
+    // Refuse an empty prompt, which leaves no context for the first trained token, and a prompt that fills
+    // the limit, which leaves nothing to train.
     if prompt == 0 || (cut && (too_long != TooLong::Cut || prompt >= max_length)) {
         return RowFit::TooLong(length);
     }
     tokens.truncate(max_length);
-    // What is trained is what is left of it.
+    // Only the remaining tokens are trained.
     let most = tokens.len() as u32;
     untrained.retain(|range| range.start < most);
     untrained.iter_mut().for_each(|range| range.end = range.end.min(most));
     RowFit::Fits { row, cut }
 }
 
-/// A row's tokens and prompt in 32 hexadecimal digits (half of a SHA-256), by which files know it.
+/// A key for a row's tokens and prompt in files: 32 hexadecimal digits (half of a SHA-256).
 pub(crate) fn row_key(example: &Example) -> String {
     let mut hash = Sha256::new();
     hash.update((example.prompt as u64).to_le_bytes());

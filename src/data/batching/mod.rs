@@ -1,4 +1,4 @@
-//! Batching: rows as tokens, laid out in micro-batches.
+//! Batching: turns rows into tokens and lays them out in micro-batches.
 
 mod batch;
 mod encode;

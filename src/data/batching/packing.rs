@@ -1,5 +1,5 @@
-//! How the rows of an optimizer step become micro-batches. No layout changes the step: attention
-//! stays inside each row's own example, and the loss is summed over trained tokens.
+//! How the rows of an optimizer step become micro-batches. The layout does not change the step: attention
+//! stays inside each example, and the loss is summed over trained tokens.
 //!
 //! ```text
 //! off                          on                            on, with a budget of 8 tokens
@@ -11,15 +11,15 @@
 use super::batch::{Batch, Row};
 use serde::{Deserialize, Serialize};
 
-/// Whether the examples of a micro-batch are laid out one after the other.
+/// Whether the examples of a micro-batch are concatenated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
-    /// Each in a row of its own, padded to the longest.
+    /// Give each example its own row, padded to the longest one.
     Off,
-    /// One after the other in one row, which saves the time that padding takes.
+    /// Concatenate examples in one row, which saves the time for padding.
     On,
-    /// Where the step would otherwise be padding by more than a tenth.
+    /// Concatenate examples if more than 10% of the step would otherwise be padding.
     #[default]
     Auto,
 }
@@ -27,46 +27,44 @@ pub enum Packing {
 /// A layout of micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchLayout {
-    /// Rows in a micro-batch, where there is no budget of tokens.
+    /// Rows per micro-batch, without a token budget.
     pub rows_per_batch: usize,
-    /// Most positions of a micro-batch, padding included; a row that alone has more is a
-    /// micro-batch by itself.
+    /// Maximum positions per micro-batch, including padding. A longer row is a micro-batch of its own.
     pub tokens_per_batch: Option<usize>,
     /// Whether examples are packed.
     pub packing: Packing,
     /// Lengths are rounded up to a multiple of this.
     pub multiple: usize,
-    /// Lengths are rounded up further, to at most eight different ones between a power of two and
-    /// the next.
+    /// Whether lengths are rounded up further, to at most eight distinct ones per power of two.
     pub bucket: bool,
 }
 
-/// The size of a micro-batch, and which rows it is made of.
+/// The size of a micro-batch, and its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchSize {
-    /// Rows of examples, by their index.
+    /// Indices of its rows.
     pub members: Vec<usize>,
-    /// Rows of the batch: 1 where examples are packed.
+    /// Rows of the batch, 1 if examples are packed.
     pub rows: usize,
-    /// Positions in each row, padding included.
+    /// Positions per row, including padding.
     pub length: usize,
     is_packed: bool,
 }
 
 impl BatchSize {
-    /// Positions, padding included.
+    /// The number of positions, including padding.
     pub fn positions(&self) -> usize {
         self.rows * self.length
     }
 }
 
 impl BatchLayout {
-    /// Micro-batches of so many rows.
+    /// A layout with a fixed number of rows per micro-batch.
     pub fn rows(rows_per_batch: usize, multiple: usize, packing: Packing) -> Self {
         Self { rows_per_batch, tokens_per_batch: None, packing, multiple, bucket: false }
     }
 
-    /// The micro-batches of one optimizer step; each row is in one of them.
+    /// The micro-batches of one optimizer step. Each row is in exactly one.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
         let batch = |size: &BatchSize| {
             let examples = size.members.iter().map(|row| rows[*row].example());
@@ -78,16 +76,16 @@ impl BatchLayout {
         self.sizes_of(rows).iter().map(batch).collect()
     }
 
-    /// The sizes of the micro-batches of one optimizer step, of its rows.
+    /// The sizes of the micro-batches of one optimizer step, by its rows.
     pub fn sizes_of(&self, rows: &[Row]) -> Vec<BatchSize> {
         let inputs: Vec<usize> = rows.iter().map(inputs).collect();
         self.sizes(&inputs)
     }
 
-    /// The sizes of the micro-batches of one optimizer step, by the input tokens of its rows: all tokens
-    /// of a row but the last.
+    /// The sizes of the micro-batches of one optimizer step, by the number of input tokens of its rows (all
+    /// but the last token).
     pub fn sizes(&self, inputs: &[usize]) -> Vec<BatchSize> {
-        /// Share of padding above which packing pays.
+        /// Share of padding above which packing pays off.
         const MOST_PADDING: f64 = 0.1;
         match self.packing {
             Packing::Off => self.padded(inputs),
@@ -109,7 +107,7 @@ impl BatchLayout {
         let mut chunks: Vec<Vec<usize>> = vec![];
         for row in sorted {
             let full = chunks.last().is_none_or(|chunk| match self.tokens_per_batch {
-                // This row is the longest so far.
+                // Rows are sorted, so this one is the longest so far.
                 Some(budget) => (chunk.len() + 1) * self.rounded(inputs[row]) > budget,
                 None => chunk.len() >= self.rows_per_batch,
             });
@@ -126,7 +124,7 @@ impl BatchLayout {
         chunks.into_iter().map(size).collect()
     }
 
-    /// Rows one after the other.
+    /// Concatenates rows.
     fn packed(&self, inputs: &[usize]) -> Vec<BatchSize> {
         let bins: Vec<Vec<usize>> = match self.tokens_per_batch {
             Some(budget) => best_fit_decreasing(inputs, |filled| self.rounded(filled) <= budget),
@@ -142,7 +140,7 @@ impl BatchLayout {
         bins.into_iter().map(size).collect()
     }
 
-    /// A length with the padding that makes it one of few.
+    /// Rounds a length up, to limit the number of distinct lengths.
     fn rounded(&self, length: usize) -> usize {
         let multiple = match self.bucket {
             true => (length.next_power_of_two() / 16).max(self.multiple),
@@ -152,14 +150,13 @@ impl BatchLayout {
     }
 }
 
-/// Input tokens of a row: all but the last.
+/// The number of input tokens of a row: all but the last.
 fn inputs(row: &Row) -> usize {
     row.tokens.len().saturating_sub(1)
 }
 
-/// Puts items into bins, which may be filled as far as `fits` says: the largest first, each into the
-/// fullest bin that has room for it, or into a new one. Items that fit nowhere have a bin each. Items
-/// of a bin keep their order.
+/// Packs items into bins, as long as `fits` accepts the filled size: largest first, each into the fullest bin
+/// with room, or into a new one. Items that fit nowhere get their own bin. Items in a bin keep their order.
 fn best_fit_decreasing(sizes: &[usize], fits: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     // Stable, so that equal sizes keep their order.

@@ -1,4 +1,4 @@
-//! What a teacher finds likely, token by token.
+//! A teacher's likeliest tokens.
 
 /// A teacher's likeliest tokens for each trained token of a row.
 ///
@@ -10,24 +10,24 @@
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TopTokens {
-    /// Tokens kept for each trained token.
+    /// Number of tokens kept for each trained token.
     pub k: usize,
-    /// `[trained * k]`; the k of one trained token are all different.
+    /// `[trained * k]`. The k tokens of one trained token are distinct.
     pub tokens: Vec<u32>,
-    /// `[trained * (k + 1)]`: the logarithms of the k tokens' probabilities, and last the logarithm
-    /// of what is left for all others.
+    /// `[trained * (k + 1)]`: the log probabilities of the k tokens, followed by that of all other tokens
+    /// together.
     pub log_probs: Vec<f32>,
 }
 
 impl TopTokens {
-    /// Whether it is made for so many trained tokens.
+    /// Whether it fits this number of trained tokens.
     pub fn fits(&self, trained: usize) -> bool {
         self.k > 0
             && trained.checked_mul(self.k) == Some(self.tokens.len())
             && trained.checked_add(self.tokens.len()) == Some(self.log_probs.len())
     }
 
-    /// Takes in what belongs to the next trained tokens.
+    /// Appends the tokens of the next trained tokens.
     pub(super) fn extend(&mut self, other: &Self) {
         self.k = other.k;
         self.tokens.extend_from_slice(&other.tokens);

@@ -1,4 +1,4 @@
-//! Conversations of several turns: which of their answers are trained.
+//! Conversations with several turns: which answers are trained.
 //!
 //! ```text
 //! turns     user 1 | answer 1 | user 2 | answer 2
@@ -12,18 +12,19 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Which answers of a conversation of several turns are trained.
+/// Which answers of a conversation with several turns are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainedTurns {
-    /// The last one.
+    /// Train only the last answer.
     #[default]
     Last,
-    /// All of them, where the template keeps earlier ones as a model writes them.
+    /// Train every answer. The chat template must keep earlier answers the way a model writes them, including
+    /// their reasoning.
     All,
 }
 
-/// A row, and what of it is trained.
+/// A row, and which tokens are trained.
 pub(super) struct LaidOut {
     pub(super) tokens: Vec<u32>,
     pub(super) prompt: usize,
@@ -37,8 +38,8 @@ impl From<RowTokens> for LaidOut {
     }
 }
 
-/// The row of a conversation, in which every answer is trained that `turns` says. An earlier answer is
-/// trained as it would be by itself: behind the prompt that a model is asked with, and with its end.
+/// Marks the trained answers of a conversation, according to `turns`. An earlier answer is trained as it
+/// would be on its own: after the prompt that the model sees, and with its end token.
 pub(super) fn with_turns(
     row: RowTokens,
     record: &CotRecord,
@@ -70,7 +71,7 @@ pub(super) fn with_turns(
     })
 }
 
-/// The error of an earlier answer that stands in the conversation otherwise than a model writes it.
+/// The error for an earlier answer that the template changes.
 fn rewritten(
     turn: usize,
     alone: &RowTokens,
@@ -78,10 +79,10 @@ fn rewritten(
     tokenizer: &TextTokenizer,
     label: &str,
 ) -> Error {
-    /// Tokens that are shown, from the first that differs on.
+    /// Tokens shown, starting at the first difference.
     const SHOWN: usize = 100;
     let same = alone.tokens.iter().zip(&row.tokens).take_while(|(a, b)| a == b).count();
-    // What both have before it says where that is.
+    // Include some of the preceding text for orientation.
     let from = same.saturating_sub(SHOWN / 5);
     let shown = |tokens: &[u32]| {
         let tokens = &tokens[from.min(tokens.len())..tokens.len().min(same + SHOWN)];
@@ -90,13 +91,13 @@ fn rewritten(
     Error::config(
         "data.trained_turns",
         format!(
-            "{label}: answer {} stands in the whole conversation otherwise than a model writes it. A \
-             model writes: \"{}\". In the conversation: \"{}\"",
+            "{label}: the chat template changes answer {} of the conversation. A model writes: \
+             \"{}\". The conversation has: \"{}\"",
             turn + 1,
             shown(&alone.tokens),
             shown(&row.tokens)
         ),
-        "Train the last answer (`last`), or give a template that keeps earlier answers whole, their \
-         reasoning included",
+        "Train only the last answer (`last`), or give a template that keeps earlier answers \
+         complete, including their reasoning",
     )
 }

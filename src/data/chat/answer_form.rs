@@ -1,13 +1,13 @@
-//! How a template has a model write reasoning and answer, learned from what it makes of samples.
+//! The form in which a template expects a model to write reasoning and answer, learned from its output on
+//! samples.
 //!
 //! ```text
 //! <|im_start|>assistant\n <think>\n R \n</think>\n\n A <|im_end|>\n
 //! header                  open       close          after
 //! ```
 //!
-//! A prompt ends with the header, and may have written more: the mark that opens the reasoning, where
-//! the model is to reason, or an empty reasoning with both marks, where it is not. The model writes
-//! the rest.
+//! A prompt ends with the header and may include more: the opening tag, if the model should reason, or empty
+//! reasoning with both tags, if it should not. The model writes the rest.
 
 use super::chat_template::ChatTemplate;
 use super::message::{Beside, Message, ReasoningPlace};
@@ -17,30 +17,31 @@ use crate::error::Result;
 /// The texts around reasoning and answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AnswerForm {
-    /// Before the reasoning, from its mark on.
+    /// The text before the reasoning, starting with its tag.
     open: String,
-    /// Between reasoning and answer.
+    /// The text between reasoning and answer.
     close: String,
-    /// Where the template takes reasoning apart from the text, if it does.
+    /// Where the template takes reasoning separately from the text, if it does.
     pub(super) place: Option<ReasoningPlace>,
-    /// Whether the template showed these texts, or writes others around what stands at `place`.
+    /// Whether the template showed these texts. False if it writes others around the reasoning at `place`.
     pub(super) is_known: bool,
 }
 
-/// What of the form stands at the end of a prompt, with the white space behind the last mark.
+/// The part of the form at the end of a prompt, with the white space after the last tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written<'a> {
-    /// Nothing: the model writes all of it.
+    /// Nothing: the model writes everything.
     Nothing,
-    /// The mark that opens the reasoning.
+    /// The opening tag.
     Opened(&'a str),
-    /// The mark that closes it: the model is not to reason.
+    /// The closing tag: the model should not reason.
     Closed(&'a str),
 }
 
 impl AnswerForm {
-    /// The form by what `template` makes of samples after the messages `asked`, the last of which is
-    /// the user's. Where it shows none, the usual one, in the marks that `prompt` ends with.
+    /// Learns the form from the output of `template` for samples after the messages `asked`, the last of
+    /// which is the user's. If the template does not show it, uses the usual form with the tags at the end of
+    /// `prompt`.
     pub(super) fn learned(template: &ChatTemplate, asked: &[Message], prompt: &str) -> Self {
         const REASONED: &str = "Some thoughts";
         const ANSWERED: &str = "First answer";
@@ -53,7 +54,7 @@ impl AnswerForm {
             let Some(at) = whole.rfind(problem) else { return Ok(None) };
             let problem_ends = at + problem.len();
             let turn = &whole[problem_ends..];
-            // Each is there once.
+            // Each must occur once.
             let Some((before, rest)) = turn.split_once(REASONED) else { return Ok(None) };
             let Some((close, after)) = rest.split_once(ANSWERED) else { return Ok(None) };
             let again = [REASONED, ANSWERED]
@@ -62,7 +63,7 @@ impl AnswerForm {
             let behind = whole[..problem_ends + before.len()].strip_prefix(prompt);
             let form = Self::around(before, behind, close, prompt);
             let is_block = !matches!(place, None | Some(ReasoningPlace::Key(_)));
-            // A list that is written as such is not taken apart.
+            // A list that appears verbatim in the text is not supported by the template.
             let is_list = turn.contains("'type'") || turn.contains("\"type\"");
             let refused = again || is_block && (is_list || !form.is_known);
             Ok((!refused).then_some(Self { place, ..form }))
@@ -71,13 +72,13 @@ impl AnswerForm {
         let places = keys.into_iter().chain([ReasoningPlace::Block, ReasoningPlace::NestedBlock]);
         let apart = places.map(|place| shown(ANSWERED.into(), Some(place)));
         let within = std::iter::once_with(|| shown(with_reasoning(REASONED, ANSWERED), None));
-        // A template that refuses such a message says nothing of the form.
+        // A template that rejects such a message reveals nothing about the form.
         let found = apart.chain(within).find_map(|form| form.ok().flatten());
         found.unwrap_or_else(|| Self::usual(prompt))
     }
 
-    /// The form by what stands before a sample's reasoning and between it and the answer; `behind` is
-    /// what stands before the reasoning behind the prompt, where the text begins with that.
+    /// The form by the text before a sample's reasoning and between it and the answer. `behind` is the text
+    /// between the prompt and the reasoning, if the whole text starts with the prompt.
     fn around(before: &str, behind: Option<&str>, close: &str, prompt: &str) -> Self {
         let lower = before.to_ascii_lowercase();
         let start = MARKS.iter().filter_map(|(open, _)| lower.rfind(open)).max();
@@ -91,7 +92,7 @@ impl AnswerForm {
         }
     }
 
-    /// The form that most models use.
+    /// The form of most models.
     fn usual(prompt: &str) -> Self {
         let end = prompt.trim_end().to_ascii_lowercase();
         let ends = |(open, close): &&(&str, &str)| end.ends_with(open) || end.ends_with(close);
@@ -100,13 +101,13 @@ impl AnswerForm {
         Self { open, close, place: None, is_known: true }
     }
 
-    /// Whether reasoning stands in the texts of rows in the marks that the template has for it.
+    /// Whether the template's tags are the ones used in rows.
     pub(super) fn is_usual(&self) -> bool {
         self.is_known && self.open.trim() == OPEN && self.close.trim() == CLOSE
     }
 
-    /// Whether the text that a template makes of a row's `solution`, behind what the prompt has
-    /// written, opens and closes no more reasoning than that does.
+    /// Whether the template's text for a row's `solution`, after the prompt, opens and closes reasoning no
+    /// more often than the row does.
     pub(super) fn is_once(&self, written: Written<'_>, text: &str, solution: &str) -> bool {
         let opens = |text: &str| text.matches(OPEN).count();
         let before = usize::from(matches!(written, Written::Opened(_)));
@@ -114,8 +115,8 @@ impl AnswerForm {
         before + opens(text) <= opens(solution).max(1) && closes(text) <= closes(solution)
     }
 
-    /// Whether reasoning and answer stand in `text`, in this order and no more often than in a text of
-    /// this form that ends with `after`.
+    /// Whether `text` has reasoning and answer in this order, and no more often than a text of this form that
+    /// ends with `after`.
     pub(super) fn holds_once(
         &self,
         text: &str,
@@ -130,10 +131,10 @@ impl AnswerForm {
         behind.contains(answer) && is_once
     }
 
-    /// What of the form `prompt` has written behind `problem`, and where that begins.
+    /// The part of the form that `prompt` has after `problem`, and its offset.
     pub(super) fn written<'a>(&self, prompt: &'a str, problem: &str) -> (usize, Written<'a>) {
         let (turn, space) = prompt.split_at(prompt.trim_end().len());
-        // A mark that the problem ends with is none of the prompt's, where nothing follows it.
+        // A tag at the end of the problem does not count unless something follows it.
         let problem = problem.trim_end();
         let behind = |text: &'a str, mark: &str| {
             let before = text.strip_suffix(problem).filter(|_| problem.ends_with(mark));
@@ -153,15 +154,14 @@ impl AnswerForm {
         }
     }
 
-    /// What a model writes behind what its prompt has written; `None` for reasoning behind a prompt
-    /// that has closed it.
+    /// The text that a model writes after its prompt. `None` for reasoning after a prompt that closed it.
     pub(super) fn rest(
         &self,
         written: Written<'_>,
         reasoning: Option<&str>,
         answer: &str,
     ) -> Option<String> {
-        // White space behind a mark, without what is there.
+        // White space after a tag, without what is already there.
         let missing = |text: &str, mark: &str, there: &str| {
             let space = &text[text.find(mark).map_or(0, |at| at + mark.len())..];
             space.strip_prefix(there).unwrap_or_default().to_owned()
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(rest("1+1?<think></think>", Some("R"), "A"), None);
         assert_eq!(rest("1+1?<bot></think>", Some("R"), "A"), None);
         assert_eq!(rest("1+1?<think>\n", Some("R"), "").unwrap(), "R\n</think>");
-        // Marks of the problem are none of the prompt's; letters of it may be in the prompt's.
+        // Tags in the problem are not the prompt's. Letters of the problem may occur in the prompt.
         assert_eq!(form.written("user: a <think>", "a <think>").1, Written::Nothing);
         assert_eq!(form.written("<think></think>1+1?", "1+1?").1, Written::Nothing);
         assert_eq!(form.written("user: n bot: <think>\n", "n").1, Written::Opened("\n"));

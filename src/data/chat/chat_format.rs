@@ -7,11 +7,11 @@
 //! 2<|im_end|>                 answer and end of turn: what the template adds for the answer
 //! ```
 //!
-//! What is trained is found by position: where the conversation with the answer begins with the
-//! conversation without it, all that follows. A template may lay out earlier answers otherwise than a
-//! model writes them, without their reasoning or without the mark that opens it in the prompt. Then
-//! reasoning and answer follow the prompt in the form that the template itself shows (see
-//! [`AnswerForm`]), without what the prompt has written of it.
+//! Trained tokens are found by position: if the conversation with the answer begins with the conversation
+//! without it, they are all that follows. A template may lay out earlier answers differently from how a model
+//! writes them, without their reasoning or without the opening tag in the prompt. Then reasoning and answer
+//! follow the prompt in the form that the template itself shows (see [`AnswerForm`]), without the part that
+//! is already in the prompt.
 
 use super::answer_form::{AnswerForm, Written};
 use super::chat_template::ChatTemplate;
@@ -24,32 +24,31 @@ use crate::text::with_middle_left_out;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A chat template with its tokenizer's end of turn and a system prompt.
+/// A chat template with its end of turn and a system prompt.
 #[derive(Clone, Debug)]
 pub struct ChatFormat {
     template: ChatTemplate,
     system: Option<String>,
-    /// What ends an answer: the tokens that the template puts after it, from the first special one
-    /// on. Of these the first is trained, the others are left out. Empty where the template ends
-    /// no answer; then the tokenizer's end token does.
+    /// The end of an answer: the tokens that the template adds after it, starting with the first special one.
+    /// Only that one is trained, and the others are dropped. Empty if the template does not end answers; then
+    /// the tokenizer's end token does.
     ending: Vec<u32>,
-    /// The text that begins with those.
+    /// The text that begins with these tokens.
     after: String,
-    /// How reasoning and answer are written; `None` where the template shows it of no answer.
+    /// The form of reasoning and answer. `None` if the template does not show it.
     form: Option<AnswerForm>,
-    /// A token that ends answers in place of the template's.
+    /// An end token that replaces the template's.
     end: Option<u32>,
-    /// The text that all prompts begin with, up to where texts divide, and its tokens in a tokenizer.
+    /// The common beginning of all prompts, up to a point where text divides, and its tokens in a tokenizer.
     beginning: Arc<(Option<TextTokenizer>, String, Vec<u32>)>,
 }
 
 impl ChatFormat {
-    /// Tries the template on a conversation, to find what ends an answer.
+    /// Creates the format, and probes the template with conversations to find what ends an answer.
     ///
     /// # Errors
-    /// [`Error::Template`] where the template cannot be used for training: it fails, or the
-    /// conversation with an answer begins otherwise than the conversation without it, marks around
-    /// reasoning aside.
+    /// [`Error::Template`] if the template is unsuitable for training: it fails, or the conversation with an
+    /// answer does not begin with the conversation without it, apart from reasoning tags.
     pub fn new(
         template: ChatTemplate,
         tokenizer: &TextTokenizer,
@@ -61,18 +60,18 @@ impl ChatFormat {
         Ok(format)
     }
 
-    /// The same for a template that lays out prompts, whether it can be used for training or not. Where
-    /// it cannot, what ends an answer is not known from it, and [`PromptTemplate::row`] says why.
+    /// Like [`ChatFormat::new`], for prompts only. The template may be unsuitable for training: then the end
+    /// of an answer is unknown, and [`PromptTemplate::row`] gives the reason.
     ///
     /// # Errors
-    /// [`Error::Template`] where it fails, or has no place for the system's text.
+    /// [`Error::Template`] if it fails or does not support the system text.
     pub fn for_prompts(
         template: ChatTemplate,
         tokenizer: &TextTokenizer,
         system: Option<String>,
     ) -> Result<Self> {
         let mut format = Self::unprobed(template, system);
-        // Why not, each row says anew.
+        // Each row reports the reason again.
         let _ = format.learn(tokenizer);
         format.find_beginning(tokenizer)?;
         Ok(format)
@@ -90,13 +89,13 @@ impl ChatFormat {
         }
     }
 
-    /// Learns how answers are written and what ends them, from conversations that have one.
+    /// Learns the form and the end of answers from sample conversations.
     fn learn(&mut self, tokenizer: &TextTokenizer) -> Result<()> {
         const PROBLEM: &str = "A problem.";
         let asked = self.messages(PROBLEM.into());
         let prompt = self.template.render(&asked, true)?;
         let form = AnswerForm::learned(&self.template, &asked, &prompt);
-        // The prompt but for what it has written of the answer.
+        // The prompt without its part of the answer.
         let (start, _) = form.written(&prompt, PROBLEM);
         let header = Some(prompt[..start].trim_end()).filter(|_| start < prompt.len());
         let probe = |answer| -> Result<String> {
@@ -109,7 +108,7 @@ impl ChatFormat {
             }
         };
         let (first, second) = (probe("First answer")?, probe("Another one")?);
-        // What the two have in common at their end does not depend on the answer.
+        // Their common suffix does not depend on the answer.
         let common = first.chars().rev().zip(second.chars().rev()).take_while(|(a, b)| a == b);
         let length: usize = common.map(|(c, _)| c.len_utf8()).sum();
         self.after = first[first.len() - length..].to_owned();
@@ -124,16 +123,16 @@ impl ChatFormat {
         Err(Error::Template {
             name: self.template.name().to_owned(),
             what: format!(
-                "what it writes behind an answer depends on the answer, so where an answer ends \
-                 cannot be told. Behind one: \"{}\". Behind another: \"{}\"",
+                "the text after an answer depends on the answer, so the end of an answer cannot be \
+                 determined. After one: \"{}\". After another: \"{}\"",
                 shortened(&first),
                 shortened(&second)
             ),
-            hint: "Give a template that ends every answer alike".into(),
+            hint: "Give a template that ends every answer the same way".into(),
         })
     }
 
-    /// Finds what all prompts begin with, and refuses a template that leaves the system's text out.
+    /// Finds the common beginning of all prompts, and refuses a template that drops the system text.
     fn find_beginning(&mut self, tokenizer: &TextTokenizer) -> Result<()> {
         let prompt = |problem: &str| self.template.render(&self.messages(problem.into()), true);
         let (first, second) = (prompt("A problem.")?, prompt("Other words?")?);
@@ -141,7 +140,7 @@ impl ChatFormat {
             return Err(Error::Template {
                 name: self.template.name().to_owned(),
                 what: format!("it leaves out the system text \"{}\"", shortened(system)),
-                hint: "Ask without it, or give a template that has a place for it".into(),
+                hint: "Remove the system text, or give a template that supports it".into(),
             });
         }
         let common = first.chars().zip(second.chars()).take_while(|(a, b)| a == b);
@@ -152,11 +151,11 @@ impl ChatFormat {
         Ok(())
     }
 
-    /// The tokens of a conversation, up to the next answer. The run's system prompt replaces that of
-    /// the conversation.
+    /// The tokens of a conversation, up to the next answer. The run's system prompt replaces that of the
+    /// conversation.
     ///
     /// # Errors
-    /// [`Error::Template`] where the template refuses the conversation; what the tokenizer gives.
+    /// [`Error::Template`] if the template rejects the conversation; errors of the tokenizer.
     pub fn conversation(
         &self,
         tokenizer: &TextTokenizer,
@@ -176,7 +175,7 @@ impl ChatFormat {
         Ok(tokenizer.with_bos(tokenizer.encode_marked(&text)?))
     }
 
-    /// The same format with another token in place of the end of turn.
+    /// Replaces the end-of-turn token.
     pub fn with_end_token(mut self, token: u32) -> Self {
         self.end = Some(token);
         self
@@ -187,7 +186,7 @@ impl ChatFormat {
         &self.template
     }
 
-    /// The conversation up to the answer. The run's system prompt replaces one of the row's own.
+    /// The conversation up to the answer. The run's system prompt replaces that of the row.
     fn messages(&self, prompt: Prompt<'_>) -> Vec<Message> {
         let system = self.system.as_deref().or(prompt.system);
         let system = system.into_iter().map(|text| Message::new("system", text));
@@ -197,7 +196,7 @@ impl ChatFormat {
         system.chain(earlier).chain([Message::new("user", prompt.problem)]).collect()
     }
 
-    /// An answer that was given before, its reasoning where the template takes it.
+    /// An earlier answer, with its reasoning where the template expects it.
     fn earlier_answer(&self, text: &str) -> Message {
         let place = self.form.as_ref().and_then(|form| form.place);
         match (place, divided(text)) {
@@ -211,8 +210,8 @@ impl ChatFormat {
         }
     }
 
-    /// The tokens of a text that ends where texts divide; its beginning, which all prompts have,
-    /// is there already.
+    /// Encodes text that ends where text divides. The tokens of its beginning, which all prompts share, are
+    /// cached.
     fn encode_shared(&self, tokenizer: &TextTokenizer, text: &str) -> Result<Vec<u32>> {
         let (of, beginning, tokens) = &*self.beginning;
         match text.strip_prefix(beginning.as_str()) {
@@ -225,7 +224,7 @@ impl ChatFormat {
         }
     }
 
-    /// The texts of prompts and of their conversations with the answer, one after the other.
+    /// The texts of prompts and of the conversations with their answers, alternating.
     fn conversations(&self, answers: &[(Prompt<'_>, &str)]) -> Result<Vec<String>> {
         let with_answer = |(prompt, solution): &(Prompt<'_>, &str)| {
             let mut messages = self.messages(*prompt);
@@ -243,14 +242,14 @@ impl ChatFormat {
         self.template.render_all(&wanted)
     }
 
-    /// The text of a prompt, and that of its conversation with the answer.
+    /// The text of a prompt, and that of the conversation with its answer.
     fn conversation_texts(&self, prompt: Prompt<'_>, solution: &str) -> Result<[String; 2]> {
         let mut texts = self.conversations(&[(prompt, solution)])?.into_iter();
         Ok(std::array::from_fn(|_| texts.next().unwrap_or_default()))
     }
 
-    /// What a model writes behind the prompt: reasoning, answer, and what ends it. `whole` is the
-    /// template's text of the conversation with the answer.
+    /// The text that a model writes after the prompt: reasoning, answer, and end. `whole` is the template's
+    /// text of the conversation with the answer.
     fn written_by_the_model<'w>(
         &self,
         prompt: &str,
@@ -265,16 +264,16 @@ impl ChatFormat {
         let is_opened = matches!(written, Written::Opened(_));
         match reasoning {
             Some("") if is_closed => {
-                // The prompt has it already.
+                // The prompt already has it.
                 let [prompt, whole] = self.conversation_texts(row.prompt(), answer)?;
                 if let Ok(rest) = self.rest(&prompt, &whole, answer) {
                     return Ok(Cow::Owned(rest.to_owned()));
                 }
             }
             Some(_) if is_closed => return Err(self.not_to_reason(prompt)),
-            // The template has marks of its own for what stands in the row's text.
+            // The template has its own tags for the reasoning in the row.
             Some(_) if row.hides_marks || !form.is_usual() => {}
-            // One form for all reasoning, wherever it stands in a row.
+            // Use one form for all reasoning, regardless of where a row has it.
             Some(reasoning) if form.place.is_some() && (!reasoning.is_empty() || is_opened) => {}
             _ => match as_it_is() {
                 Ok(rest) if reasoning.is_none() || form.is_once(written, &rest, &row.solution) => {
@@ -300,10 +299,10 @@ impl ChatFormat {
         Ok(Cow::Owned(rest + &self.after))
     }
 
-    /// The text behind the prompt where marks in the answer are words of it, out of the template's
-    /// sight; `None` where it has none, or the template changes them even so.
+    /// The text after the prompt if tags in the answer are plain words, hidden from the template. `None` if
+    /// there are none, or if the template changes them anyway.
     fn with_marks_as_words(&self, row: &Hidden<'_>) -> Result<Option<String>> {
-        /// Never in a text.
+        /// Noncharacters, which never occur in text.
         const STAND_INS: [(&str, &str); 2] = [(OPEN, "\u{fdd0}"), (CLOSE, "\u{fdd1}")];
         let hide = |text: String, (mark, stand_in): (&str, &str)| text.replace(mark, stand_in);
         let show = |text: String, (mark, stand_in): (&str, &str)| text.replace(stand_in, mark);
@@ -316,8 +315,8 @@ impl ChatFormat {
         Ok(rest.map(|rest| STAND_INS.into_iter().fold(rest.to_owned(), show)))
     }
 
-    /// The text behind the prompt where the template takes reasoning apart from the text; `None` where
-    /// it leaves out any of it or writes it twice, or begins otherwise.
+    /// The text after the prompt if the template takes reasoning separately. `None` if it drops any text,
+    /// repeats it, or begins differently.
     fn with_reasoning_apart(
         &self,
         prompt: &str,
@@ -335,23 +334,23 @@ impl ChatFormat {
         Ok(is_whole.then(|| rest.to_owned()))
     }
 
-    /// The error of a row whose reasoning the prompt forbids.
+    /// The error for a row with reasoning if the prompt excludes it.
     fn not_to_reason(&self, prompt: &str) -> Error {
         Error::Template {
             name: self.template.name().to_owned(),
             what: format!(
-                "the answer has reasoning, but the prompt has ended it already, as where thinking \
-                 is off. The prompt: \"{}\"",
+                "the answer has reasoning, but the prompt has already closed it, as with thinking \
+                 turned off. The prompt: \"{}\"",
                 shortened(prompt)
             ),
-            hint: "Switch thinking on for this source, with template_variables = \
-                   { enable_thinking = true } or what the template calls it, or leave the reasoning \
-                   out (columns.reasoning = \"none\")"
+            hint: "Turn thinking on for this source, with template_variables = \
+                   { enable_thinking = true } or the template's own variable, or drop the reasoning \
+                   (columns.reasoning = \"none\")"
                 .into(),
         }
     }
 
-    /// The text of the answer with all that follows it.
+    /// The text of the answer and everything after it.
     fn rest<'a>(&self, prompt: &str, whole: &'a str, solution: &str) -> Result<&'a str> {
         let failed = |what: String, hint: &str| Error::Template {
             name: self.template.name().to_owned(),
@@ -362,15 +361,15 @@ impl ChatFormat {
             return Err(failed(
                 format!(
                     "a conversation with its answer does not begin with the same conversation \
-                     without it, so what is to be trained cannot be told. Without the answer: \
+                     without it, so the text to train on cannot be determined. Without the answer: \
                      \"{}\". With the answer: \"{}\"",
                     shortened(prompt),
                     shortened(whole)
                 ),
-                "Give a template that adds the answer and nothing else",
+                "Give a template that appends the answer and changes nothing else",
             ));
         };
-        // Where the answer does not stand as it is, it may be there with other spaces.
+        // If the answer is not there verbatim, it may be there with different white space.
         let is_there = rest.contains(solution) || {
             let (all, before) = (squeezed(whole), squeezed(prompt).len());
             let answer = squeezed(solution);
@@ -379,18 +378,18 @@ impl ChatFormat {
         if !is_there {
             return Err(failed(
                 format!(
-                    "it leaves out or changes part of the answer. The answer: \"{}\". What the \
-                     template makes of it: \"{}\"",
+                    "it leaves out or changes part of the answer. The answer: \"{}\". The \
+                     template's text: \"{}\"",
                     shortened(solution),
                     shortened(rest)
                 ),
-                "Give a template that keeps answers whole, their reasoning included",
+                "Give a template that keeps answers complete, including their reasoning",
             ));
         }
         Ok(rest)
     }
 
-    /// Refuses a template that leaves the row's own system text out.
+    /// Refuses a template that drops the row's own system text.
     fn check_system(&self, prompt_text: &str, prompt: Prompt<'_>) -> Result<()> {
         let Some(system) = prompt.system.filter(|_| self.system.is_none()) else { return Ok(()) };
         if holds(prompt_text, system) {
@@ -399,13 +398,13 @@ impl ChatFormat {
         Err(Error::Template {
             name: self.template.name().to_owned(),
             what: format!("it leaves out the system text \"{}\"", shortened(system)),
-            hint: "Leave system texts out with the column system=none, replace them with \
-                   data.system_prompt, or give a template that has a place for them"
+            hint: "Ignore system texts with the column system=none, replace them with \
+                   data.system_prompt, or give a template that supports them"
                 .into(),
         })
     }
 
-    /// The row of a prompt's text, and of its conversation with the answer.
+    /// Encodes a row from the text of its prompt and of the conversation with its answer.
     fn row_of(
         &self,
         tokenizer: &TextTokenizer,
@@ -414,7 +413,7 @@ impl ChatFormat {
     ) -> Result<RowTokens> {
         self.check_system(prompt_text, row.prompt())?;
         let rest = &*self.written_by_the_model(prompt_text, whole, row)?;
-        // What prompt and row have in common is encoded once, up to where that makes no difference.
+        // The common part of prompt and row is encoded once, up to a point where that makes no difference.
         let shared = tokenizer.divided_at(prompt_text);
         let mut prompt = self.encode_shared(tokenizer, &prompt_text[..shared])?;
         let mut tokens = prompt.clone();
@@ -422,8 +421,8 @@ impl ChatFormat {
         tokens.extend(tokenizer.encode_marked(&format!("{}{rest}", &prompt_text[shared..]))?);
         let [prompt, mut tokens] = [prompt, tokens].map(|tokens| tokenizer.with_bos(tokens));
         if !tokens.starts_with(&prompt) {
-            // The answer's first letters merged with the prompt's last; when the model is asked,
-            // the prompt stands alone.
+            // The beginning of the answer merged with the end of the prompt. At inference, the prompt is
+            // encoded alone.
             tokens = prompt.clone();
             tokens.extend(tokenizer.encode_marked(rest)?);
         }
@@ -431,8 +430,8 @@ impl ChatFormat {
         if !is_ended || !tokens[prompt.len()..].ends_with(&self.ending) {
             return Err(Error::Template {
                 name: self.template.name().to_owned(),
-                what: format!("it does not end this answer as others: \"{}\"", shortened(rest)),
-                hint: "Give a template that ends every answer alike".into(),
+                what: format!("it ends this answer unlike others: \"{}\"", shortened(rest)),
+                hint: "Give a template that ends every answer the same way".into(),
             });
         }
         tokens.truncate(tokens.len() - self.ending.len());
@@ -441,18 +440,18 @@ impl ChatFormat {
     }
 }
 
-/// A row's texts with stand-ins for the names of special tokens.
+/// The texts of a row, with stand-ins for the names of special tokens.
 struct Hidden<'a> {
     system: Option<Cow<'a, str>>,
     earlier: Vec<EarlierTurn>,
     problem: Cow<'a, str>,
-    /// Reasoning and answer as the row has them.
+    /// Reasoning and answer, as in the row.
     solution: Cow<'a, str>,
-    /// The reasoning alone, where there is any.
+    /// Only the reasoning, if any.
     reasoning: Option<Cow<'a, str>>,
-    /// The answer alone.
+    /// Only the answer.
     answer: Cow<'a, str>,
-    /// Whether marks in the row's text are hidden, being names of special tokens.
+    /// Whether reasoning tags in the row are hidden because they are special tokens.
     hides_marks: bool,
 }
 
@@ -494,7 +493,7 @@ impl PromptTemplate for ChatFormat {
         self.row_of(tokenizer, [&prompt, &whole], &hidden)
     }
 
-    /// The template's thread is asked once for all of them.
+    /// Uses a single request to the template's thread.
     fn rows(
         &self,
         tokenizer: &TextTokenizer,
@@ -512,7 +511,7 @@ impl PromptTemplate for ChatFormat {
                 .zip(&hidden)
                 .map(|(texts, row)| self.row_of(tokenizer, [&texts[0], &texts[1]], row))
                 .collect(),
-            // One of them; each for itself, so that it is the right one that fails.
+            // One of them failed. Render each on its own to report the right one.
             Err(_) => answers
                 .iter()
                 .map(|(prompt, solution)| self.row(tokenizer, *prompt, solution))
@@ -534,12 +533,12 @@ fn hidden_turn(tokenizer: &TextTokenizer, turn: &EarlierTurn) -> EarlierTurn {
     }
 }
 
-/// Whether marks around reasoning are names of special tokens.
+/// Whether reasoning tags are names of special tokens.
 fn hides_marks(tokenizer: &TextTokenizer) -> bool {
     [OPEN, CLOSE].iter().any(|mark| tokenizer.hide_special(mark) != *mark)
 }
 
-/// An answer with stand-ins for the names of special tokens, but for the marks around its reasoning.
+/// An answer with stand-ins for the names of special tokens, except for its reasoning tags.
 fn hide_special_of_answer<'a>(tokenizer: &TextTokenizer, text: &'a str) -> Cow<'a, str> {
     match divided(text) {
         (Some(reasoning), answer) if hides_marks(tokenizer) => {
@@ -550,12 +549,12 @@ fn hide_special_of_answer<'a>(tokenizer: &TextTokenizer, text: &'a str) -> Cow<'
     }
 }
 
-/// Whether a text holds another, perhaps with other spaces.
+/// Whether a text contains another, ignoring white space.
 fn holds(text: &str, part: &str) -> bool {
     text.contains(part) || squeezed(text).contains(&squeezed(part))
 }
 
-/// Whether texts, one behind the other, end with these parts, perhaps with other spaces.
+/// Whether concatenated texts end with these parts, ignoring white space.
 fn ends_with(texts: &[&str], parts: &[&str]) -> bool {
     let mut end = letters_from_the_end(texts);
     letters_from_the_end(parts).all(|c| end.next() == Some(c))
@@ -570,7 +569,7 @@ fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
 }
 
-/// A text for a message: whole, or its two ends.
+/// A text for a message: complete, or its two ends.
 fn shortened(text: &str) -> String {
     with_middle_left_out(text, [1000, 1000])
 }

@@ -1,8 +1,8 @@
-//! Chat templates: the Jinja program in a model's folder that turns a conversation into text.
+//! Chat templates: the Jinja programs in model folders that turn a conversation into text.
 //!
-//! They are written for Python's Jinja as transformers sets it up; what that offers beyond
-//! Jinja itself is rebuilt here: methods of Python's values, `%` on texts, `raise_exception`,
-//! `strftime_now`, `tojson` in the form of Python's `json.dumps`, loop controls, `generation` blocks.
+//! They are written for Python's Jinja as configured by transformers. This module adds what that has beyond
+//! plain Jinja: methods of Python values, `%` on text, `raise_exception`, `strftime_now`, `tojson` in the
+//! format of Python's `json.dumps`, loop controls, and `generation` blocks.
 
 use super::message::Message;
 use super::python::json::to_json;
@@ -21,26 +21,25 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Work that one rendering may cost, beside one unit for each byte of the conversation. An
-/// instruction costs 1, and so do 64 bytes of text or of lists that are made, so that it bounds
-/// memory as well as time.
+/// Work budget of one rendering, plus one unit per byte of the conversation. An instruction costs 1, and so
+/// do 64 bytes of created text or lists, so the budget bounds memory as well as time.
 const FUEL: u64 = 200_000;
 
-/// Time that a compilation, or the texts of a row, may take. Templates in use take milliseconds; what takes
-/// so long is work that the engine does not count, such as comparing lists within lists.
+/// Time limit for a compilation or for the texts of a row. Templates in use take milliseconds; only work that
+/// the engine does not count, such as comparing nested lists, takes this long.
 const LONGEST_TIME: Duration = Duration::from_secs(10);
 
-/// Stack for compiling and rendering, which both recurse into what is nested. Only what is used of
-/// it takes memory.
+/// Stack size for compiling and rendering, which both recurse into nested values. Only used pages take
+/// memory.
 const STACK: usize = 512 << 20;
 
-/// Largest source of a template, in bytes; those in use have up to some ten thousand.
+/// Maximum size of a template in bytes. Templates in use have up to about ten thousand.
 const LONGEST_SOURCE: usize = 1 << 17;
 
 /// Name of the template in its environment.
 const NAME: &str = "chat_template";
 
-/// Name of the template with calls in place of the operator `%`, where it has any.
+/// Name of the template with calls in place of the `%` operator, if it uses the operator.
 const WITH_CALLS: &str = "chat_template_with_calls";
 
 /// A compiled chat template.
@@ -53,27 +52,27 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles a template; `name` stands for it in messages.
+    /// Compiles a template. `name` is used in messages.
     ///
     /// # Errors
-    /// [`Error::Template`] where it is no template.
+    /// [`Error::Template`] if the template is invalid.
     pub fn new(name: impl Into<String>, source: impl Into<String>) -> Result<Self> {
         let name = name.into();
-        // As Python's engine does it.
+        // Python's engine does the same.
         let source = source.into().replace("\r\n", "\n").replace('\r', "\n");
         let failed = |what: String| Error::Template {
             name: name.clone(),
             what,
-            hint: "Mend the template, or give one of your own".into(),
+            hint: "Fix the template, or give another one".into(),
         };
         if source.len() > LONGEST_SOURCE {
-            return Err(failed(format!("it has {} bytes", source.len())));
+            return Err(failed(format!("it is too long, with {} bytes", source.len())));
         }
         let text = without_generation_blocks(&source);
         let environment = aside(move || {
             let mut environment = environment()?;
             if let Some(with_calls) = percent::with_calls(&text) {
-                // Where it cannot be compiled, the template itself says why it fails.
+                // If this does not compile, the original template reports the error.
                 let _ = environment.add_template_owned(WITH_CALLS, with_calls);
             }
             environment.add_template_owned(NAME, text)?;
@@ -86,9 +85,9 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// The template of a model's folder: `chat_template.jinja`, else `chat_template` in
-    /// `tokenizer_config.json`, a text or a list of which the one named `default` is taken. `None`
-    /// where the folder has none. The names of special tokens are given to the template.
+    /// Reads the template of a model folder: `chat_template.jinja`, or else `chat_template` in
+    /// `tokenizer_config.json`, which is a text or a list with a template named `default`. `None` if the
+    /// folder has none. The template gets the names of special tokens.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Template`].
@@ -102,7 +101,7 @@ impl ChatTemplate {
         Self::with_config(config.name.clone(), source, &config).map(Some)
     }
 
-    /// The template in a file, given the names of special tokens in `tokenizer_config.json` of
+    /// Reads a template from a file, with the names of special tokens from `tokenizer_config.json` in
     /// `folder`.
     ///
     /// # Errors
@@ -111,7 +110,7 @@ impl ChatTemplate {
         Self::from_file_with(file, &TokenizerConfig::read(folder)?)
     }
 
-    /// As [`ChatTemplate::from_file`], with these names of special tokens.
+    /// Like [`ChatTemplate::from_file`], with these names of special tokens.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Template`].
@@ -122,10 +121,10 @@ impl ChatTemplate {
         Self::with_config(file.display().to_string(), source, config)
     }
 
-    /// The template of a text, given the names of special tokens.
+    /// Creates a template from text, with these names of special tokens.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`].
+    /// See [`ChatTemplate::new`].
     pub(crate) fn with_config(
         name: impl Into<String>,
         source: impl Into<String>,
@@ -144,39 +143,39 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The file, or what else it was named.
+    /// The file, or another name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Sets a variable that the template can see, such as `enable_thinking` or `date_string`.
+    /// Sets a template variable, such as `enable_thinking` or `date_string`.
     pub fn set(&mut self, name: impl Into<String>, value: impl Serialize) {
         self.variables.insert(name.into(), Value::from(Serde(value)));
     }
 
-    /// Refuses a name of a variable that the program sets itself.
+    /// Refuses the name of a variable that the program sets itself.
     ///
     /// # Errors
-    /// [`Error::Config`] with `key`, a dot and the name.
+    /// [`Error::Config`] with `key`, a dot, and the name.
     pub fn check_variable(key: &str, name: &str) -> Result<()> {
         const OWN: [&str; 6] =
             ["messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"];
         match OWN.contains(&name) {
             true => Err(Error::config(
                 format!("{key}.{name}"),
-                "chat templates are given it by the program",
-                "Leave it out",
+                "mixdistill sets this variable of chat templates itself",
+                "Remove it",
             )),
             false => Ok(()),
         }
     }
 
-    /// Sets several variables; see [`ChatTemplate::set`].
+    /// Sets several variables. See [`ChatTemplate::set`].
     pub fn set_all(&mut self, variables: &BTreeMap<String, serde_json::Value>) {
         variables.iter().for_each(|(name, value)| self.set(name, value));
     }
 
-    /// Sets the date that `strftime_now` formats (midnight of it); at first it is today's.
+    /// Sets the date (at midnight) that `strftime_now` formats. The default is today.
     pub fn set_date(&mut self, date: Date) {
         let format = move |format: String| {
             jiff::fmt::strtime::format(&format, date.at(0, 0, 0, 0))
@@ -185,17 +184,17 @@ impl ChatTemplate {
         self.environment.add_function("strftime_now", format);
     }
 
-    /// The text of a conversation; with `add_generation_prompt` up to where an answer begins.
+    /// Renders a conversation. With `add_generation_prompt`, the text ends where an answer begins.
     ///
     /// # Errors
-    /// [`Error::Template`]: the template refuses the conversation, fails, or does not end within
-    /// bounds of time and memory.
+    /// [`Error::Template`] if the template rejects the conversation, fails, or exceeds the limits on time and
+    /// memory.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let mut texts = self.render_all(&[(messages, add_generation_prompt)])?;
         Ok(texts.pop().unwrap_or_default())
     }
 
-    /// As [`ChatTemplate::render`], several texts at once.
+    /// Like [`ChatTemplate::render`], for several conversations at once.
     pub(super) fn render_all(&self, conversations: &[(&[Message], bool)]) -> Result<Vec<String>> {
         let context = |&(messages, add_generation_prompt): &(&[Message], bool)| {
             let mut context = self.variables.clone();
@@ -215,7 +214,7 @@ impl ChatTemplate {
                 environment.get_template(name)?.render(context)
             };
             let render = |(context, fuel)| match render_as(NAME, &context, fuel) {
-                // Only then, so that templates which do without it stay as they are.
+                // Only after this error, so that other templates are unchanged.
                 Err(error) if is_of_percent(&error) => {
                     match render_as(WITH_CALLS, &context, fuel) {
                         Err(other) if other.kind() == ErrorKind::TemplateNotFound => Err(error),
@@ -229,12 +228,12 @@ impl ChatTemplate {
         rendered.map_err(|what| Error::Template {
             name: self.name.clone(),
             what: format!("it failed: {what}"),
-            hint: "The template must fit the conversation; another can be given".into(),
+            hint: "Check the conversation, or give a template that supports it".into(),
         })
     }
 }
 
-/// The engine as transformers sets it up.
+/// The engine as configured by transformers.
 fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -249,7 +248,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
         | ValueKind::Iterable => Ok(out.write_str(&python_str(value)?)?),
         _ => escape_formatter(out, state, value),
     });
-    // As in Python, where None is not.
+    // As in Python, None is not iterable.
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", python_str);
@@ -262,7 +261,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     Ok(environment)
 }
 
-/// Jinja's `format`: `'%s, %s' | format(a, b)`, or values by name.
+/// Jinja's `format` filter: `'%s, %s' | format(a, b)`, or values by name.
 fn format_filter(format: &Value, values: Rest<ValueOrKwargs>) -> Result<String, minijinja::Error> {
     let values = values.into_values();
     match arguments::divided(&values) {
@@ -271,11 +270,11 @@ fn format_filter(format: &Value, values: Rest<ValueOrKwargs>) -> Result<String, 
             printf::formatted(&python_str(format)?, &values)
         }
         ([], Some(named)) => printf::formatted(&python_str(format)?, named),
-        _ => Err(failed("format takes values by place or by name, not both")),
+        _ => Err(failed("format takes positional or named values, not both")),
     }
 }
 
-/// Whether an error is that the engine's `%` is for numbers alone.
+/// Whether the error is that the engine's `%` only supports numbers.
 fn is_of_percent(error: &minijinja::Error) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
@@ -298,22 +297,22 @@ fn bounded_join(
     minijinja::filters::join(state, value, joiner, attribute, options)
 }
 
-/// Work for a thread that renders.
+/// A job for a rendering thread.
 type Job = Box<dyn FnOnce() + Send>;
 
 thread_local! {
-    /// The thread that renders for this one; it ends with it.
+    /// The rendering thread of this thread, which ends with it.
     static RENDERER: RefCell<Option<mpsc::Sender<Job>>> = const { RefCell::new(None) };
 }
 
-/// Does work on a stack and within a time of its own; errors come as words.
+/// Runs work on its own stack and with a time limit. Errors are converted to text.
 fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, minijinja::Error> + Send + 'static,
 ) -> Result<T, String> {
     let (sender, receiver) = mpsc::channel();
     let job: Job = Box::new(move || {
         let result = work().map_err(|error| describe(&error));
-        // Nobody waits any more where the time is over.
+        // Nobody receives the result after the time limit.
         let _ = sender.send(result);
     });
     let renderer = match RENDERER.take() {
@@ -333,22 +332,22 @@ fn aside<T: Send + 'static>(
     let result = receiver.recv_timeout(LONGEST_TIME);
     match result {
         Ok(result) => {
-            // For the next work. After anything but success the thread ends, and with it its stack.
+            // Keep the thread for the next job. After an error it ends, which frees its stack.
             if result.is_ok() {
                 RENDERER.set(Some(renderer));
             }
             result
         }
-        Err(mpsc::RecvTimeoutError::Timeout) => Err("it does not end".into()),
+        Err(mpsc::RecvTimeoutError::Timeout) => Err("it does not terminate".into()),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err("the template engine panicked".into()),
     }
 }
 
-/// An error of the engine with its line and its causes.
+/// Formats an engine error with its line and causes.
 fn describe(error: &minijinja::Error) -> String {
     const LONGEST: usize = 1000;
     if error.kind() == ErrorKind::OutOfFuel {
-        return "it does not end, or makes too much text".into();
+        return "it does not terminate, or produces too much text".into();
     }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -357,7 +356,7 @@ fn describe(error: &minijinja::Error) -> String {
         cause = inner.source();
     }
     let hint = match is_of_percent(error) {
-        true => "; write texts together with `~`, or with the filter `format`",
+        true => "; concatenate text with `~`, or use the filter `format`",
         false => "",
     };
     match text.char_indices().nth(LONGEST) {
@@ -366,8 +365,8 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
-/// The template with `{% generation %}` blocks, which mark the answer for Python's trainers, made
-/// blocks that do nothing but keep their variables to themselves.
+/// Replaces `{% generation %}` blocks, which mark the answer for Python trainers, by blocks that only scope
+/// their variables.
 fn without_generation_blocks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -389,17 +388,17 @@ fn without_generation_blocks(source: &str) -> String {
     out + rest
 }
 
-/// What a template needs of `tokenizer_config.json`.
+/// The part of `tokenizer_config.json` that a template needs.
 pub(crate) struct TokenizerConfig {
     pub(super) name: String,
     pub(crate) json: serde_json::Value,
 }
 
 impl TokenizerConfig {
-    /// Reads the file; a folder without it gives an empty one.
+    /// Reads the file. A folder without it gives an empty configuration.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Tokenizer`] where it is not a JSON object.
+    /// [`Error::Io`]; [`Error::Tokenizer`] if it is not a JSON object.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer_config.json");
         let name = path.display().to_string();
@@ -409,15 +408,15 @@ impl TokenizerConfig {
         }
     }
 
-    /// Reads the file's text; `name` stands for it in messages.
+    /// Parses the file's text. `name` is used in messages.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where it is not a JSON object.
+    /// [`Error::Tokenizer`] if it is not a JSON object.
     pub(crate) fn parse(name: String, text: &str) -> Result<Self> {
         let failed = |what: String| Error::Tokenizer {
             name: name.clone(),
             what,
-            hint: "Mend the file, or take it from the model again".into(),
+            hint: "Fix the file, or download it again".into(),
         };
         let json: serde_json::Value =
             serde_json::from_str(text).map_err(|e| failed(format!("it is not JSON: {e}")))?;
@@ -427,7 +426,7 @@ impl TokenizerConfig {
         Ok(Self { name, json })
     }
 
-    /// The text of a special token: `eos_token`, `bos_token` and so on.
+    /// The text of a special token such as `eos_token`.
     pub(super) fn token(&self, key: &str) -> Option<&str> {
         let token = self.json.get(key)?;
         token.as_str().or_else(|| token.get("content")?.as_str())
@@ -443,7 +442,7 @@ impl TokenizerConfig {
         let failed = |what: &str| Error::Template {
             name: self.name.clone(),
             what: what.into(),
-            hint: "Give a template as a text, or a list with one named `default`".into(),
+            hint: "Give a template as text, or a list with one named `default`".into(),
         };
         match self.json.get("chat_template") {
             None | Some(serde_json::Value::Null) => Ok(None),
@@ -455,7 +454,7 @@ impl TokenizerConfig {
                     failed("`chat_template` is a list without a template named `default`")
                 })
             }
-            Some(_) => Err(failed("`chat_template` is neither a text nor a list")),
+            Some(_) => Err(failed("`chat_template` is neither text nor a list")),
         }
     }
 }
@@ -556,7 +555,7 @@ mod tests {
             assert!(matches!(error, Error::Template { .. }), "{error}");
             assert!(error.to_string().len() < 2000, "{start}: a message to be read");
         }
-        // Deep, but not endless: whatever comes of it, it comes.
+        // Deep, but finite: either result is fine, as long as there is one.
         for source in [
             format!("{{{{ {}1 }}}}", "1+".repeat(60_000)),
             format!("{{{{ messages{} }}}}", "[0]".repeat(40_000)),

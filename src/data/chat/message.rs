@@ -1,4 +1,4 @@
-//! Messages of a conversation, as chat templates see them.
+//! Conversation messages, as chat templates see them.
 
 use crate::error::Result;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
@@ -7,39 +7,39 @@ use serde_json::json;
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, or `assistant`.
     pub role: String,
-    /// Its text.
+    /// The message text.
     pub content: String,
-    /// Its reasoning, where that stands beside the text.
+    /// Reasoning separate from the text.
     pub(super) beside: Option<Beside>,
 }
 
-/// Reasoning apart from a message's text.
+/// Reasoning separate from a message's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Beside {
     pub(super) place: ReasoningPlace,
     pub(super) text: String,
 }
 
-/// Where a template takes reasoning.
+/// Where a template expects reasoning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReasoningPlace {
-    /// Beside the content, under this name.
+    /// In a field with this name, next to the content.
     Key(&'static str),
-    /// In the content, a list of blocks: one of thinking before that of the text.
+    /// In the content, as a list with a thinking block before the text block.
     Block,
-    /// The same, where a block of thinking holds a list of blocks.
+    /// Like `Block`, if the thinking block contains a list of blocks.
     NestedBlock,
 }
 
 impl Message {
-    /// A message.
+    /// Creates a message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), beside: None }
     }
 
-    /// Bytes of its texts.
+    /// The size of its texts in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.content.len() + self.beside.as_ref().map_or(0, |beside| beside.text.len())
     }

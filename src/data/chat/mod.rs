@@ -1,4 +1,4 @@
-//! Chat: prompts and answers laid out by a model's template, as tokens.
+//! Chat: lays out prompts and answers as tokens with a model's template.
 
 mod answer_form;
 mod chat_format;

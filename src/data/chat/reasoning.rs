@@ -1,12 +1,12 @@
-//! Reasoning and answer, which may come apart and are trained as one text.
+//! Reasoning and answer, which may be separate in the data and are trained as one text.
 
-/// Names under which reasoning stands beside an answer.
+/// Field names of separate reasoning.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
 pub(crate) const OPEN: &str = "<think>";
 pub(crate) const CLOSE: &str = "</think>";
 
-/// The marks around reasoning that models use: the usual one first, all in lower case.
+/// Reasoning tags of models, the usual one first, all in lower case.
 pub(crate) const MARKS: [(&str, &str); 11] = [
     (OPEN, CLOSE),
     ("<thinking>", "</thinking>"),
@@ -21,22 +21,22 @@ pub(crate) const MARKS: [(&str, &str); 11] = [
     ("<seed:think>", "</seed:think>"),
 ];
 
-/// The marks of Sky-T1, Bespoke-Stratos and OpenThoughts: around the reasoning, and around the answer.
+/// The markers of Sky-T1, Bespoke-Stratos, and OpenThoughts: around the reasoning, and around the answer.
 const THOUGHT: [&str; 2] = ["<|begin_of_thought|>", "<|end_of_thought|>"];
 const SOLUTION: [&str; 2] = ["<|begin_of_solution|>", "<|end_of_solution|>"];
 
-/// An answer whose reasoning may stand in marks of its own.
+/// An answer that may have reasoning between markers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Marked<'a> {
-    /// Its reasoning and what follows it.
+    /// Its reasoning, and what follows it.
     Apart(&'a str, &'a str),
-    /// The mark that begins the solution has no end, or text behind it.
+    /// The marker that begins the solution is not closed, or text follows its end.
     CutOff,
-    /// It is of another form.
+    /// It has another form.
     Otherwise,
 }
 
-/// Takes an answer with four marks apart.
+/// Splits an answer with four markers.
 pub(crate) fn marked(text: &str) -> Marked<'_> {
     let parts = text.trim().strip_prefix(THOUGHT[0]).and_then(|rest| rest.split_once(THOUGHT[1]));
     let Some((reasoning, rest)) = parts else { return Marked::Otherwise };
@@ -48,31 +48,31 @@ pub(crate) fn marked(text: &str) -> Marked<'_> {
     }
 }
 
-/// Whether a system text asks for those marks.
+/// Whether a system text asks for these markers.
 pub(crate) fn asks_for_marks(system: &str) -> bool {
     THOUGHT.iter().all(|mark| system.contains(mark))
 }
 
-/// Whether a text is one of the marks.
+/// Whether a text is a reasoning tag.
 pub(crate) fn is_reasoning_mark(text: &str) -> bool {
     let is = |mark: &str| text.trim().eq_ignore_ascii_case(mark);
     MARKS.iter().any(|(open, close)| is(open) || is(close))
 }
 
-/// Whether a prompt ends with a mark that opens reasoning, so that an answer begins within it.
+/// Whether a prompt ends with an opening tag, so that an answer begins inside the reasoning.
 pub(crate) fn ends_in_reasoning(prompt: &str) -> bool {
     let prompt = prompt.trim_end().to_ascii_lowercase();
     MARKS.iter().any(|(open, _)| prompt.ends_with(open))
 }
 
-/// Reasoning in its marks, then the answer: the text that is trained on.
+/// Reasoning in its tags followed by the answer: the text to train on.
 pub(crate) fn with_reasoning(reasoning: &str, answer: &str) -> String {
     format!("{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}")
 }
 
-/// Reasoning and answer of a text that begins with the reasoning; without an end all of it is
-/// reasoning. Some templates begin an answer within the reasoning, so that only its end is marked.
-/// Marks in other places are words of the answer.
+/// Splits a text that begins with reasoning. Without a closing tag, all of it is reasoning. Some templates
+/// start an answer inside the reasoning, so only its end has a tag. Tags in other places are part of the
+/// answer.
 pub(crate) fn divided(text: &str) -> (Option<&str>, &str) {
     let text = text.trim();
     let (reasoning, answer) = match (text.strip_prefix(OPEN), text.split_once(CLOSE)) {
@@ -85,7 +85,7 @@ pub(crate) fn divided(text: &str) -> (Option<&str>, &str) {
     (Some(reasoning.trim()), answer.trim())
 }
 
-/// Whether a text is reasoning, ended or not, with no answer behind it.
+/// Whether a text is only reasoning, closed or not, without an answer.
 pub(crate) fn is_only_reasoning(text: &str) -> bool {
     let text = text.trim();
     let begins = |(open, _): &&(&str, &str)| {
@@ -96,22 +96,22 @@ pub(crate) fn is_only_reasoning(text: &str) -> bool {
     rest.find(close).is_none_or(|end| rest[end + close.len()..].trim().is_empty())
 }
 
-/// How reasoning and answer of a row go together.
+/// The result of joining a row's reasoning and answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Joined {
     /// The text to train on.
     Text(String),
-    /// There is reasoning and no answer.
+    /// There is reasoning but no answer.
     OnlyReasoning,
-    /// The answer holds another reasoning than the one beside it.
+    /// The answer has reasoning that differs from the separate reasoning.
     TwoReasonings,
 }
 
-/// The text to train on, of an answer and the reasoning beside it. An answer that repeats the
-/// reasoning in its own marks stays as it is.
+/// Joins an answer and its separate reasoning. An answer that repeats the reasoning in its own tags is
+/// unchanged.
 pub(crate) fn joined(reasoning: &str, answer: &str) -> Joined {
     let bare = match divided(reasoning) {
-        // The marks may stand around it already.
+        // It may already have tags.
         (Some(inner), "") => inner,
         _ => reasoning.trim(),
     };
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(text("  ", "2"), "2");
         assert_eq!(joined("1+1", " "), Joined::OnlyReasoning);
         assert_eq!(joined("1+1", "<think>other</think>2"), Joined::TwoReasonings);
-        // An answer may be about the marks.
+        // An answer may be about the tags.
         let closes = "It is </think> that ends it.";
         assert_eq!(text("1+1", closes), format!("<think>\n1+1\n</think>\n\n{closes}"));
         assert_eq!(text("1+1", "1+1\n</think>\n\n2"), "1+1\n</think>\n\n2");

@@ -1,33 +1,33 @@
-//! How a problem and its answer become tokens.
+//! Layouts of problems and answers as tokens.
 
 use super::tokenizer::TextTokenizer;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
-/// Tokens of a prompt and its answer.
+/// The tokens of a prompt and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowTokens {
-    /// Prompt, answer and end token.
+    /// Prompt, answer, and end token.
     pub tokens: Vec<u32>,
-    /// Tokens of the prompt; those after it are trained.
+    /// Number of prompt tokens. The tokens after them are trained.
     pub prompt: usize,
 }
 
-/// An exchange that a conversation begins with.
+/// An earlier exchange of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlierTurn {
-    /// What was asked.
+    /// The question.
     pub problem: String,
-    /// What was answered, reasoning in its marks included.
+    /// The answer, including reasoning in `<think>` tags.
     pub solution: String,
 }
 
-/// What a model is asked.
+/// A prompt for a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prompt<'a> {
-    /// The system's text, where the conversation has one of its own.
+    /// The conversation's own system text, if any.
     pub system: Option<&'a str>,
-    /// The exchanges before, in a conversation of several turns.
+    /// The earlier exchanges of a conversation with several turns.
     pub earlier: &'a [EarlierTurn],
     /// The problem.
     pub problem: &'a str,
@@ -45,18 +45,18 @@ impl<'a> From<&'a String> for Prompt<'a> {
     }
 }
 
-/// Lays out a prompt and an answer.
+/// Lays out prompts and answers as tokens.
 pub trait PromptTemplate: Send + Sync {
-    /// The tokens before the answer, as they are when the model is asked.
+    /// The tokens before the answer, as at inference.
     ///
     /// # Errors
-    /// Where the prompt cannot be laid out.
+    /// If the template does not support the prompt.
     fn prompt(&self, tokenizer: &TextTokenizer, prompt: Prompt<'_>) -> Result<Vec<u32>>;
 
-    /// The tokens of [`PromptTemplate::prompt`], then those of the answer and of its end.
+    /// The tokens of [`PromptTemplate::prompt`], followed by those of the answer and its end.
     ///
     /// # Errors
-    /// Where the prompt or the answer cannot be laid out.
+    /// If the template does not support the prompt or the answer.
     fn row(
         &self,
         tokenizer: &TextTokenizer,
@@ -64,8 +64,8 @@ pub trait PromptTemplate: Send + Sync {
         solution: &str,
     ) -> Result<RowTokens>;
 
-    /// The rows of several prompts and answers, in their order: the same as
-    /// [`PromptTemplate::row`] gives for each, where that is faster together.
+    /// The rows of several prompts and answers, in order. The result equals that of [`PromptTemplate::row`]
+    /// for each, but may be faster.
     fn rows(
         &self,
         tokenizer: &TextTokenizer,
@@ -91,9 +91,9 @@ pub trait PromptTemplate: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlainTemplate {
-    /// Before the problem.
+    /// Text before the problem.
     pub before: String,
-    /// Between the problem and the answer.
+    /// Text between the problem and the answer.
     pub between: String,
 }
 
@@ -104,7 +104,7 @@ impl Default for PlainTemplate {
 }
 
 impl PlainTemplate {
-    /// The text before the answer, where nothing was asked before.
+    /// The text before the answer, without earlier turns.
     pub fn prompt_text(&self, prompt: Prompt<'_>) -> String {
         let system = prompt.system.map_or(String::new(), |text| format!("{}\n\n", text.trim()));
         format!("{system}{}", self.problem_text(prompt.problem))
@@ -114,11 +114,11 @@ impl PlainTemplate {
         format!("{}{}{}", self.before, problem.trim(), self.between)
     }
 
-    /// The layout as a chat template, for tools that read the model's folder; such tools put no BOS
-    /// token before what a template gives, so it stands in there where the tokenizer has one.
-    /// Messages of the system have a place in it with `systems`.
+    /// Converts the layout to a chat template for tools that read the model folder. Such tools do not prepend
+    /// a BOS token to the template's text, so the template includes it if the tokenizer has one. With
+    /// `systems`, the template supports system messages.
     pub fn to_jinja(&self, tokenizer: &TextTokenizer, systems: bool) -> String {
-        // A JSON text is a text in Jinja too.
+        // A JSON string is a valid Jinja string.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let begin = tokenizer.bos_text();
         let begin = match begin.is_empty() {
@@ -143,7 +143,7 @@ impl PlainTemplate {
         )
     }
 
-    /// The text of the answer.
+    /// The text of an answer.
     pub fn answer_text<'a>(&self, solution: &'a str) -> &'a str {
         solution.trim()
     }

@@ -1,4 +1,4 @@
-//! Tokenizers: any Hugging Face `tokenizer.json`, and a small one for the built-in corpus.
+//! Tokenizers: any Hugging Face `tokenizer.json`, and a small one for the toy corpus.
 
 use super::chat_template::TokenizerConfig;
 use super::reasoning::is_reasoning_mark;
@@ -16,7 +16,7 @@ use tokenizers::decoders::sequence::Sequence;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::{AddedToken, ModelWrapper};
 
-/// End tokens of the known model families, tried in this order when nothing names one.
+/// End tokens of known model families, tried in this order if none is named.
 const KNOWN_END_TOKENS: [&str; 9] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -29,32 +29,33 @@ const KNOWN_END_TOKENS: [&str; 9] = [
     "[EOS]",
 ];
 
-/// First of the characters that stand for the names of special tokens while a template lays out a
-/// text that spells them; from the last private plane of Unicode, behind what icon fonts have there.
+/// First of the characters that replace the names of special tokens while a template lays out text that
+/// contains these names. They are in the last private plane of Unicode, after the range that icon fonts use.
 const FIRST_STAND_IN: u32 = 0x10_4000;
 
-/// Text to tokens and back, with the token that ends an answer.
+/// Converts text to tokens and back, and knows the token that ends an answer.
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
-    /// Special tokens in a text are text like any other.
+    /// Encodes the names of special tokens as plain text.
     plain: Arc<Tokenizer>,
-    /// Special tokens in a text are those tokens.
+    /// Encodes the names of special tokens as these tokens.
     marked: Arc<Tokenizer>,
     name: String,
     end: (u32, String),
-    /// What the tokenizer puts before a text: its BOS token, or nothing.
+    /// The tokens that the tokenizer prepends: its BOS token, or nothing.
     bos: Vec<u32>,
     /// Special tokens and their texts, longer ones first.
     special: Arc<Vec<(String, u32)>>,
     special_ids: Arc<HashMap<u32, usize>>,
-    /// Names of special tokens after which a text is encoded as if it began there.
+    /// Special tokens after which text is encoded as if it started there.
     dividing: Arc<Vec<String>>,
 }
 
-/// The special tokens after which a text is encoded as if it began there: none of the tokenizer's
-/// parts looks at where in a text it is, and the token takes nothing with it and is part of no other.
+/// The special tokens after which text is encoded as if it started there: no component of the tokenizer
+/// depends on the position in the text, and the token neither absorbs adjacent text nor is part of another
+/// token.
 fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
-    /// Parts that treat every piece of a text alike.
+    /// Components that treat every piece of text alike.
     const ALIKE: [&str; 13] = [
         "Sequence",
         "NFC",
@@ -70,7 +71,7 @@ fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
         "Whitespace",
         "WhitespaceSplit",
     ];
-    /// Pairs of special and added tokens that are looked at; more make loading slow.
+    /// Maximum number of pairs of special and added tokens to compare, since more make loading slow.
     const MOST_PAIRS: usize = 1 << 20;
     fn alike(part: &serde_json::Value) -> bool {
         match part {
@@ -94,7 +95,7 @@ fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
     if special * added.len() > MOST_PAIRS {
         return vec![];
     }
-    // Where one token can hide the beginning of another, only the whole text tells which is there.
+    // If a token can overlap the beginning of another, only the whole text determines which one matches.
     let overlaps = |other: &AddedToken, name: &str| {
         let ends = other.content.char_indices().skip(1).map(|(at, _)| &other.content[at..]);
         ends.into_iter().any(|end| name.starts_with(end))
@@ -115,14 +116,14 @@ fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
 impl TextTokenizer {
     /// Reads a `tokenizer.json`.
     ///
-    /// The end token is `end_token`, else the `eos_token` of a `tokenizer_config.json` beside the
-    /// file, else the first known one in the vocabulary (`<|im_end|>`, `<|endoftext|>`, ...). A
-    /// BOS token is put before prompts where `add_bos_token` in that file says so, or, where it
-    /// says nothing, where `tokenizer.json` does.
+    /// The end token is `end_token`, or else the `eos_token` in a `tokenizer_config.json` beside the file, or
+    /// else the first known one in the vocabulary (`<|im_end|>`, `<|endoftext|>`, ...). A BOS token is
+    /// prepended to prompts if `add_bos_token` in that file says so, or, if the file does not say, if
+    /// `tokenizer.json` does.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Tokenizer`]: a file that cannot be read or is no tokenizer, an
-    /// end token that is not in the vocabulary, no end token at all.
+    /// [`Error::Io`]; [`Error::Tokenizer`] if the file is not a tokenizer, the end token is not in the
+    /// vocabulary, or there is no end token.
     pub fn from_file(path: &Path, end_token: Option<&str>) -> Result<Self> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
@@ -133,10 +134,10 @@ impl TextTokenizer {
         Self::from_parts(name, &bytes, &config, end_token)
     }
 
-    /// The tokenizer of a `tokenizer.json`'s bytes and its settings; `name` stands for it in messages.
+    /// Creates a tokenizer from the bytes of a `tokenizer.json` and its settings. `name` is used in messages.
     ///
     /// # Errors
-    /// As [`TextTokenizer::from_file`].
+    /// See [`TextTokenizer::from_file`].
     pub(crate) fn from_parts(
         name: String,
         bytes: &[u8],
@@ -164,7 +165,7 @@ impl TextTokenizer {
     }
 
     fn new(mut tokenizer: Tokenizer, name: String, end_token: Option<&str>) -> Result<Self> {
-        // Truncation and padding that a file asks for would change rows behind our back.
+        // Truncation and padding in the file would silently change rows.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
         let found = match end_token {
@@ -177,7 +178,7 @@ impl TextTokenizer {
             name: name.clone(),
             what: match end_token {
                 Some(token) => format!("the end token `{token}` is not in its vocabulary"),
-                None => "it has no end token that is known".into(),
+                None => "it has no known end token".into(),
             },
             hint: "Name the token that ends an answer with `end_token`".into(),
         })?;
@@ -191,7 +192,7 @@ impl TextTokenizer {
         let special_ids = special.iter().enumerate().map(|(at, (_, id))| (*id, at)).collect();
         let dividing = Arc::new(dividing_tokens(&tokenizer));
         let mut plain = tokenizer.clone();
-        // A problem or solution that spells an end token does not end anything.
+        // A problem or solution that contains the name of an end token does not end anything.
         plain.set_encode_special_tokens(true);
         let mut tokenizer = Self {
             plain: Arc::new(plain),
@@ -207,15 +208,15 @@ impl TextTokenizer {
         Ok(tokenizer)
     }
 
-    /// Reads the tokenizer of a model's folder; see [`TextTokenizer::from_file`].
+    /// Reads the tokenizer of a model folder. See [`TextTokenizer::from_file`].
     ///
     /// # Errors
-    /// As [`TextTokenizer::from_file`].
+    /// See [`TextTokenizer::from_file`].
     pub fn from_folder(folder: &Path, end_token: Option<&str>) -> Result<Self> {
         Self::from_file(&folder.join("tokenizer.json"), end_token)
     }
 
-    /// What `tokenizer.json` puts before a text by itself.
+    /// The tokens that `tokenizer.json` prepends to text by itself.
     fn own_prefix(&self) -> Result<Vec<u32>> {
         const SAMPLE: &str = "a";
         let with = self.encoded(&self.marked, SAMPLE, true)?;
@@ -224,25 +225,24 @@ impl TextTokenizer {
         Ok(with[..length.unwrap_or(0)].to_vec())
     }
 
-    /// The tokenizer of the built-in corpus: whole words where it knows them, signs with the spaces
-    /// around them, else characters, else bytes; every digit is a token. Any text comes back as it
-    /// was.
+    /// The tokenizer of the toy corpus. Its tokens are known words, signs with the spaces around them,
+    /// characters, and bytes. Every digit is a token. Decoding restores any text exactly.
     ///
-    /// `words` are texts whose words (letters with the space before them) become tokens.
+    /// `words` are texts whose words (letters with a preceding space) become tokens.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the `tokenizers` crate refuses the vocabulary.
+    /// [`Error::Tokenizer`] if the `tokenizers` crate rejects the vocabulary.
     pub fn builtin<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         const PAD: &str = "<|pad|>";
         const END: &str = "<|end|>";
         let failed = |what: String| Error::Tokenizer {
             name: "built-in".into(),
             what,
-            hint: "This is a defect; please report it".into(),
+            hint: "This is a bug in mixdistill; please report it".into(),
         };
         let mut vocabulary: Vec<(String, f64)> = vec![("<unk>".into(), -1000.0)];
         vocabulary.extend((0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), -100.0)));
-        // Scores are log-probabilities of the Unigram model: one word beats its characters.
+        // Scores are log probabilities of the unigram model: one word beats its characters.
         vocabulary.extend((32..127u8).map(|c| (char::from(c).to_string(), -10.0)));
         vocabulary.push(("\n".into(), -10.0));
         vocabulary.extend([" + ", " - ", " = "].map(|sign| (sign.to_owned(), -11.0)));
@@ -272,7 +272,7 @@ impl TextTokenizer {
         &self.name
     }
 
-    /// Number of tokens, added ones included: one more than the largest token number.
+    /// Vocabulary size including added tokens: one more than the largest token ID.
     pub fn vocabulary_size(&self) -> usize {
         let vocabulary = self.plain.get_vocab(true);
         vocabulary.values().max().map_or(0, |id| *id as usize + 1)
@@ -288,30 +288,28 @@ impl TextTokenizer {
         &self.end.1
     }
 
-    /// The number of a token by its text.
+    /// The ID of a token, by its text.
     pub fn token(&self, text: &str) -> Option<u32> {
         self.plain.token_to_id(text)
     }
 
-    /// The text of a token by its number.
+    /// The text of a token, by its ID.
     pub fn token_text(&self, token: u32) -> Option<String> {
         self.plain.id_to_token(token)
     }
 
-    /// The first number that stands for another text in another tokenizer; `None` where all are the
-    /// same.
+    /// The first token ID with a different text in another tokenizer. `None` if they are all equal.
     pub fn first_difference(&self, other: &Self) -> Option<u32> {
         let count = self.vocabulary_size().max(other.vocabulary_size()) as u32;
         (0..count).find(|token| self.token_text(*token) != other.token_text(*token))
     }
 
-    /// Whether a token is a special one, such as an end of turn.
+    /// Whether a token is special, such as an end of turn.
     pub fn is_special(&self, token: u32) -> bool {
         self.special_ids.contains_key(&token)
     }
 
-    /// The tokens with the tokenizer's BOS token before them, if it has one and they do not begin
-    /// with it.
+    /// Prepends the tokenizer's BOS token, if it has one and the tokens do not start with it.
     pub fn with_bos(&self, mut tokens: Vec<u32>) -> Vec<u32> {
         if !tokens.starts_with(&self.bos) {
             tokens.splice(0..0, self.bos.iter().copied());
@@ -319,40 +317,40 @@ impl TextTokenizer {
         tokens
     }
 
-    /// The text of what [`with_bos`](Self::with_bos) puts before prompts; empty if nothing.
+    /// The text that [`with_bos`](Self::with_bos) prepends. Empty if there is none.
     pub fn bos_text(&self) -> String {
         self.bos.iter().filter_map(|token| self.plain.id_to_token(*token)).collect()
     }
 
-    /// The tokens of a text, without any that the tokenizer would add around it. The names of
-    /// special tokens are text like any other.
+    /// Encodes text without the tokens that the tokenizer would add around it. Names of special tokens are
+    /// plain text.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the tokenizer refuses the text.
+    /// [`Error::Tokenizer`] if the tokenizer rejects the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(&self.plain, text, false)
     }
 
-    /// The tokens of a text with those that the tokenizer adds around it, the names of special tokens being
-    /// those tokens: what transformers' `encode` gives.
+    /// Encodes text with the tokens that the tokenizer adds around it. Names of special tokens become these
+    /// tokens. Equivalent to `encode` in transformers.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the tokenizer refuses the text.
+    /// [`Error::Tokenizer`] if the tokenizer rejects the text.
     pub(crate) fn encode_with_added(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(&self.marked, text, true)
     }
 
-    /// The tokens of a text that a template made: the names of special tokens are those tokens,
-    /// save where [`TextTokenizer::hide_special`] hid them.
+    /// Encodes text produced by a template. Names of special tokens become these tokens, unless
+    /// [`TextTokenizer::hide_special`] hid them.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the tokenizer refuses the text.
+    /// [`Error::Tokenizer`] if the tokenizer rejects the text.
     pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>> {
         if !text.chars().any(|c| self.hidden(c).is_some()) {
             return self.encoded(&self.marked, text, false);
         }
-        // Special tokens divide a text for the tokenizer too: what is between them is encoded by
-        // itself.
+        // The tokenizer splits text at special tokens as well, so the text between them can be encoded
+        // separately.
         let mut tokens = vec![];
         let mut rest = text;
         while !rest.is_empty() {
@@ -376,15 +374,15 @@ impl TextTokenizer {
         Ok(tokens)
     }
 
-    /// Whether this is a copy of another tokenizer, or that one itself.
+    /// Whether this is the same tokenizer or a clone of it.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.marked, &other.marked)
     }
 
-    /// Bytes of a text that can be encoded by themselves, whatever follows: up to the end of the last
-    /// special token that divides texts. 0 where there is none.
+    /// The length of the prefix, in bytes, that can be encoded separately from what follows: up to the end of
+    /// the last special token that divides text. 0 if there is none.
     pub(super) fn divided_at(&self, text: &str) -> usize {
-        // Those are encoded piece by piece anyway.
+        // Such texts are encoded piece by piece anyway.
         if text.chars().any(|c| self.hidden(c).is_some()) {
             return 0;
         }
@@ -392,8 +390,8 @@ impl TextTokenizer {
         ends.max().unwrap_or(0)
     }
 
-    /// A text in which a stand-in takes the place of each special token's name, so that a template
-    /// can lay it out without making those tokens of them.
+    /// Replaces the names of special tokens by stand-ins, so that a template can lay out the text without
+    /// creating these tokens.
     pub fn hide_special<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         for (index, (name, _)) in self.special.iter().enumerate() {
@@ -407,7 +405,7 @@ impl TextTokenizer {
         text
     }
 
-    /// The name that a character stands for.
+    /// The name that a stand-in character replaces.
     fn hidden(&self, c: char) -> Option<&str> {
         let index = u32::from(c).checked_sub(FIRST_STAND_IN)?;
         Some(&self.special.get(index as usize)?.0)
@@ -422,20 +420,19 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of tokens, special ones left out. A character at its end of which bytes are missing
-    /// is one U+FFFD.
+    /// Decodes tokens to text without special tokens. An incomplete character at the end becomes one U+FFFD.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
+    /// [`Error::Tokenizer`] if the tokenizer rejects the tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        /// Bytes of a character that is not whole, each of which may be a token.
+        /// Bytes of an incomplete character, each of which may be a token.
         const MOST_MISSING: usize = 3;
         let text = self.decode_as_is(tokens)?;
         if !text.ends_with(char::REPLACEMENT_CHARACTER) {
             return Ok(text);
         }
-        // Where bytes are tokens, one that is left over takes all characters before it with it that
-        // are made of bytes. Without it they are whole.
+        // With byte tokens, an incomplete character breaks all preceding characters that consist of bytes.
+        // Without it, they are complete.
         let whole = |text: &str| text.chars().filter(|c| *c != char::REPLACEMENT_CHARACTER).count();
         for missing in 1..=MOST_MISSING.min(tokens.len()) {
             let before = self.decode_as_is(&tokens[..tokens.len() - missing])?;
@@ -447,8 +444,8 @@ impl TextTokenizer {
         Ok(text)
     }
 
-    /// The text of tokens without special ones; marks around reasoning stay where they are special,
-    /// for what stands between them is no answer.
+    /// Decodes tokens without special ones, except reasoning tags, since the text between them is not part of
+    /// the answer.
     fn decode_as_is(&self, tokens: &[u32]) -> Result<String> {
         let name = |token: &u32| Some(self.special.get(*self.special_ids.get(token)?)?.0.as_str());
         let marks = |token: &u32| name(token).is_some_and(is_reasoning_mark);
@@ -468,28 +465,28 @@ impl TextTokenizer {
         })
     }
 
-    /// The text of tokens, special ones among it.
+    /// Decodes tokens to text, including special tokens.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the tokenizer refuses the tokens.
+    /// [`Error::Tokenizer`] if the tokenizer rejects the tokens.
     pub fn decode_all(&self, tokens: &[u32]) -> Result<String> {
         self.decoded(tokens, false)
     }
 
-    /// The `tokenizer.json` as text.
+    /// Serializes the tokenizer as `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where it cannot be serialized.
+    /// [`Error::Tokenizer`] if it cannot be serialized.
     pub fn to_json(&self) -> Result<String> {
         self.marked.to_string(true).map_err(|e| Error::Tokenizer {
             name: self.name.clone(),
             what: format!("it cannot be written: {e}"),
-            hint: "This is a defect; please report it".into(),
+            hint: "This is a bug in mixdistill; please report it".into(),
         })
     }
 }
 
-/// Words with the space before them, and single characters of everything else.
+/// Splits text into words with a preceding space, and single other characters.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -523,7 +520,7 @@ mod tests {
             let whole = decoded.trim_end_matches(char::REPLACEMENT_CHARACTER);
             assert!(text.starts_with(whole), "{decoded}");
             assert!(decoded.chars().count() - whole.chars().count() <= 1, "{decoded}");
-            // What was whole at one token is whole at the next.
+            // Complete text stays complete with the next token.
             let next = tokenizer.decode(&tokens[..cut + 1]).unwrap();
             assert!(next.starts_with(whole), "{decoded}, then {next}");
         }

@@ -1,7 +1,7 @@
-//! Which source answers which problem: the arithmetic behind [`MixDistillation`].
+//! Assignment of sources to problems, for [`MixDistillation`].
 //!
-//! Every function gives each problem one source among those that answer it; a share that the
-//! sources cannot fill comes out smaller, and the mixture's report shows it.
+//! Every function assigns each problem one of the sources that answer it. A share that the sources cannot
+//! reach comes out smaller, and the mixture's report shows it.
 //!
 //! [`MixDistillation`]: super::mixture::MixDistillation
 
@@ -9,18 +9,17 @@ use crate::random::Stream;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 
-/// What [`following`] keeps in proportion.
+/// The quantity that [`following`] keeps in proportion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quota {
     Rows,
     Tokens,
 }
 
-/// Counts that sum to `total`, each within 1 of `total * weight` (largest remainders; of equal
-/// remainders the first).
+/// Counts that sum to `total`, each within 1 of `total * weight` (largest remainders; the first wins ties).
 pub(super) fn largest_remainder(total: usize, weights: &[f64]) -> Vec<usize> {
     let exact: Vec<f64> = weights.iter().map(|w| w * total as f64).collect();
-    // A product that is an integer but for rounding is meant to be that integer.
+    // A product that is an integer except for rounding is treated as that integer.
     let floor = |x: f64| {
         if (x - x.round()).abs() < 1e-9 * x.abs().max(1.0) { x.round() } else { x.floor() }
     };
@@ -40,8 +39,8 @@ pub(super) fn largest_remainder(total: usize, weights: &[f64]) -> Vec<usize> {
     counts
 }
 
-/// Exact counts of rows. Problems that few sources answer are served first, so that a count is
-/// missed only where the answers do not suffice.
+/// Meets exact counts of rows. Problems that few sources answer are assigned first, so that a count is missed
+/// only if the answers do not suffice.
 pub(super) fn exact(
     order: &[u32],
     weights: &[f64],
@@ -75,7 +74,7 @@ pub(super) fn exact(
             None => unmet.push(place),
         }
     }
-    // Problems with the same sources as one for which no exchange was found need no search.
+    // If no exchange was found for a problem, none exists for problems with the same sources.
     let mut hopeless = HashSet::new();
     for place in unmet {
         let problem = order[place as usize];
@@ -84,7 +83,7 @@ pub(super) fn exact(
             true => None,
             false => owners.exchange(&answers),
         };
-        // More than was asked of some source: of the one with the largest weight.
+        // Exceed the count of a source: the one with the largest weight.
         let any = (0..weights.len())
             .filter(|s| answers[*s])
             .max_by(|a, b| weights[*a].total_cmp(&weights[*b]).then(b.cmp(a)));
@@ -101,17 +100,16 @@ pub(super) fn exact(
     assignment
 }
 
-/// Who has which source, while [`exact`] gives them away. Problems go by their places in the order.
+/// The state of [`exact`]. Problems are identified by their position in the order.
 struct Owners<'a, A> {
     order: &'a [u32],
     available: &'a A,
-    /// The source of each place.
+    /// The source at each position.
     sources: Vec<Option<usize>>,
-    /// Rows that each source has still to give.
+    /// Remaining rows of each source.
     left: Vec<usize>,
-    /// At `from * sources + to`: places that had `from` when they came here and could have `to`,
-    /// the first one on top. Looking through the whole order instead takes quadratic time where
-    /// many exchanges are needed.
+    /// At `from * sources + to`: positions that had `from` when they were added and could have `to`, first
+    /// one on top. Searching the whole order instead takes quadratic time if many exchanges are needed.
     movers: Vec<BinaryHeap<Reverse<u32>>>,
 }
 
@@ -131,32 +129,31 @@ impl<'a, A: Fn(u32, usize) -> bool> Owners<'a, A> {
         }
     }
 
-    /// The first place that has the source `from` and could have `to`.
+    /// The first position that has source `from` and could have `to`.
     fn first(&mut self, from: usize, to: usize) -> Option<u32> {
         let movers = &mut self.movers[from * self.left.len() + to];
         while let Some(&Reverse(place)) = movers.peek() {
             if self.sources[place as usize] == Some(from) {
                 return Some(place);
             }
-            // It has moved on since; `give` brings it back if it returns.
+            // Outdated: the problem has moved on. `give` adds it again if it returns.
             movers.pop();
         }
         None
     }
 
-    /// Source for a problem whose sources have all given their count, if other problems can hand
-    /// theirs over: the first takes a source from the second, the second from the third, and the
-    /// last one takes a source that still has answers to give (an augmenting path, the shortest
-    /// one). `answers` says which sources answer the problem.
+    /// Finds a source for a problem whose sources have no rows left, by moving other problems: the first
+    /// takes a source from the second, the second from the third, and the last takes a source that has rows
+    /// left (a shortest augmenting path). `answers` says which sources answer the problem.
     fn exchange(&mut self, answers: &[bool]) -> Option<usize> {
-        /// How the search came to a source: from which, by which place moving here.
+        /// How the search reached a source: the previous source, and the position that moves.
         type Step = Option<(usize, u32)>;
         let sources = answers.len();
         let mut reached: Vec<Option<Step>> = answers.iter().map(|a| a.then_some(None)).collect();
         let mut queue: Vec<usize> = (0..sources).filter(|s| answers[*s]).collect();
         let mut next = 0;
         while next < queue.len() {
-            // With every source reached and none left to give, there is nothing to find.
+            // If every source is reached and none has rows left, there is no path.
             if queue.len() == sources && self.left.iter().all(|left| *left == 0) {
                 return None;
             }
@@ -164,7 +161,7 @@ impl<'a, A: Fn(u32, usize) -> bool> Owners<'a, A> {
             next += 1;
             if self.left[source] > 0 {
                 self.left[source] -= 1;
-                // Back along the path: each problem moves on to the source that it led to.
+                // Go back along the path: each problem moves to the source that it led to.
                 let mut at = source;
                 while let Some(Some((from, mover))) = reached[at] {
                     self.give(mover, at);
@@ -175,7 +172,7 @@ impl<'a, A: Fn(u32, usize) -> bool> Owners<'a, A> {
             let unreached = (0..sources).filter(|to| reached[*to].is_none());
             let mut found: Vec<(u32, usize)> =
                 unreached.filter_map(|to| Some((self.first(source, to)?, to))).collect();
-            // The order decides which of two paths of the same length is taken.
+            // The order breaks ties between paths of the same length.
             found.sort_unstable();
             for (mover, to) in found {
                 reached[to] = Some(Some((source, mover)));
@@ -186,7 +183,7 @@ impl<'a, A: Fn(u32, usize) -> bool> Owners<'a, A> {
     }
 }
 
-/// One draw for each problem, among the sources that answer it.
+/// Draws a source for each problem among those that answer it.
 pub(super) fn bernoulli(
     order: &[u32],
     weights_at: impl Fn(usize) -> Vec<f64>,
@@ -207,7 +204,7 @@ pub(super) fn bernoulli(
             point -= w;
             *w > 0.0 && point < 0.0
         });
-        // Rounding may leave the point at the very end; without weight any answer must do.
+        // Rounding may leave the point at the very end. If no available source has weight, take any.
         let last = || weights.iter().rposition(|w| *w > 0.0);
         let any = || (0..weights.len()).find(|s| available(problem, *s));
         assignment[problem as usize] = drawn.or_else(last).or_else(any).unwrap_or_default() as u16;
@@ -215,8 +212,8 @@ pub(super) fn bernoulli(
     assignment
 }
 
-/// Follows weights that may change on the way: each problem in order gets the source that is
-/// furthest behind its due amount of rows or tokens.
+/// Follows weights that may change along the order: each problem gets the source that is furthest behind its
+/// due amount of rows or tokens.
 pub(super) fn following(
     order: &[u32],
     weights_at: impl Fn(usize) -> Vec<f64>,
@@ -249,16 +246,16 @@ pub(super) fn following(
     assignment
 }
 
-/// Changes single problems, then exchanges the sources of two, as long as that brings the shares of
-/// tokens closer to the weights.
+/// Changes single problems, then swaps the sources of two, as long as that brings the token shares closer to
+/// the weights.
 pub(super) fn refine_tokens(
     assignment: &mut [u16],
     order: &[u32],
     weights: &[f64],
     size: &dyn Fn(u32, usize) -> Option<u32>,
 ) {
-    /// Problems looked at for a single change, and for an exchange: bounds that keep a round cheap
-    /// on large data, where there are enough problems among the first ones.
+    /// Limits on the problems considered for a single change and for a swap, which keep rounds cheap on large
+    /// data. There are enough candidates among the first problems.
     const CANDIDATES: usize = 1 << 16;
     const EXCHANGED: usize = 256;
     const ROUNDS: usize = 64;
@@ -305,7 +302,7 @@ pub(super) fn refine_tokens(
     }
 }
 
-/// A problem, the source that it leaves and the source that it gets.
+/// A problem, its old source, and its new source.
 type Move = (u32, usize, usize);
 
 struct TokenSearch<'a> {
@@ -331,7 +328,7 @@ impl TokenSearch<'_> {
         tokens
     }
 
-    /// Sum of the distances of the shares from the weights; NaN for a move that cannot be made.
+    /// Sum of the absolute differences between shares and weights. NaN for an impossible move.
     fn deviation(&self, moves: &[Move]) -> f64 {
         let tokens = self.after(moves);
         let total: f64 = tokens.iter().sum();
@@ -354,11 +351,11 @@ mod tests {
 
     #[test]
     fn counts_are_met_wherever_the_answers_allow_it() {
-        // Problem 2 has only source 0, problems 0 and 1 have both; one row is asked of source 0.
+        // Problem 2 has only source 0, problems 0 and 1 have both. One row of source 0 is requested.
         let available = |problem: u32, source: usize| problem != 2 || source == 0;
         assert_eq!(exact(&[0, 1, 2], &[1.0 / 3.0, 2.0 / 3.0], available), [1, 1, 0]);
 
-        // Three problems with two of three sources each: a greedy choice can run into a wall.
+        // Three problems with two of three sources each: a greedy choice can fail.
         let has = [[0, 1], [0, 1], [1, 2]];
         let available = |problem: u32, source: usize| has[problem as usize].contains(&source);
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
@@ -367,7 +364,7 @@ mod tests {
             assert_eq!(sources, [0, 1, 2], "order {order:?}");
         }
 
-        // Four sources in a chain: the last one is only reached by three exchanges.
+        // Four sources in a chain: the last one is reached only by three exchanges.
         let has = [[2, 3], [1, 2], [0, 1], [0, 1]];
         let available = |problem: u32, source: usize| has[problem as usize].contains(&source);
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
@@ -377,7 +374,7 @@ mod tests {
         }
     }
 
-    /// [`exact`] as it can be read at once: each exchange looks through the whole order.
+    /// A simple version of [`exact`]: each exchange searches the whole order.
     fn exact_by_looking_through_all(
         order: &[u32],
         weights: &[f64],
@@ -400,8 +397,8 @@ mod tests {
             if owner[problem as usize].is_some() {
                 continue;
             }
-            // Sources as they are reached, each with the step of the queue and the problem that
-            // led to it.
+            // Sources in the order in which they are reached, each with the step and the problem that led to
+            // it.
             let mut queue: Vec<(usize, Option<(usize, u32)>)> =
                 answers(problem).into_iter().map(|s| (s, None)).collect();
             let mut next = 0;
@@ -440,10 +437,10 @@ mod tests {
             let weights: Vec<f64> = (0..sources).map(|_| random.unit().powi(3)).collect();
             let sum: f64 = weights.iter().sum();
             let weights: Vec<f64> = weights.iter().map(|w| w / sum).collect();
-            // One or two sources for each problem: the greedy pass then often fails.
+            // With one or two sources per problem, the greedy pass often fails.
             let mut source = || 1u64 << random.below(sources as u64);
             let has: Vec<u64> = (0..problems).map(|_| source() | source()).collect();
-            // Where all have all sources the order alone decides.
+            // If every problem has all sources, only the order matters.
             if has.iter().all(|has| has.count_ones() as usize == sources) {
                 continue;
             }

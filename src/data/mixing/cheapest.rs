@@ -1,15 +1,15 @@
-//! The assignment of sources to problems whose costs sum to the least, within bounds on how many
-//! problems each source gets.
+//! The assignment of sources to problems with the lowest total cost, within bounds on the number of problems
+//! per source.
 //!
-//! It begins with the cheapest source for each problem, and then exchanges: a problem moves from one
-//! source to another, perhaps by way of others whose problems move on. The least total cost as a
-//! function of the sources' counts is M-convex, so that a state that no single exchange improves is
-//! the best one (Murota, "Discrete Convex Analysis", 2003, theorem 6.26).
+//! It starts with the cheapest source for each problem and then makes exchanges: a problem moves from one
+//! source to another, possibly through other sources whose problems move on. The lowest total cost as a
+//! function of the sources' counts is M-convex, so a state that no single exchange improves is optimal
+//! (Murota, "Discrete Convex Analysis", 2003, theorem 6.26).
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// A problem, by its place in the order, that could move at this cost.
+/// A problem, by its position in the order, that can move at this cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Mover {
     cost: f64,
@@ -19,7 +19,7 @@ struct Mover {
 impl Eq for Mover {}
 
 impl Ord for Mover {
-    /// The cheapest is the greatest, as a heap has it on top; of equal ones the first.
+    /// The cheapest is the greatest, since the heap has it on top. Among equal ones, the first is.
     fn cmp(&self, other: &Self) -> Ordering {
         other.cost.total_cmp(&self.cost).then(other.place.cmp(&self.place))
     }
@@ -31,10 +31,10 @@ impl PartialOrd for Mover {
     }
 }
 
-/// For each problem a source. `cost` is that of a source's answer to a problem, `None` where it has
-/// none; every problem has at least one. `bounds` are the least and the most problems of each source;
-/// where the answers do not suffice they are missed by as few as possible. Of equal costs the places
-/// in `order` decide, so that no source gains by them.
+/// Assigns a source to each problem. `cost` is the cost of a source's answer to a problem, or `None` if it
+/// has none. Every problem has at least one. `bounds` are the minimum and maximum number of problems of each
+/// source. If the answers cannot meet them, they are missed by as little as possible. Ties are broken by the
+/// position in `order`, so that they favor no source.
 pub(super) fn cheapest(
     order: &[u32],
     bounds: &[(usize, usize)],
@@ -52,7 +52,7 @@ pub(super) fn cheapest(
     for place in 0..order.len() {
         search.give(place as u32, search.cheapest_source(place));
     }
-    // Each exchange betters the bounds or the cost; the limit is for costs that rounding makes circle.
+    // Each exchange improves the bounds or the cost. The limit guards against cycles caused by rounding.
     for _ in 0..order.len() * width + width {
         let Some(path) = search.best_exchange() else { break };
         search.exchange(&path);
@@ -68,17 +68,17 @@ struct Search<'a, C> {
     order: &'a [u32],
     bounds: &'a [(usize, usize)],
     cost: &'a C,
-    /// The source of each place.
+    /// The source at each position.
     sources: Vec<usize>,
-    /// Problems of each source.
+    /// The number of problems of each source.
     counts: Vec<usize>,
-    /// At `from * sources + to`: places that had `from` when they came here and could have `to`, the
-    /// cheapest on top.
+    /// At `from * sources + to`: positions that had `from` when they were added and could have `to`, cheapest
+    /// first.
     movers: Vec<BinaryHeap<Mover>>,
 }
 
 impl<C: Fn(u32, usize) -> Option<f64>> Search<'_, C> {
-    /// The cost of a source's answer to the problem at a place.
+    /// The cost of a source's answer to the problem at a position.
     fn cost(&self, place: u32, source: usize) -> Option<f64> {
         (self.cost)(self.order[place as usize], source)
     }
@@ -93,7 +93,7 @@ impl<C: Fn(u32, usize) -> Option<f64>> Search<'_, C> {
         tied.get(place % tied.len().max(1)).copied().unwrap_or_default()
     }
 
-    /// Gives a place a source, and notes where it could go from there.
+    /// Assigns a source to a position and records its possible moves.
     fn give(&mut self, place: u32, source: usize) {
         let width = self.counts.len();
         self.sources[place as usize] = source;
@@ -106,29 +106,29 @@ impl<C: Fn(u32, usize) -> Option<f64>> Search<'_, C> {
         }
     }
 
-    /// The cheapest place that has the source `from` and could have `to`.
+    /// The cheapest position that has source `from` and could have `to`.
     fn cheapest_mover(&mut self, from: usize, to: usize) -> Option<Mover> {
         let movers = &mut self.movers[from * self.counts.len() + to];
         while let Some(mover) = movers.peek() {
             if self.sources[mover.place as usize] == from {
                 return Some(*mover);
             }
-            // It has moved on since; `give` brings it back if it returns.
+            // Outdated: the problem has moved on. `give` adds it again if it returns.
             movers.pop();
         }
         None
     }
 
-    /// The exchange that brings the counts nearer to their bounds, or else the cost down, the cheapest
-    /// one: the places that move, each with the source that it gets.
+    /// The cheapest exchange that moves the counts toward their bounds or, failing that, lowers the cost: the
+    /// positions that move, each with its new source.
     fn best_exchange(&mut self) -> Option<Vec<(u32, usize)>> {
-        /// What rounding may do to a sum of costs.
+        /// Tolerance for rounding errors in sums of costs.
         const ROUNDING: f64 = 1e-12;
         let width = self.counts.len();
         let steps: Vec<Option<Mover>> = (0..width * width)
             .map(|step| self.cheapest_mover(step / width, step % width))
             .collect();
-        // Shortest ways between all sources (Floyd and Warshall), with the first source on each.
+        // Shortest paths between all sources (Floyd-Warshall), with the first source on each.
         let mut way: Vec<f64> =
             steps.iter().map(|step| step.map_or(f64::INFINITY, |mover| mover.cost)).collect();
         let mut first: Vec<usize> = (0..width * width).map(|step| step % width).collect();
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use crate::random::Stream;
 
-    /// How far counts are outside their bounds, and the cost.
+    /// The distance of the counts from their bounds, and the cost.
     fn value(
         assignment: &[usize],
         bounds: &[(usize, usize)],
@@ -227,7 +227,7 @@ mod tests {
             let width = 2 + random.below(2) as usize;
             let problems = 1 + random.below(if width == 2 { 9 } else { 6 }) as usize;
             let missing = random.below(3) as f64 * 0.2;
-            // Few different costs in some cases, so that many are equal.
+            // Some cases have few distinct costs and thus many ties.
             let levels = if random.below(2) == 0 { 3.0 } else { 1e6 };
             let costs: Vec<Vec<Option<f64>>> = (0..problems)
                 .map(|_| {

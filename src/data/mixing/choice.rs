@@ -1,4 +1,4 @@
-//! Which answer a problem gets where that is decided by scores, not by chance.
+//! Settings for choosing answers by score instead of at random.
 
 use super::mixture::{MixtureConfig, Schedule};
 use super::share::Share;
@@ -7,32 +7,30 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What answers are chosen by.
+/// The score that answers are chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChoiceBy {
-    /// The Rank-Surprisal Ratio under the untuned student; lowest first (Yang et al., arXiv
-    /// 2601.14249).
+    /// Rank-Surprisal Ratio under the untuned student, lowest first (Yang et al., arXiv 2601.14249).
     Rsr,
-    /// The mean negative log-likelihood under the untuned student; lowest first (GRAPE, arXiv
-    /// 2502.04194).
+    /// Mean negative log-likelihood under the untuned student, lowest first (GRAPE, arXiv 2502.04194).
     Nll,
-    /// The local average log probability under the untuned student; highest first (Just et al.,
-    /// arXiv 2510.03988).
+    /// Local average log probability under the untuned student, highest first (Just et al., arXiv
+    /// 2510.03988).
     Lalp,
-    /// The trained tokens of the answer, fewest first.
+    /// Number of trained tokens in the answer, fewest first.
     Shortest,
-    /// The trained tokens of the answer, most first.
+    /// Number of trained tokens in the answer, most first.
     Longest,
-    /// A number in a column of the sources, which `columns.score` of each source names.
+    /// Numbers in a column of the data, which `columns.score` of each source names.
     Column,
-    /// Chance: shares as the weights say, and of several answers of one source to a problem one at
-    /// random. A control for the others.
+    /// Random choice, as a control for the others: shares follow the weights, and one of a source's answers
+    /// to a problem is drawn at random.
     Chance,
 }
 
 impl ChoiceBy {
-    /// All of them.
+    /// All choices.
     pub const ALL: [Self; 7] = [
         Self::Rsr,
         Self::Nll,
@@ -43,7 +41,7 @@ impl ChoiceBy {
         Self::Chance,
     ];
 
-    /// Its name in settings, such as `rsr`.
+    /// The name in settings, such as `rsr`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rsr => "rsr",
@@ -56,7 +54,7 @@ impl ChoiceBy {
         }
     }
 
-    /// What it is in a report, such as `RSR`.
+    /// The name in reports, such as `RSR`.
     pub fn title(self) -> &'static str {
         match self {
             Self::Rsr => "RSR",
@@ -68,13 +66,12 @@ impl ChoiceBy {
         }
     }
 
-    /// Whether the untuned student's scores of the answers are needed.
+    /// Whether it needs the untuned student's scores of the answers.
     pub fn needs_student(self) -> bool {
         matches!(self, Self::Rsr | Self::Nll | Self::Lalp)
     }
 
-    /// Which end of the scores suits the student better; `None` for a column, whose meaning only its
-    /// user knows.
+    /// Which end of the scores is usually preferred. `None` for a column, whose meaning only the user knows.
     pub fn usual(self) -> Option<Prefer> {
         match self {
             Self::Rsr | Self::Nll | Self::Shortest | Self::Chance => Some(Prefer::Lowest),
@@ -84,13 +81,13 @@ impl ChoiceBy {
     }
 }
 
-/// Which end of the scores is chosen.
+/// Which end of the scores is preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prefer {
-    /// The lowest score.
+    /// Prefer low scores.
     Lowest,
-    /// The highest score.
+    /// Prefer high scores.
     Highest,
 }
 
@@ -104,38 +101,40 @@ impl Prefer {
     }
 }
 
-/// Answers chosen by a score, in place of the seed's chance.
+/// Settings for choosing answers by score instead of at random.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChoiceConfig {
-    /// What answers are chosen by: `rsr`, `nll`, `lalp`, `shortest`, `longest`, `column` or `chance`.
+    /// Score to choose answers by. The scores `rsr`, `nll`, and `lalp` are computed with the untuned student.
     pub by: ChoiceBy,
-    /// Which end of the scores is chosen, `lowest` or `highest`; without it the one that the method
-    /// prefers. A column of scores needs it.
+    /// Which scores to prefer, `lowest` or `highest`. If unset, the usual end for the score. Required with
+    /// `mixture.choice.by = "column"`, and not allowed with `chance`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer: Option<Prefer>,
-    /// Keep the shares of rows exactly as the weights ask; the scores then decide which problems get
-    /// which source's answer. Otherwise the weights are not used.
+    /// Keep the exact shares of `mixture.weights`; scores only decide which problems get which source's
+    /// answer. If false, scores also determine the shares, and the weights are ignored.
     #[serde(default)]
     pub within_share: bool,
-    /// The least share of rows that a source has, by its name, 0 to 1.
+    /// Minimum share of rows, by source, 0 to 1. Sources that are not listed have no minimum. Not allowed if
+    /// the weights determine the shares (`mixture.choice.within_share` or `chance`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub floor: BTreeMap<String, f64>,
-    /// The largest share of rows that a source has, by its name, 0 to 1.
+    /// Maximum share of rows, by source, 0 to 1. Sources that are not listed have no maximum. Not allowed if
+    /// the weights determine the shares (`mixture.choice.within_share` or `chance`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ceiling: BTreeMap<String, f64>,
-    /// With `lalp`: the steps before a step that the student sees, beside the problem; 4 without it.
+    /// With `mixture.choice.by = "lalp"`: number of preceding steps that the student sees besides the
+    /// problem. If unset, 4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
-    /// The file of scores that `mixdistill score` writes. A run computes the scores that the file
-    /// lacks and adds them to it; without a file it computes all of them and keeps them in the run
-    /// directory.
+    /// File of scores, as written by the `score` command. Missing scores are computed and added to it. If
+    /// unset, all scores are computed and stored in the run directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scores: Option<PathBuf>,
 }
 
 impl ChoiceConfig {
-    /// A choice by this, without bounds.
+    /// A choice by this score, without bounds.
     pub fn by(by: ChoiceBy) -> Self {
         Self {
             by,
@@ -148,22 +147,22 @@ impl ChoiceConfig {
         }
     }
 
-    /// The end of the scores that is chosen.
+    /// The preferred end of the scores.
     pub fn prefers(&self) -> Prefer {
         self.prefer.or(self.by.usual()).unwrap_or(Prefer::Lowest)
     }
 }
 
 impl MixtureConfig {
-    /// Whether the share of each source comes of a choice, and not of the weights.
+    /// Whether the choice, and not the weights, determines the shares of the sources.
     pub fn chooses_share(&self) -> bool {
         self.choice.as_ref().is_some_and(|c| !c.within_share && c.by != ChoiceBy::Chance)
     }
 
-    /// Checks what a choice needs beside what the sources are.
+    /// Checks the settings of the choice, independently of the sources.
     ///
     /// # Errors
-    /// [`Error::Config`] with the setting that cannot be used.
+    /// [`Error::Config`] with the invalid setting.
     pub fn validate_choice(&self) -> Result<()> {
         let Some(choice) = &self.choice else { return Ok(()) };
         let refuse = |key: &str, what: &str, hint: &str| {
@@ -171,37 +170,37 @@ impl MixtureConfig {
         };
         let by_weights = choice.within_share || choice.by == ChoiceBy::Chance;
         if self.share != Share::Exact || self.redraw || self.schedule != Schedule::Constant {
-            let what = "a choice is made once, in exact shares of rows";
-            let hint =
-                "Leave mixture.share, mixture.redraw and mixture.schedule out, or the choice";
+            let what = "a choice is made once and works with exact shares of rows";
+            let hint = "Remove mixture.share, mixture.redraw, and mixture.schedule, or the choice";
             return refuse("by", what, hint);
         }
         if choice.by == ChoiceBy::Column && choice.prefer.is_none() {
-            let what = "whether low or high scores of a column are better is not known";
-            return refuse("prefer", what, "Give lowest or highest");
+            let what = "a column does not say whether low or high scores are better";
+            return refuse("prefer", what, "Set it to lowest or highest");
         }
         if choice.by != ChoiceBy::Lalp && choice.window.is_some() {
             let what = format!("by = \"{}\" has no steps", choice.by.name());
-            return refuse("window", &what, "Leave it out, or choose by lalp");
+            return refuse("window", &what, "Remove it, or choose by lalp");
         }
         if choice.by == ChoiceBy::Chance && choice.prefer.is_some() {
-            return refuse("prefer", "chance prefers nothing", "Leave it out");
+            return refuse("prefer", "a random choice has no preference", "Remove it");
         }
         let bounds = [("floor", &choice.floor), ("ceiling", &choice.ceiling)];
         for (key, of) in bounds {
             if by_weights && !of.is_empty() {
-                let what = "the weights fix each share already";
-                return refuse(key, what, "Leave it out, or within_share");
+                let what = "the weights already determine the shares";
+                return refuse(key, what, "Remove it, or remove within_share");
             }
             if let Some((name, share)) = of.iter().find(|(_, share)| !(0.0..=1.0).contains(*share))
             {
-                let what = format!("that of `{name}` is {share}");
+                let what = format!("the share of `{name}` is {share}");
                 return refuse(key, &what, "Give shares of rows, 0 to 1");
             }
         }
         for (name, floor) in &choice.floor {
             if let Some(ceiling) = choice.ceiling.get(name).filter(|ceiling| *ceiling < floor) {
-                let what = format!("that of `{name}`, {floor}, is above its ceiling, {ceiling}");
+                let what =
+                    format!("the floor of `{name}`, {floor}, is above its ceiling, {ceiling}");
                 return refuse("floor", &what, "Lower it, or raise mixture.choice.ceiling");
             }
         }

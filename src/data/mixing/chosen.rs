@@ -1,4 +1,4 @@
-//! Answers chosen by their scores, and how far such a choice is from chance.
+//! Answers chosen by score, and how much the choice differs from chance.
 
 use super::assign;
 use super::cheapest::cheapest;
@@ -16,82 +16,81 @@ use std::collections::BTreeMap;
 pub struct SourceChoice {
     /// The source's name.
     pub name: String,
-    /// Answers that could be chosen.
+    /// Answers available to the choice.
     pub answers: usize,
     /// Their mean score.
     pub mean: f64,
-    /// The score below which 0, 5, 10, ..., 100 percent of them are.
+    /// Percentiles of the scores at 0, 5, 10, ..., 100%.
     pub percentiles: Vec<f64>,
-    /// Mean score of its answers that are chosen; `None` where none is.
+    /// Mean score of its chosen answers. `None` if there are none.
     pub chosen: Option<f64>,
-    /// Share of the problems for which one of its answers has the best score of all.
+    /// Share of the problems for which one of its answers has the best score. Ties count in part.
     pub best: f64,
 }
 
-/// What a choice by scores came to.
+/// The result of a choice by score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChoiceReport {
-    /// What answers are chosen by.
+    /// The score that answers are chosen by.
     pub by: ChoiceBy,
-    /// Which end of the scores is chosen.
+    /// Which end of the scores is preferred.
     pub prefer: Prefer,
-    /// Whether the weights fix the shares.
+    /// Whether the weights determine the shares.
     pub within_share: bool,
-    /// One line for each source.
+    /// One entry per source.
     pub sources: Vec<SourceChoice>,
     /// Problems with more than one answer to choose from.
     pub problems_with_choice: usize,
     /// Mean score of the chosen answers.
     pub chosen: f64,
-    /// Mean score of answers that are drawn at random, with as many of each source.
+    /// Mean score of randomly drawn answers with the same number from each source.
     pub by_chance: f64,
-    /// Standard deviation of that mean from draw to draw.
+    /// Standard deviation of that mean between draws.
     pub chance_deviation: f64,
 }
 
 impl ChoiceReport {
-    /// How many standard deviations the mean score of the chosen answers is better than that of
-    /// random ones; `None` where the shares leave chance no room.
+    /// By how many standard deviations the mean score of the chosen answers is better than that of random
+    /// ones. `None` if the shares leave no room for chance.
     pub fn deviations(&self) -> Option<f64> {
         let better = match self.prefer {
             Prefer::Lowest => self.by_chance - self.chosen,
             Prefer::Highest => self.chosen - self.by_chance,
         };
-        // What is left of rounding is no deviation.
+        // Ignore rounding errors.
         let has_room = self.chance_deviation > 1e-9 * self.by_chance.abs();
         has_room.then(|| better / self.chance_deviation)
     }
 
-    /// The scores by source, and the distance from chance, in lines of at most `width` columns.
+    /// Formats the scores by source and the comparison with chance, in lines of at most `width` columns.
     pub(crate) fn to_text(&self, width: usize) -> String {
-        let mut table = Table::new([
-            "source", "answers", "lowest", "25 %", "median", "75 %", "highest", "best",
-        ]);
+        let mut table =
+            Table::new(["source", "answers", "lowest", "25%", "median", "75%", "highest", "best"]);
         for source in &self.sources {
             let at = |percent: usize| source.percentiles.get(percent / 5).copied();
             let cells = [0, 25, 50, 75, 100].map(|percent| at(percent).map_or("-".into(), short));
             let [name, answers] = [source.name.clone(), source.answers.to_string()];
-            let best = format!("{:.1} %", 100.0 * source.best);
+            let best = format!("{:.1}%", 100.0 * source.best);
             table.row([name, answers].into_iter().chain(cells).chain([best]));
         }
         let end = match self.prefer {
             Prefer::Lowest => "lowest",
             Prefer::Highest => "highest",
         };
-        let shares = if self.within_share { "within the shares asked" } else { "no share asked" };
+        let shares = if self.within_share { "in the requested shares" } else { "in any shares" };
         let title = self.by.title();
         let chosen = format!("chosen by {title}, {end} first, {shares}; scores by source:");
         let against = match self.deviations() {
             Some(deviations) => format!(
-                "of random ones in the same shares {} (standard deviation {}): {deviations:.1} standard \
-                 deviations better than chance",
+                "of random answers in the same shares {} (standard deviation {}): {deviations:.1} \
+                 standard deviations better than chance",
                 short(self.by_chance),
                 short(self.chance_deviation)
             ),
-            None => "as of any others in the same shares".into(),
+            None => "the same as of any other answers in these shares".into(),
         };
         let chance = format!(
-            "mean {title} of the chosen answers {}, {against}; {} problems have more than one answer",
+            "mean score of the chosen answers {}, {against}; {} problems have more than one answer",
             short(self.chosen),
             self.problems_with_choice,
         );
@@ -99,7 +98,7 @@ impl ChoiceReport {
     }
 }
 
-/// Four significant digits, which is what scores are compared by.
+/// Formats a score with four significant digits.
 fn short(score: f64) -> String {
     let magnitude = score.abs().max(1e-9).log10().floor() as i32;
     format!("{score:.*}", (3 - magnitude).clamp(0, 6) as usize)
@@ -120,7 +119,7 @@ pub(super) struct Chosen {
 
 impl<'a> Candidates<'a> {
     /// # Errors
-    /// [`Error::Config`] where an answer has no score, with the first such answer.
+    /// [`Error::Config`] with the first answer that has no score.
     pub fn new(
         pairs: &'a Pairs,
         choice: &'a ChoiceConfig,
@@ -142,7 +141,7 @@ impl<'a> Candidates<'a> {
                     Some(score) => format!("the answer {label} has the score {score}"),
                 };
                 let hint = match choice.by {
-                    ChoiceBy::Column => "Name the column with columns.score of each source",
+                    ChoiceBy::Column => "Set columns.score of each source to the column of scores",
                     ChoiceBy::Shortest | ChoiceBy::Longest => {
                         "Encode the sources first and pass the lengths"
                     }
@@ -154,7 +153,7 @@ impl<'a> Candidates<'a> {
         Ok(candidates)
     }
 
-    /// All answers to a problem: source and record.
+    /// All answers to a problem, as source and record.
     fn all(&self, problem: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
         let sources = 0..self.pairs.sources().len();
         sources.flat_map(move |source| {
@@ -174,23 +173,23 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// What is to be as low as possible.
+    /// The cost to minimize.
     fn cost(&self, source: usize, record: usize) -> Option<f64> {
         let score = self.score(source, record)?;
         Some(if self.choice.prefers() == Prefer::Lowest { score } else { -score })
     }
 
-    /// The best answer of a source to a problem, the first of equal ones.
+    /// The best answer of a source to a problem; the first wins ties.
     fn best(&self, problem: usize, source: usize) -> Option<(usize, f64)> {
         let costs = self.pairs.candidates(problem, source);
         let costs = costs.filter_map(|record| Some((record, self.cost(source, record)?)));
         costs.min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    /// An answer for each problem.
+    /// Chooses an answer for each problem.
     ///
     /// # Errors
-    /// [`Error::Config`] for bounds that name no source or leave problems without one.
+    /// [`Error::Config`] for bounds that name an unknown source or leave problems without a source.
     pub fn choose(&self, weights: &[f64], random: &mut Stream) -> Result<Chosen> {
         let (pairs, width) = (self.pairs, self.pairs.sources().len());
         let order = random.permutation(pairs.len());
@@ -211,7 +210,7 @@ impl<'a> Candidates<'a> {
         Ok(Chosen { records: records.collect(), sources })
     }
 
-    /// One of the source's answers for each problem, at random.
+    /// Draws one of the source's answers for each problem.
     fn drawn(&self, sources: Vec<u16>, random: &mut Stream) -> Chosen {
         let record = |(problem, source): (usize, &u16)| {
             let records: Vec<usize> =
@@ -225,7 +224,7 @@ impl<'a> Candidates<'a> {
         Chosen { records: sources.iter().enumerate().map(record).collect(), sources }
     }
 
-    /// The least and the most problems of each source.
+    /// The minimum and maximum number of problems of each source.
     fn bounds(&self, weights: &[f64]) -> Result<Vec<(usize, usize)>> {
         let (problems, choice) = (self.pairs.len(), self.choice);
         if choice.within_share {
@@ -236,7 +235,7 @@ impl<'a> Candidates<'a> {
         for (key, bounds) in [("floor", &choice.floor), ("ceiling", &choice.ceiling)] {
             if let Some(unknown) = bounds.keys().find(|name| !names.contains(&name.as_str())) {
                 let what = format!("there is no source called `{unknown}`");
-                let hint = format!("The sources are: {}", names.join(", "));
+                let hint = format!("Use the names {}", names.join(", "));
                 return Err(Error::config(format!("mixture.choice.{key}"), what, hint));
             }
         }
@@ -246,19 +245,15 @@ impl<'a> Candidates<'a> {
         let (floors, ceilings) = (shares(&choice.floor, 0.0), shares(&choice.ceiling, 1.0));
         if ceilings.iter().sum::<f64>() < 1.0 - 1e-9 {
             let what = "the ceilings of all sources sum to less than 1";
-            return Err(Error::config(
-                "mixture.choice.ceiling",
-                what,
-                "Raise one, or leave it out",
-            ));
+            return Err(Error::config("mixture.choice.ceiling", what, "Raise or remove a ceiling"));
         }
-        // A product that is an integer but for rounding is meant to be that integer.
+        // A product that is an integer except for rounding is treated as that integer.
         let up = |share: &f64| (share * problems as f64 - 1e-9).ceil().max(0.0) as usize;
         let down = |share: &f64| (share * problems as f64 + 1e-9).floor() as usize;
         let counts = |shares: &[f64], round: &dyn Fn(&f64) -> usize| -> Vec<usize> {
             shares.iter().map(round).collect()
         };
-        // Where whole rows cannot keep all of them, each may be missed by less than a row.
+        // If whole rows cannot meet all bounds, each may be missed by less than a row.
         let mut least = counts(&floors, &up);
         if least.iter().sum::<usize>() > problems {
             least = counts(&floors, &down);
@@ -271,7 +266,7 @@ impl<'a> Candidates<'a> {
         Ok(bounds.map(|(least, most)| (least, most.max(least))).collect())
     }
 
-    /// Bounds that the answers do not let the choice keep, in words.
+    /// Bounds that the answers make impossible, in words.
     pub fn missed(&self, weights: &[f64], rows: &[usize]) -> Vec<String> {
         let problems = self.pairs.len();
         let percent = |rows: usize| 100.0 * rows as f64 / problems.max(1) as f64;
@@ -285,7 +280,7 @@ impl<'a> Candidates<'a> {
                     () => return None,
                 };
                 Some(format!(
-                    "`{}` answers {} of {problems} problems: its share is {:.1} %, not {:.1} %",
+                    "`{}` answers {} of {problems} problems: its share is {:.1}%, not {:.1}%",
                     self.pairs.sources()[source].name(),
                     self.pairs.available(source),
                     percent(*rows),
@@ -295,7 +290,7 @@ impl<'a> Candidates<'a> {
         lines.collect()
     }
 
-    /// What the choice came to.
+    /// Reports the result of the choice.
     pub fn report(&self, chosen: &Chosen, seed: u64) -> ChoiceReport {
         let (pairs, width) = (self.pairs, self.pairs.sources().len());
         let mut lines: Vec<(SourceChoice, Vec<f64>, Vec<f64>)> = pairs
@@ -355,11 +350,11 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Mean and standard deviation of the mean score of random answers, with as many of each source as
-    /// were chosen, over draws.
+    /// Mean and standard deviation, over draws, of the mean score of random answers with the same number from
+    /// each source.
     fn chance(&self, chosen: &Chosen, seed: u64) -> (f64, f64) {
         let (pairs, width) = (self.pairs, self.pairs.sources().len());
-        // Enough draws for two digits of the deviation; fewer where each costs much.
+        // Enough draws for two digits of the deviation, and fewer if each is expensive.
         let draws = if pairs.len() <= 20_000 { 200 } else { 20 };
         let mut counts = vec![0.0; width];
         chosen.sources.iter().for_each(|source| counts[usize::from(*source)] += 1.0);

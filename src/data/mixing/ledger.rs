@@ -1,4 +1,4 @@
-//! What became of every record: nothing is dropped, cut or left unpaired without a line here.
+//! Accounting for every record: nothing is dropped, cut, or left unpaired without an entry here.
 
 use crate::data::reading::Columns;
 use crate::data::reading::left_out::LeftOut;
@@ -7,69 +7,66 @@ use crate::text::{DISPLAY_WIDTH, Table, wrapped};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What became of the records of one source.
+/// Counts of the records of one source.
 ///
-/// Every record read is counted once in `left_out`, `wrong`, `without_verdict`, `duplicates`,
-/// `unmatched`, `too_long` or `usable`; the other counts are remarks on records that are counted
-/// there.
+/// Every record read is counted exactly once in `left_out`, `wrong`, `without_verdict`, `duplicates`,
+/// `unmatched`, `too_long`, or `usable`. The other counts give details about these records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceLedger {
     /// The source's name.
     pub name: String,
-    /// Records in the file.
+    /// Records read from the file.
     pub read: usize,
-    /// The columns that are used, and those with text that are not; `None` for records that come
-    /// from no file.
+    /// The columns in use, and the unused ones with text. `None` for records that were not read from a file.
     #[serde(default)]
     pub columns: Option<Columns>,
-    /// Left out: unusable, by reason.
+    /// Left out as unusable, by reason.
     #[serde(default)]
     pub left_out: LeftOut,
-    /// Of those: the problem is empty.
+    /// Of these, records with an empty problem.
     pub empty_problems: usize,
-    /// Of those: the solution is empty.
+    /// Of these, records with an empty solution.
     pub empty_solutions: usize,
-    /// Left out: the solution is marked as wrong.
+    /// Left out because the solution is marked as wrong.
     #[serde(default)]
     pub wrong: usize,
-    /// Left out: the column that says whether the solution is right says nothing.
+    /// Left out because the column of verdicts has no verdict.
     #[serde(default)]
     pub without_verdict: usize,
-    /// Records whose reasoning stood beside the answer and was put before it.
+    /// Records with separate reasoning, which was placed before the answer.
     #[serde(default)]
     pub with_reasoning: usize,
-    /// Records with a system text of their own.
+    /// Records with their own system text.
     #[serde(default)]
     pub with_system: usize,
-    /// Escapes of half a character, read as U+FFFD.
+    /// Lone surrogate escapes, read as U+FFFD.
     #[serde(default)]
     pub broken_characters: usize,
-    /// Left out: the source already answers this problem (the first answer is kept).
+    /// Left out because the source already answers this problem. The first answer is kept.
     pub duplicates: usize,
-    /// Left out: another source does not answer this problem, and only problems that all answer
-    /// were asked for.
+    /// Left out because another source does not answer this problem, and only complete problems were
+    /// requested.
     pub unmatched: usize,
-    /// Left out: prompt, answer and end token exceed the length limit.
+    /// Left out because prompt, answer, and end token exceed the length limit.
     pub too_long: usize,
-    /// Tokens of the shortest of those.
+    /// Tokens in the shortest of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shortest_too_long: Option<usize>,
-    /// Answers that the mixture can choose.
+    /// Answers available to the mixture.
     pub usable: usize,
-    /// Of the usable ones: answers shortened to the limit, which lost their end and end token.
+    /// Of the usable answers, those cut at the length limit, without their end token.
     pub cut: usize,
-    /// Records that share an id, but not the problem, with an earlier record; they were joined by
-    /// their text alone.
+    /// Records with the id of an earlier record but a different problem. They are joined by text only.
     pub id_conflicts: usize,
 }
 
 impl SourceLedger {
-    /// Records that cannot be used. Ledgers of earlier versions have counts of empty ones alone.
+    /// Unusable records. Ledgers of earlier versions count only empty ones.
     pub fn unusable(&self) -> usize {
         self.left_out.rows().max(self.empty_problems + self.empty_solutions)
     }
 
-    /// The lines about it below the table.
+    /// The source's lines below the table.
     fn remarks(&self) -> Vec<String> {
         let mut lines = vec![];
         if let Some(columns) = &self.columns {
@@ -87,9 +84,9 @@ impl SourceLedger {
         lines.extend(counted([
             (
                 self.with_reasoning,
-                "rows with reasoning beside the answer, put before it in <think>",
+                "rows with separate reasoning, placed before the answer in <think> tags",
             ),
-            (self.with_system, "rows with a system text of their own"),
+            (self.with_system, "rows with their own system text"),
             (self.broken_characters, "lone surrogates (half a character), read as U+FFFD"),
         ]));
         if !self.left_out.is_empty() {
@@ -98,12 +95,12 @@ impl SourceLedger {
         lines.extend(counted([
             (self.wrong, "marked as wrong and left out"),
             (self.without_verdict, "without a verdict (null) and left out"),
-            (self.id_conflicts, "ids that name another problem elsewhere"),
+            (self.id_conflicts, "ids that name a different problem elsewhere"),
         ]));
         lines.into_iter().map(|line| format!("{}: {line}", self.name)).collect()
     }
 
-    /// Records that can be read and are not used, by why.
+    /// Counts and reasons of readable records that are not used.
     fn unused(&self) -> impl Iterator<Item = (usize, &str)> {
         [
             (self.wrong, "marked as wrong"),
@@ -116,7 +113,7 @@ impl SourceLedger {
         .filter(|(count, _)| *count > 0)
     }
 
-    /// What is left out of it, by reason, in one line; `None` where nothing is.
+    /// A line with the number of records left out, by reason. `None` if there are none.
     pub(crate) fn left_out_line(&self) -> Option<String> {
         let reasons = self.left_out.reasons().iter();
         let reasons = reasons.map(|reason| (reason.rows, reason.reason.as_str()));
@@ -127,7 +124,7 @@ impl SourceLedger {
         })
     }
 
-    /// Why none of its records is left, in the words of its counts.
+    /// Explains why none of its records is left.
     pub(crate) fn where_they_went(&self) -> String {
         let unusable = Some((self.unusable(), "unusable")).filter(|(count, _)| *count > 0);
         let counts = unusable.into_iter().chain(self.unused());
@@ -138,7 +135,7 @@ impl SourceLedger {
         format!("of its {} records, {}{shortest}", self.read, counts.join(", "))
     }
 
-    /// Whether every record read is counted exactly once.
+    /// Whether every record is counted exactly once.
     pub fn adds_up(&self) -> bool {
         self.read
             == self.unusable()
@@ -151,19 +148,19 @@ impl SourceLedger {
     }
 }
 
-/// What became of all records and problems.
+/// Counts of all records and problems.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// One line for each source.
+    /// One entry per source.
     pub sources: Vec<SourceLedger>,
     /// Problems after joining the sources.
     pub joined: usize,
-    /// Problems left out because none of their answers fits the length limit, or not all of them
-    /// where all were asked for.
+    /// Problems left out because none of their answers fits the length limit, or, if complete problems were
+    /// requested, because not all of them fit.
     pub without_answer: usize,
-    /// Problems kept for evaluation.
+    /// Problems held out for evaluation.
     pub held_out: usize,
-    /// Problems beyond the number that was asked for.
+    /// Problems left out beyond the requested number.
     #[serde(default)]
     pub not_taken: usize,
     /// Problems to train on.
@@ -171,10 +168,10 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Refuses sources of which no record is left.
+    /// Refuses sources without any usable record.
     ///
     /// # Errors
-    /// [`Error::Pairing`] that says what became of the records of the first one.
+    /// [`Error::Pairing`] with the counts of the first such source.
     pub fn check_sources(&self) -> Result<()> {
         match self.sources.iter().find(|source| source.usable == 0) {
             None => Ok(()),
@@ -207,7 +204,7 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// The table and what else there is to know, in lines of at most `width` columns.
+    /// Formats the table and remarks in lines of at most `width` columns.
     pub fn to_text(&self, width: usize) -> String {
         let mut table = Table::new([
             "source",

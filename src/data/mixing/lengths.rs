@@ -1,25 +1,25 @@
-//! Lengths of encoded records, which shares of tokens are computed from.
+//! Lengths of encoded records, for shares of tokens.
 
-/// Length of one row in tokens.
+/// The length of one row in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Length {
     /// All tokens of the row.
     pub tokens: u32,
-    /// Those that are trained.
+    /// The trained tokens.
     pub trained: u32,
 }
 
-/// Lengths of all encoded records, by source and record number.
+/// The lengths of all encoded records, by source and record index.
 #[derive(Clone, Debug, Default)]
 pub struct Lengths(Vec<Vec<Option<Length>>>);
 
 impl Lengths {
-    /// Lengths computed elsewhere: for each source, for each of its records.
+    /// Creates lengths from values for each record of each source.
     pub fn new(lengths: Vec<Vec<Option<Length>>>) -> Self {
         Self(lengths)
     }
 
-    /// The length of a record, if it was encoded and fits the limit.
+    /// The length of a record, or `None` if it was not encoded or exceeds the limit.
     pub fn get(&self, source: usize, record: usize) -> Option<Length> {
         *self.0.get(source)?.get(record)?
     }

@@ -1,12 +1,12 @@
-//! The mixture: one answer for each problem, so that the shares of the sources are what was asked.
+//! The mixture: one answer per problem, with the requested shares of the sources.
 //!
 //! ```text
 //! problem      0      1      2      3      4          weights: long 0.2, short 0.8
 //! source     short  short  long   short  short        -> item 2 is problem 2 with the long answer
 //! ```
 //!
-//! Mix Distillation (arXiv 2502.12143, section 4) draws long and short answers 1 : 4 and keeps the
-//! number of problems fixed. [`MixDistillation`] is a Burn [`Dataset`] over the result.
+//! Mix Distillation (arXiv 2502.12143, section 4) draws long and short answers 1:4 and keeps the number of
+//! problems fixed. [`MixDistillation`] is a Burn [`Dataset`] over the result.
 
 use super::assign::{self, Quota};
 use super::choice::{ChoiceBy, ChoiceConfig};
@@ -27,36 +27,40 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-/// How the weights change over training.
+/// How the weights change during training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
-    /// They do not.
+    /// The weights stay the same.
     #[default]
     Constant,
-    /// From the mixture's weights to these, linearly in rows.
+    /// The weights change linearly, in rows, from `mixture.weights` to these.
     Linear {
-        /// The weights at the end of training.
+        /// Weights at the end of training, by source.
         to: BTreeMap<String, f64>,
     },
-    /// Short answers first: the share of the source with the longest answers rises linearly, so
-    /// that its mean over training is its weight.
+    /// Short answers first: the share of the source with the longest answers rises linearly. Its mean over
+    /// training is its weight.
     ShortToLong,
 }
 
-/// What the mixture should be.
+/// Settings of the mixture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MixtureConfig {
-    /// A weight for each source; they are divided by their sum.
+    /// Share of each source, by name. Weights are divided by their sum, and every source needs one. A source
+    /// with weight 0 is used only for problems that no other source answers. Ignored if pilots
+    /// (`mixture.share`) or scores (`mixture.choice`) determine the shares.
     pub weights: BTreeMap<String, f64>,
-    /// What the weights are shares of.
+    /// What a weight is a share of, and how exactly it is met.
     pub share: Share,
-    /// Draw anew in each epoch which problems get which source's answer.
+    /// Redraw in every epoch which problems get which source's answer. If false, a problem keeps its answer
+    /// in all epochs, unless a schedule changes it.
     pub redraw: bool,
-    /// How the weights change over training.
+    /// How the weights change during training: `constant`, `short_to_long`, or linearly to other weights.
     pub schedule: Schedule,
-    /// Choose answers by a score, such as `choice.by = "rsr"`, in place of the seed's chance.
+    /// Choose answers by a score instead of at random, for example with `mixture.choice.by = "rsr"`. Requires
+    /// `mixture.share = "exact"`, no `mixture.redraw`, and a constant `mixture.schedule`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<ChoiceConfig>,
 }
@@ -74,28 +78,29 @@ impl Default for MixtureConfig {
 }
 
 impl MixtureConfig {
-    /// The mixture of sources `long` and `short` with this share of long answers.
+    /// A mixture of the sources `long` and `short` with this share of long answers.
     pub fn long_short(long: f64) -> Self {
         let weights = BTreeMap::from([("long".into(), long), ("short".into(), 1.0 - long)]);
         Self { weights, ..Self::default() }
     }
 }
 
-/// What a mixture is drawn from and for, beside its settings.
+/// Inputs of a mixture besides its settings.
 #[derive(Clone, Debug, Default)]
 pub struct MixtureOptions {
-    /// Seed of the draw and of the order.
+    /// Seed of the mixture and of the order of problems.
     pub seed: u64,
-    /// The lengths of the answers, for [`Share::Tokens`] and the token columns of the report.
+    /// Lengths of the answers, for [`Share::Tokens`] and the token columns of the report.
     pub lengths: Option<Arc<Lengths>>,
-    /// Rows that training will see; a schedule other than constant counts its progress by them.
+    /// Number of rows in the whole training. Schedules other than [`Schedule::Constant`] measure progress by
+    /// it.
     pub planned_rows: Option<u64>,
-    /// The untuned student's scores of the answers, for a choice that is made by them.
+    /// The untuned student's scores of the answers, for choices that need them.
     pub scores: Option<Arc<AnswerScores>>,
 }
 
-/// One row of the mixture: a problem with one source's answer. Cheap to clone; the texts stay in
-/// the source.
+/// One row of the mixture: a problem with one source's answer. Cheap to clone, since texts stay in the
+/// source.
 #[derive(Clone, Debug)]
 pub struct MixedRow {
     sources: Arc<[Source]>,
@@ -105,17 +110,17 @@ pub struct MixedRow {
 }
 
 impl MixedRow {
-    /// Number of the problem in the mixture's [`Pairs`].
+    /// Index of the problem in the mixture's [`Pairs`].
     pub fn problem_index(&self) -> usize {
         self.problem as usize
     }
 
-    /// Number of the source in the mixture's [`Pairs`].
+    /// Index of the source in the mixture's [`Pairs`].
     pub fn source_index(&self) -> usize {
         usize::from(self.source)
     }
 
-    /// Number of the record in its source.
+    /// Index of the record in its source.
     pub fn record_index(&self) -> usize {
         self.record as usize
     }
@@ -125,7 +130,7 @@ impl MixedRow {
         self.sources[self.source_index()].name()
     }
 
-    /// Names the row in a message.
+    /// A name of the row for messages.
     pub fn label(&self) -> String {
         self.sources[self.source_index()].label(self.record_index())
     }
@@ -136,50 +141,51 @@ impl MixedRow {
     }
 }
 
-/// Problems, each with one source's answer: item `i` is problem `i`.
+/// Problems, each with one source's answer. Item `i` is problem `i`.
 ///
-/// Holds two bytes a problem beside the shared [`Pairs`]; item access is O(1).
+/// Holds two bytes per problem besides the shared [`Pairs`], and four more with a choice. Item access is
+/// O(1).
 #[derive(Clone, Debug)]
 pub struct MixDistillation {
     pairs: Arc<Pairs>,
     config: MixtureConfig,
     options: MixtureOptions,
-    /// Normalized weight of each source of `pairs`, in their order.
+    /// Normalized weight of each source, in the order of `pairs`.
     weights: Vec<f64>,
     /// The weights at the end of training.
     end_weights: Vec<f64>,
     epoch: u64,
-    /// Source of each problem.
+    /// Source index of each problem.
     assignment: Vec<u16>,
-    /// Record of each problem, where it is chosen among several.
+    /// Record index of each problem, if answers are chosen by score.
     records: Option<Vec<u32>>,
 }
 
 impl MixDistillation {
-    /// The mixture in its first epoch.
+    /// Creates the mixture, in its first epoch.
     ///
     /// # Errors
-    /// [`Error::Config`] for [`Share::Auto`]; for weights that are negative, not finite, sum to 0, name no source of
-    /// `pairs` or leave one out; for [`Share::Tokens`] without lengths; for a schedule without
-    /// planned rows; for a choice that [`MixtureConfig::validate_choice`] refuses, whose bounds cannot
-    /// be kept, or whose scores are not there. [`Error::Pairing`] where there is no problem.
+    /// [`Error::Config`] for [`Share::Auto`]; for weights that are negative, not finite, sum to 0, name an
+    /// unknown source, or omit one; for [`Share::Tokens`] without lengths; for a schedule without planned
+    /// rows; for an invalid choice (see [`MixtureConfig::validate_choice`]), bounds that cannot be met, or
+    /// missing scores. [`Error::Pairing`] if there are no problems.
     pub fn new(pairs: Arc<Pairs>, config: MixtureConfig, options: MixtureOptions) -> Result<Self> {
         if pairs.is_empty() {
             return Err(Error::Pairing {
-                what: "there is no problem to mix".into(),
-                hint: "See the ledger for what became of the records".into(),
+                what: "there are no problems to mix".into(),
+                hint: "Check the ledger for the reasons why records were left out".into(),
             });
         }
         if config.share == Share::Auto {
             return Err(Error::config(
                 "mixture.share",
-                "it is auto, and no pilots have found the weights",
-                "Call `recipe::propose_share`, and take the mixture that it proposes",
+                "it is auto, but no pilots have found the weights",
+                "Call `recipe::propose_share` and use the mixture that it proposes",
             ));
         }
         config.validate_choice()?;
         let weights = match config.chooses_share() {
-            // Realized shares are all that there is to say of.
+            // Only realized shares are reported.
             true => vec![1.0 / pairs.sources().len() as f64; pairs.sources().len()],
             false => resolve(&config.weights, &pairs, "mixture.weights")?,
         };
@@ -196,8 +202,8 @@ impl MixDistillation {
         if config.schedule != Schedule::Constant && options.planned_rows.unwrap_or(0) == 0 {
             return Err(Error::config(
                 "mixture.schedule",
-                "a schedule needs the number of rows that training will see",
-                "Pass planned_rows, epochs x problems",
+                "a schedule needs the number of rows in the whole training",
+                "Set planned_rows to epochs x problems",
             ));
         }
         if config.share == Share::Tokens && options.lengths.is_none() {
@@ -218,8 +224,8 @@ impl MixDistillation {
                 let name = pairs.sources()[source].name();
                 return Err(Error::config(
                     "mixture.share",
-                    format!("the length of `{name}`'s answer to problem {problem} is not known"),
-                    "Take the pairs that `Encoded::fitting` gives",
+                    format!("the length of `{name}`'s answer to problem {problem} is unknown"),
+                    "Use the pairs that `Encoded::fitting` returns",
                 ));
             }
         }
@@ -240,7 +246,7 @@ impl MixDistillation {
         Ok(mixture)
     }
 
-    /// Weights at the start and at the end of a short-to-long curriculum with this mean.
+    /// Weights at the start and at the end of a short-to-long curriculum with these mean weights.
     fn curriculum(pairs: &Pairs, weights: &[f64]) -> [Vec<f64>; 2] {
         let mean_length = |source: &Source| {
             let records = source.records();
@@ -261,7 +267,7 @@ impl MixDistillation {
         [with(mean - spread), with(mean + spread)]
     }
 
-    /// The same mixture in another epoch: equal to this one unless it redraws or has a schedule.
+    /// The mixture in another epoch. Equal to this one unless it redraws or has a schedule.
     pub fn at_epoch(&self, epoch: u64) -> Self {
         let mut mixture = Self { epoch, ..self.clone() };
         if self.config.redraw || self.config.schedule != Schedule::Constant {
@@ -270,13 +276,13 @@ impl MixDistillation {
         mixture
     }
 
-    /// The order in which an epoch visits the problems: a permutation, and a pure function of the
-    /// seed and the epoch.
+    /// The order in which an epoch visits the problems: a permutation that is a pure function of the seed and
+    /// the epoch.
     pub fn order(&self, epoch: u64) -> Vec<u32> {
         Stream::new(self.options.seed, "order", epoch).permutation(self.pairs.len())
     }
 
-    /// Chooses an answer for each problem by the scores.
+    /// Chooses an answer for each problem by score.
     fn choose(&mut self, choice: &ChoiceConfig) -> Result<()> {
         let candidates = Candidates::new(&self.pairs, choice, &self.options)?;
         let mut random = Stream::new(self.options.seed, "mixture", 0);
@@ -291,7 +297,7 @@ impl MixDistillation {
         let pairs = &self.pairs;
         let answers = |problem: u32, source: usize| pairs.record_index(problem as usize, source);
         let constant = self.config.schedule == Schedule::Constant;
-        // A schedule follows the order in which the epoch visits the problems.
+        // A schedule follows the epoch's order of problems.
         let order = if constant { random.permutation(pairs.len()) } else { self.order(epoch) };
         let planned = self.options.planned_rows.unwrap_or(0).max(1) as f64;
         let seen = (epoch as usize * pairs.len()) as f64;
@@ -324,27 +330,27 @@ impl MixDistillation {
         };
     }
 
-    /// The problems with all their answers.
+    /// The problems with all answers.
     pub fn pairs(&self) -> &Arc<Pairs> {
         &self.pairs
     }
 
-    /// Whether the weights stay the same over training.
+    /// Whether the weights are constant during training.
     pub fn is_constant(&self) -> bool {
         self.config.schedule == Schedule::Constant
     }
 
-    /// The epoch that this value describes.
+    /// The epoch of this mixture.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// What was asked for.
+    /// The settings.
     pub fn config(&self) -> &MixtureConfig {
         &self.config
     }
 
-    /// All that decides which row comes when, for comparing two runs.
+    /// Everything that determines the sequence of rows, to compare two runs.
     pub(crate) fn identity(&self) -> serde_json::Value {
         let MixtureConfig { weights, share, redraw, schedule, choice } = &self.config;
         let mut identity = serde_json::json!({
@@ -355,7 +361,7 @@ impl MixDistillation {
             "seed": self.options.seed,
             "planned_rows": self.options.planned_rows.unwrap_or(0),
         });
-        // As mixtures of earlier versions have it, where there is no choice.
+        // Without a choice, the same as in earlier versions.
         if let (Some(choice), Some(records)) = (choice, &self.records) {
             let choice = ChoiceConfig { scores: None, ..choice.clone() };
             identity["choice"] = serde_json::json!(choice);
@@ -370,10 +376,10 @@ impl MixDistillation {
         identity
     }
 
-    /// The row of a problem.
+    /// The row of a problem, by index.
     ///
     /// # Panics
-    /// If the number is out of range.
+    /// If the index is out of range.
     pub fn row(&self, problem: usize) -> MixedRow {
         let source = self.assignment[problem];
         MixedRow {
@@ -384,17 +390,17 @@ impl MixDistillation {
         }
     }
 
-    /// The record that a problem is answered by.
+    /// The index of the record that answers a problem.
     fn record_of(&self, problem: usize) -> usize {
         if let Some(records) = &self.records {
             return records[problem] as usize;
         }
         let record = self.pairs.record_index(problem, usize::from(self.assignment[problem]));
-        // `assign` chooses only sources that answer the problem.
+        // `assign` picks only sources that answer the problem.
         record.expect("the chosen source answers the problem")
     }
 
-    /// Bytes that this value holds beside the shared pairs.
+    /// Size of this value in bytes, without the shared pairs.
     pub fn index_bytes(&self) -> usize {
         let records = self.records.as_ref().map_or(0, Vec::capacity);
         std::mem::size_of::<Self>()
@@ -438,7 +444,7 @@ impl MixDistillation {
         if let (Some(choice), Some(records)) = (&self.config.choice, &self.records)
             && choice.by != ChoiceBy::Chance
         {
-            // `new` has found a score for each answer.
+            // `new` checked that each answer has a score.
             let candidates = Candidates { pairs: &self.pairs, choice, options: &self.options };
             let chosen = Chosen { sources: self.assignment.clone(), records: records.clone() };
             let rows: Vec<usize> = report.sources.iter().map(|source| source.rows).collect();
@@ -475,12 +481,12 @@ impl Dataset<MixedRow, Infallible> for MixDistillation {
     }
 }
 
-/// Weights in the order of the sources, divided by their sum.
+/// Weights in the order of the sources, normalized.
 fn resolve(weights: &BTreeMap<String, f64>, pairs: &Pairs, key: &str) -> Result<Vec<f64>> {
     let names: Vec<&str> = pairs.sources().iter().map(Source::name).collect();
     if let Some(unknown) = weights.keys().find(|name| !names.contains(&name.as_str())) {
         let what = format!("there is no source called `{unknown}`");
-        return Err(Error::config(key, what, format!("The sources are: {}", names.join(", "))));
+        return Err(Error::config(key, what, format!("Use the names {}", names.join(", "))));
     }
     let mut values = vec![];
     for name in &names {
@@ -489,19 +495,19 @@ fn resolve(weights: &BTreeMap<String, f64>, pairs: &Pairs, key: &str) -> Result<
             return Err(Error::config(
                 key,
                 what,
-                "Give it one; with 0 it serves only problems that no other source answers",
+                "Give it a weight; 0 limits it to problems that no other source answers",
             ));
         };
         if !weight.is_finite() || weight < 0.0 {
             let what = format!("the weight of `{name}` is {weight}");
-            return Err(Error::config(key, what, "A weight is a finite number, 0 or more"));
+            return Err(Error::config(key, what, "Give a finite number, 0 or more"));
         }
         values.push(weight);
     }
     let sum: f64 = values.iter().sum();
     if sum <= 0.0 || !sum.is_finite() {
         let what = format!("the weights sum to {sum}");
-        return Err(Error::config(key, what, "At least one weight must be above 0"));
+        return Err(Error::config(key, what, "Give at least one source a weight above 0"));
     }
     Ok(values.into_iter().map(|weight| weight / sum).collect())
 }

@@ -1,4 +1,4 @@
-//! Mixing: answers joined by problem, one of them chosen for each, by exact shares.
+//! Mixing: joins answers by problem and selects one per problem, with exact shares.
 
 mod assign;
 mod cheapest;

@@ -1,4 +1,4 @@
-//! Problems that are nearly the same: by MinHash (Broder 1997), with every find checked exactly.
+//! Near-duplicate problems: found by MinHash (Broder 1997), then verified exactly.
 
 use super::overlap::{hashed_runs, words};
 use crate::error::Result;
@@ -9,27 +9,27 @@ use std::hash::{Hash, Hasher};
 
 /// Words in a run.
 const WORDS: usize = 3;
-/// Bands of a signature and hashes in each: texts whose shares of common runs are 0.7 or more are
-/// seen with a chance of 99 %, at 0.8 of 99.99 %.
+/// Bands of a signature, and hashes per band: pairs with a similarity of 0.7 or more are found with a
+/// probability of 99%, and at 0.8 of 99.99%.
 const BANDS: usize = 24;
 const ROWS: usize = 5;
-/// Earlier texts of a bucket that a text is compared with, at most.
+/// Maximum number of earlier texts in a bucket that a text is compared with.
 const MOST_COMPARED: usize = 64;
 
-/// Two texts that are nearly the same.
+/// Two similar texts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NearDuplicate {
-    /// Number of the text.
+    /// Index of the text.
     pub text: usize,
-    /// Number of an earlier text that is like it.
+    /// Index of the similar earlier text.
     pub earlier: usize,
-    /// The share of the runs of three words that both have, of those that either has, 0 to 1.
+    /// Jaccard similarity of their three-word sequences, 0 to 1.
     pub similarity: f64,
 }
 
-/// The pairs of texts that have a similarity of at least `threshold`, in their order; case and
-/// punctuation do not count. A pair above 0.7 is missed once in a hundred times, lower ones more often.
-/// Of many texts that are all alike, each is compared with the first 64 of them at least.
+/// Finds the pairs of texts with a similarity of at least `threshold`, in order. Case and punctuation are
+/// ignored. A pair above 0.7 is missed with a probability of about 1%, pairs below more often. If many texts
+/// are alike, each is compared with at least the first 64 of them.
 ///
 /// ```
 /// use mixdistill::data::near_duplicates;
@@ -49,17 +49,17 @@ pub fn near_duplicates<'a>(
     found.expect("nobody ends the search")
 }
 
-/// As [`near_duplicates`]; `watch` is told after each text how many were compared.
+/// Like [`near_duplicates`]. `watch` receives the number of compared texts after each text.
 ///
 /// # Errors
-/// What `watch` returns, which ends the search.
+/// Errors of `watch`, which end the search.
 pub(crate) fn near_duplicates_watched<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     threshold: f64,
     watch: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Vec<NearDuplicate>> {
     let mut random = Stream::new(0, "near duplicates", 0);
-    // Odd factors permute the 64-bit numbers; the upper bits are the well mixed ones.
+    // Multiplication by an odd factor permutes the 64-bit integers; the upper bits are well mixed.
     let mut factors = [[0u64; 2]; BANDS * ROWS];
     for pair in &mut factors {
         *pair = [random.next_u64() | 1, random.next_u64()];
@@ -96,10 +96,10 @@ pub(crate) fn near_duplicates_watched<'a>(
     Ok(found)
 }
 
-/// Hashes of all runs of words; of a shorter text the one of all of it.
+/// Hashes of all word sequences. A shorter text has a single hash of all its words.
 fn runs(text: &str) -> HashSet<u64> {
     let mut words = words(text);
-    // A text without words is one empty word.
+    // A text without words counts as one empty word.
     words.resize(words.len().max(1), String::new());
     let length = WORDS.min(words.len());
     hashed_runs(&words, length).into_iter().collect()
@@ -129,7 +129,7 @@ fn similarity(a: &HashSet<u64>, b: &HashSet<u64>) -> f64 {
 mod tests {
     use super::*;
 
-    /// A text of so many words, of which every `change`th is another in another version.
+    /// A text of 60 words in which every `change`th word differs between versions.
     fn text(number: usize, version: usize, change: usize) -> String {
         let word = |at: usize| match at % change {
             0 => format!("w{number}x{at}v{version}"),
@@ -140,15 +140,15 @@ mod tests {
 
     #[test]
     fn all_pairs_above_the_threshold_are_found_and_no_others() {
-        // Versions differ in 3 or in 15 of 60 words: similarities 0.73 and 0.14.
+        // Versions differ in 3 or 15 of 60 words, which gives similarities of 0.73 and 0.14.
         let mut texts: Vec<String> = (0..200).map(|number| text(number, 0, 20)).collect();
         texts.extend((0..200).map(|number| text(number, 1, 20)));
         texts.extend((0..50).map(|number| text(number, 2, 4)));
         let found = near_duplicates(texts.iter().map(String::as_str), 0.7);
         let pairs: Vec<(usize, usize)> = found.iter().map(|f| (f.text, f.earlier)).collect();
         assert_eq!(pairs, (0..200).map(|i| (i + 200, i)).collect::<Vec<_>>());
-        // By hand: three words changed, of which the first is in one run of three, the others in
-        // three each; 58 runs in all.
+        // By hand: of three changed words, the first is in one three-word sequence, the others in three each,
+        // of 58 sequences.
         let differing = 7.0;
         assert!((found[0].similarity - (58.0 - differing) / (58.0 + differing)).abs() < 1e-12);
         assert!(near_duplicates(["", " ", "a"], 0.7).len() == 1);

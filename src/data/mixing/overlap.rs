@@ -1,8 +1,7 @@
-//! Problems that training and test share: by equal text, or by thirteen equal words in a row.
+//! Problems that training and test data share: equal text, or thirteen equal words in a row.
 //!
-//! Thirteen words are the measure of GPT-3's analysis of contamination (arXiv 2005.14165, appendix
-//! C). Problems made from one template share them without being the same problem, so a match is a
-//! reason to look, and not a proof.
+//! Thirteen words is the criterion of GPT-3's contamination analysis (arXiv 2005.14165, appendix C). Problems
+//! made from one template can match without being the same, so a match is a reason to look, not a proof.
 
 use super::pairs::normalized;
 use serde::{Deserialize, Serialize};
@@ -10,31 +9,31 @@ use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-/// Words in a row that make an overlap.
+/// Number of consecutive words that count as an overlap.
 const WORDS: usize = 13;
 
 /// How much two problems have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OverlapKind {
-    /// The same text, but for case and white space.
+    /// The same text, except for case and white space.
     SameText,
-    /// Thirteen words in a row.
+    /// Thirteen consecutive words.
     SharedWords,
 }
 
-/// A test problem that has something in common with a training problem.
+/// A test problem that overlaps with a training problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
-    /// Number of the training problem, the first of several.
+    /// Index of the first matching training problem.
     pub training: usize,
-    /// Number of the test problem.
+    /// Index of the test problem.
     pub test: usize,
     /// What they have in common.
     pub kind: OverlapKind,
 }
 
-/// The overlaps of test problems with training problems, at most one for each test problem.
+/// Finds overlaps between test and training problems, at most one per test problem.
 ///
 /// ```
 /// use mixdistill::data::{OverlapKind, overlaps};
@@ -54,7 +53,7 @@ pub fn overlaps<'a>(
         .collect()
 }
 
-/// The problems of a training set, to be compared with others one by one.
+/// An index of training problems, to compare other problems with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrainingProblems {
     count: usize,
@@ -74,7 +73,7 @@ impl TrainingProblems {
         }
     }
 
-    /// What the test problem with this number has in common with a training problem.
+    /// The overlap of a test problem with the training problems, if any.
     pub(crate) fn overlap(&self, test: usize, problem: &str) -> Option<Overlap> {
         if let Some(training) = self.texts.get(&plain(problem)) {
             return Some(Overlap { training: *training, test, kind: OverlapKind::SameText });
@@ -84,12 +83,12 @@ impl TrainingProblems {
     }
 }
 
-/// A problem as it is compared: without regard to case and white space.
+/// Normalizes a problem for comparison: lower case, single spaces.
 pub(crate) fn plain(problem: &str) -> String {
     normalized(problem).to_lowercase()
 }
 
-/// Hashes of all runs of thirteen words.
+/// Hashes of all sequences of thirteen words.
 fn word_runs(text: &str) -> Vec<u64> {
     hashed_runs(&words(text), WORDS)
 }
@@ -102,7 +101,7 @@ pub(super) fn words(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Hashes of all runs of so many words.
+/// Hashes of all sequences of `length` words.
 pub(super) fn hashed_runs(words: &[String], length: usize) -> Vec<u64> {
     let hash = |run: &[String]| {
         let mut hasher = DefaultHasher::new();

@@ -6,8 +6,8 @@
 //! problem 1   rec 1    -          in their sources and are never copied
 //! ```
 //!
-//! Where a source has several answers to one problem, the table has the first; each record of such a
-//! source knows the next one to its problem.
+//! If a source has several answers to a problem, the table has the first one, and each record links to the
+//! next.
 
 use super::ledger::{Ledger, SourceLedger};
 use crate::data::chat::EarlierTurn;
@@ -21,25 +21,25 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Stands in the table for "this source has no answer to this problem".
+/// Marks a missing answer in the table.
 const ABSENT: u32 = u32::MAX;
 
-/// A named list of records, all by one teacher.
+/// A named list of records from one teacher.
 #[derive(Clone, Debug)]
 pub struct Source {
     name: String,
     records: Vec<CotRecord>,
-    /// Line of each record in its file; empty for records that come from no file.
+    /// Line of each record in its file. Empty for records that were not read from a file.
     lines: Vec<u32>,
-    /// Score of each record in its file; empty where there is no such column.
+    /// Score of each record in its file. Empty without such a column.
     scores: Vec<Option<f64>>,
-    /// Of several files, their names, with the first record of each.
+    /// Names of several files, each with the index of its first record.
     files: Vec<(usize, String)>,
     ledger: SourceLedger,
 }
 
 impl Source {
-    /// A source of records made elsewhere; empty ones are left out and counted.
+    /// Creates a source from records in memory. Empty records are left out and counted.
     pub fn new(name: impl Into<String>, mut records: Vec<CotRecord>) -> Self {
         let name = name.into();
         let mut ledger =
@@ -54,12 +54,12 @@ impl Source {
         Self { name, records, lines: vec![], scores: vec![], files: vec![], ledger }
     }
 
-    /// Reads a JSONL, JSON, CSV, TSV or Parquet file, of whose records a share of `max_left_out` may be
-    /// unusable. Of a data set with long and short answers a source named `short` has the short ones,
-    /// any other the long ones.
+    /// Reads a JSONL, JSON, CSV, TSV, or Parquet file. `max_left_out` is the share of its records that may be
+    /// unusable. From a data set with long and short answers, a source named `short` reads the short ones,
+    /// and any other source the long ones.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Data`] as [`read_records`](crate::data::read_records) gives them.
+    /// See [`read_records`](crate::data::read_records).
     pub fn read(
         name: impl Into<String>,
         path: &Path,
@@ -69,10 +69,10 @@ impl Source {
         Self::read_files(name, &DataFiles::file(path), columns, max_left_out)
     }
 
-    /// As [`Source::read`], of all rows of some files as if they stood in one.
+    /// Like [`Source::read`], for several files that are read as one.
     ///
     /// # Errors
-    /// As [`Source::read`].
+    /// See [`Source::read`].
     pub fn read_files(
         name: impl Into<String>,
         files: &DataFiles,
@@ -110,10 +110,10 @@ impl Source {
         &self.name
     }
 
-    /// Names a record in a message: by its line, or its number where there is no file.
+    /// A name of a record for messages, with its line, or its number if there is no file.
     ///
     /// # Panics
-    /// If the number is out of range.
+    /// If the index is out of range.
     pub fn label(&self, record: usize) -> String {
         let id = self.records[record].id.as_deref();
         let id = id.map_or(String::new(), |id| format!(" (id {id})"));
@@ -125,15 +125,15 @@ impl Source {
         }
     }
 
-    /// The number that a record has in the source's column of scores, if it has one.
+    /// The value of a record in the source's column of scores, if it has one.
     pub fn score(&self, record: usize) -> Option<f64> {
         *self.scores.get(record)?
     }
 
-    /// The same source with scores, one for each of its records.
+    /// Sets scores, one per record.
     ///
     /// # Panics
-    /// If there are not as many scores as records.
+    /// If the number of scores differs from the number of records.
     pub fn with_scores(self, scores: Vec<Option<f64>>) -> Self {
         assert_eq!(scores.len(), self.records.len(), "a score for each record");
         Self { scores, ..self }
@@ -149,55 +149,55 @@ impl Source {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Join {
-    /// Problems that every source answers, as in the paper.
+    /// Keep problems that every source answers, as in the Mix Distillation paper.
     #[default]
     Inner,
-    /// Problems that at least one source answers.
+    /// Keep problems that at least one source answers.
     Outer,
 }
 
-/// Which answers are kept where a source has several to one problem.
+/// Which answers are kept if a source has several to one problem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswersKept {
-    /// The first one.
+    /// Keep the first answer. The others count as duplicates.
     #[default]
     First,
-    /// All that differ, as candidates of a choice.
+    /// Keep all answers that differ in more than white space, as candidates for `mixture.choice`.
     All,
 }
 
-/// Problems with the answers that the sources have for them.
+/// Problems with the answers of each source.
 #[derive(Clone, Debug)]
 pub struct Pairs {
     sources: Arc<[Source]>,
-    /// Record numbers, `[problems, sources]`.
+    /// Record indices, `[problems, sources]`.
     table: Vec<u32>,
-    /// By source, then by record: the next record to the same problem. Empty for a source whose
-    /// problems have one record each.
+    /// By source and record: the next record for the same problem. Empty for a source with one record per
+    /// problem.
     next: Arc<[Vec<u32>]>,
 }
 
 impl Pairs {
     /// Joins the sources by problem.
     ///
-    /// Two records are of one problem if they have the same id and their problems agree (equal but
-    /// for white space and case), or else if their problems are equal after white space is
-    /// normalized; of a conversation of several turns all that the user says counts. Of several
-    /// answers of one source to one problem the first is kept.
+    /// Two records belong to the same problem if they have the same id and their problems are equal except
+    /// for white space and case, or if their problems are equal after white space is normalized. In a
+    /// conversation with several turns, all user turns together are the problem. If a source has several
+    /// answers to a problem, the first is kept.
     ///
     /// # Errors
-    /// [`Error::Pairing`] where there is no source, two sources share a name, a source is empty, or
-    /// no problem is answered by all sources (with [`Join::Inner`]).
+    /// [`Error::Pairing`] if there are no sources, two sources have the same name, a source is empty, or,
+    /// with [`Join::Inner`], no problem is answered by all sources.
     pub fn join(sources: Vec<Source>, join: Join) -> Result<(Self, Ledger)> {
         Self::join_keeping(sources, join, AnswersKept::First)
     }
 
-    /// As [`Pairs::join`]; of several answers of one source to one problem `answers` says which are
-    /// kept. Those that differ from an earlier one in white space alone are duplicates.
+    /// Like [`Pairs::join`]. `answers` says which answers of one source to one problem are kept. Answers that
+    /// differ from an earlier one only in white space are duplicates.
     ///
     /// # Errors
-    /// As [`Pairs::join`].
+    /// See [`Pairs::join`].
     pub fn join_keeping(
         sources: Vec<Source>,
         join: Join,
@@ -215,7 +215,7 @@ impl Pairs {
         let mut next: Vec<Vec<u32>> = vec![vec![]; width];
         for (index, source) in sources.iter().enumerate() {
             let ledger = &mut ledger.sources[index];
-            // The last record of each problem that has several, and the texts of all of them.
+            // For each problem with several answers, the last record and the texts of all.
             let mut candidates: HashMap<u32, (u32, HashSet<String>)> = HashMap::new();
             for (record_index, record) in source.records.iter().enumerate() {
                 let mut problem = None;
@@ -272,12 +272,11 @@ impl Pairs {
         Ok((pairs, ledger))
     }
 
-    /// The problems that every source still answers; the others' answers are counted as unmatched.
-    /// For use after [`Encoded::fitting`](crate::data::Encoded::fitting), where sources are to be
-    /// compared on the same problems.
+    /// Keeps the problems that every source answers, and counts the other answers as unmatched. Use it after
+    /// [`Encoded::fitting`](crate::data::Encoded::fitting) to compare sources on the same problems.
     ///
     /// # Errors
-    /// [`Error::Pairing`] where there is none.
+    /// [`Error::Pairing`] if there are none.
     pub fn complete(mut self, ledger: &mut Ledger) -> Result<Self> {
         let before = self.len();
         self.keep_complete(ledger)?;
@@ -289,7 +288,7 @@ impl Pairs {
         Ok(self)
     }
 
-    /// Drops the problems that a source lacks, and counts their records as unmatched.
+    /// Drops the problems that some source does not answer, and counts their records as unmatched.
     fn keep_complete(&mut self, ledger: &mut Ledger) -> Result<()> {
         let width = self.sources.len();
         let mut kept = Vec::with_capacity(self.table.len());
@@ -319,7 +318,7 @@ impl Pairs {
                 ),
                 hint: "Check that the files answer the same problems, that the right columns are \
                        read as problem and id, and that the answers fit the length limit; \
-                       `join = \"outer\"` keeps problems that one source alone answers"
+                       `join = \"outer\"` keeps problems that only some sources answer"
                     .into(),
             });
         }
@@ -327,7 +326,7 @@ impl Pairs {
         Ok(())
     }
 
-    /// The records of a source to one problem, from the first on.
+    /// The records of a source for one problem, starting with `first`.
     fn chain(&self, source: usize, first: u32) -> impl Iterator<Item = u32> + '_ {
         let there = |record: u32| (record != ABSENT).then_some(record);
         std::iter::successors(there(first), move |record| {
@@ -335,40 +334,39 @@ impl Pairs {
         })
     }
 
-    /// The numbers of all records with which `source` answers `problem`, in their order.
+    /// The indices of all records with which `source` answers `problem`, in order.
     ///
     /// # Panics
-    /// If either number is out of range.
+    /// If an index is out of range.
     pub fn candidates(&self, problem: usize, source: usize) -> impl Iterator<Item = usize> + '_ {
         let first = self.record_index(problem, source).map_or(ABSENT, |record| record as u32);
         self.chain(source, first).map(|record| record as usize)
     }
 
-    /// How many answers `source` has, to all problems.
+    /// The number of answers of `source` to all problems.
     pub fn answers_of(&self, source: usize) -> usize {
         (0..self.len()).map(|problem| self.candidates(problem, source).count()).sum()
     }
 
-    /// Number of problems.
+    /// The number of problems.
     pub fn len(&self) -> usize {
         self.table.len() / self.sources.len()
     }
 
-    /// Whether there is no problem.
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// The sources, in the order in which the table has them.
+    /// The sources, in the order of the table.
     pub fn sources(&self) -> &Arc<[Source]> {
         &self.sources
     }
 
-    /// The number of the record with which `source` answers `problem`, the first where it has
-    /// several.
+    /// The index of the record with which `source` answers `problem`, the first if there are several.
     ///
     /// # Panics
-    /// If either number is out of range.
+    /// If an index is out of range.
     pub fn record_index(&self, problem: usize, source: usize) -> Option<usize> {
         let width = self.sources.len();
         assert!(source < width, "source {source} of {width}");
@@ -376,10 +374,10 @@ impl Pairs {
         (record != ABSENT).then_some(record as usize)
     }
 
-    /// The record with which `source` answers `problem`.
+    /// The record with which `source` answers `problem`, the first if there are several.
     ///
     /// # Panics
-    /// If either number is out of range.
+    /// If an index is out of range.
     pub fn record(&self, problem: usize, source: usize) -> Option<&CotRecord> {
         self.record_index(problem, source).map(|record| &self.sources[source].records[record])
     }
@@ -387,16 +385,16 @@ impl Pairs {
     /// The text of a problem, from the first source that answers it.
     ///
     /// # Panics
-    /// If the number is out of range.
+    /// If the index is out of range.
     pub fn problem(&self, problem: usize) -> &str {
         self.first_record(problem).map_or("", |record| &record.problem)
     }
 
-    /// The exchanges before a problem, in a conversation of several turns: those of the first source
-    /// that answers it.
+    /// The earlier turns of a conversation with several turns, from the first source that answers the
+    /// problem.
     ///
     /// # Panics
-    /// If the number is out of range.
+    /// If the index is out of range.
     pub fn earlier(&self, problem: usize) -> &[EarlierTurn] {
         self.first_record(problem).map_or(&[], |record| &record.earlier)
     }
@@ -406,10 +404,10 @@ impl Pairs {
         first_record(&self.sources, &self.table[problem * width..][..width])
     }
 
-    /// The system text of a problem, where all sources that answer it have the same.
+    /// The system text of a problem, if all sources that answer it have the same one.
     ///
     /// # Panics
-    /// If the number is out of range.
+    /// If the index is out of range.
     pub fn system(&self, problem: usize) -> Option<&str> {
         let mut records = (0..self.sources.len()).filter_map(|s| self.record(problem, s));
         let first = records.next()?.system.as_deref()?;
@@ -419,20 +417,20 @@ impl Pairs {
     /// The reference answer of a problem, from the first record that has one.
     ///
     /// # Panics
-    /// If the number is out of range.
+    /// If the index is out of range.
     pub fn answer(&self, problem: usize) -> Option<&str> {
         (0..self.sources.len())
             .filter_map(|source| self.record(problem, source))
             .find_map(|record| record.answer.as_deref())
     }
 
-    /// How many problems `source` answers.
+    /// The number of problems that `source` answers.
     pub fn available(&self, source: usize) -> usize {
         self.table.chunks_exact(self.sources.len()).filter(|row| row[source] != ABSENT).count()
     }
 
-    /// The pairs without the answers for which `keep(source, record)` is false, and without the
-    /// problems that then have no answer left; also how many problems those were.
+    /// Keeps the answers for which `keep(source, record)` is true, and drops problems without an answer. Also
+    /// returns the number of dropped problems.
     pub fn retain(&self, keep: impl Fn(usize, usize) -> bool) -> (Self, usize) {
         let width = self.sources.len();
         let mut table = Vec::with_capacity(self.table.len());
@@ -460,7 +458,7 @@ impl Pairs {
     /// The given problems, in the given order.
     ///
     /// # Panics
-    /// If a number is out of range.
+    /// If an index is out of range.
     pub fn select(&self, problems: &[u32]) -> Self {
         let width = self.sources.len();
         let rows = problems.iter().flat_map(|&p| &self.table[p as usize * width..][..width]);
@@ -471,22 +469,22 @@ impl Pairs {
         }
     }
 
-    /// Splits off `held_out` problems, chosen by `seed`: (training, held out).
+    /// Splits off `held_out` random problems: (training, held out).
     ///
     /// # Panics
-    /// If there are fewer problems than that.
+    /// If there are fewer problems than `held_out`.
     pub fn split(&self, held_out: usize, seed: u64) -> (Self, Self) {
         let order = Stream::new(seed, "held out", 0).permutation(self.len());
         let (held, train) = order.split_at(held_out);
-        // Training problems in the file's order; held-out ones in the drawn one, so that the first
-        // few of them are a sample too.
+        // Training problems stay in the file's order. Held-out ones are in random order, so that the first
+        // few are a sample too.
         let mut train = train.to_vec();
         train.sort_unstable();
         (self.select(&train), self.select(held))
     }
 
-    /// At most so many of the problems, drawn by their text and `seed`, in their order; also how many
-    /// are left out. A problem that is drawn stays so where there are more to draw.
+    /// Draws at most `most` problems by their text and `seed`, and keeps their order. Also returns how many
+    /// are left out. A drawn problem stays drawn if `most` grows.
     pub fn limited(&self, most: usize, seed: u64) -> (Self, usize) {
         let mut drawn = self.draws(seed, "limit");
         drawn.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -496,7 +494,7 @@ impl Pairs {
         (self.select(&kept), left_out)
     }
 
-    /// A number for each problem, 0 to below 1, by its text, `seed` and what it is for.
+    /// A number in `[0, 1)` for each problem, determined by its text, `seed`, and `purpose`.
     fn draws(&self, seed: u64, purpose: &str) -> Vec<(f64, u32)> {
         let draw = |problem: u32| {
             let asked = self.first_record(problem as usize).map(CotRecord::asked);
@@ -507,8 +505,8 @@ impl Pairs {
         (0..self.len() as u32).map(draw).collect()
     }
 
-    /// Splits off a share of the problems by their text and `seed`: (training, held out). A problem is
-    /// on the same side in any other pairs that hold it, whatever else those hold.
+    /// Splits off a share of the problems by their text and `seed`: (training, held out). A problem is on the
+    /// same side in all pairs that contain it, whatever else they contain.
     pub fn split_by_text(&self, share: f64, seed: u64) -> (Self, Self) {
         let mut held = self.draws(seed, "");
         held.retain(|(draw, _)| *draw < share);
@@ -523,7 +521,7 @@ impl Pairs {
 fn check_sources(sources: &[Source]) -> Result<()> {
     let pairing = |what: String, hint: &str| Err(Error::Pairing { what, hint: hint.into() });
     if sources.is_empty() {
-        return pairing("there is no source of answers".into(), "Name at least one");
+        return pairing("there are no sources of answers".into(), "Give at least one");
     }
     for (index, source) in sources.iter().enumerate() {
         if sources[..index].iter().any(|other| other.name == source.name) {
@@ -543,13 +541,13 @@ fn check_sources(sources: &[Source]) -> Result<()> {
     Ok(())
 }
 
-/// The record of the first source that answers the problem of a row of the table.
+/// The record of the first source that answers the problem in this row of the table.
 fn first_record<'a>(sources: &'a [Source], row: &[u32]) -> Option<&'a CotRecord> {
     let (record, source) = row.iter().zip(sources).find(|(record, _)| **record != ABSENT)?;
     Some(&source.records[*record as usize])
 }
 
-/// The text with every run of white space replaced by one space, and none at the ends.
+/// Replaces every run of white space by one space and trims both ends.
 pub fn normalized(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
@@ -561,7 +559,7 @@ pub fn normalized(text: &str) -> String {
     out
 }
 
-/// Equal but for white space and case.
+/// Whether texts are equal except for white space and case.
 fn agree(a: &str, b: &str) -> bool {
     let letters = |text: &'_ str| -> Vec<char> {
         text.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect()

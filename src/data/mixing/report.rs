@@ -1,4 +1,4 @@
-//! What was asked of the mixture and what came of it.
+//! Requested and realized shares of a mixture.
 
 use super::chosen::ChoiceReport;
 use super::share::Share;
@@ -6,39 +6,39 @@ use crate::text::{DISPLAY_WIDTH, Table, wrapped};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One source's part of the mixture.
+/// A source's share of the mixture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SourceShare {
     /// The source's name.
     pub name: String,
-    /// The share asked for, 0 to 1.
+    /// The requested share, 0 to 1.
     pub requested: f64,
     /// Problems that the source answers within the length limit.
     pub available: usize,
     /// Rows with this source's answer.
     pub rows: usize,
-    /// Characters (Unicode scalar values) of those answers.
+    /// Characters (Unicode scalar values) in these answers.
     pub characters: u64,
-    /// Tokens of those rows: prompt, answer and end.
+    /// Tokens in these rows: prompt, answer, and end token.
     pub tokens: u64,
-    /// Tokens that are trained: answer and end.
+    /// Trained tokens: answer and end token.
     pub trained_tokens: u64,
 }
 
 /// Requested and realized shares of one epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixtureReport {
-    /// What the request is a share of.
+    /// What the shares are shares of.
     pub share: Share,
     /// The epoch, counted from 0.
     pub epoch: u64,
     /// Whether the token columns are known.
     pub with_tokens: bool,
-    /// One line for each source.
+    /// One entry per source.
     pub sources: Vec<SourceShare>,
-    /// Shares that the sources could not fill, in words.
+    /// Shares that the sources cannot reach, in words.
     pub shortfalls: Vec<String>,
-    /// What a choice by scores came to, where there is one.
+    /// The result of a choice by score, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<ChoiceReport>,
 }
@@ -56,8 +56,8 @@ impl MixtureReport {
         let rows = total.rows.max(1) as f64;
         for line in &report.sources {
             let asked = line.requested;
-            // How far a share that nothing hinders may be off: a row; what chance does; a row of
-            // unknown length.
+            // Tolerance for a share: one row, plus random variation for draws, plus a row of unknown length
+            // for tokens.
             let (realized, slack) = match share {
                 Share::Exact | Share::Auto => (line.rows as f64 / rows, 1.0 / rows),
                 Share::Bernoulli => {
@@ -69,10 +69,10 @@ impl MixtureReport {
                     (line.trained_tokens as f64 / all, 0.005 + 1.0 / rows)
                 }
             };
-            // Without a problem that the source does not answer, nothing hinders its share.
+            // A source that answers every problem can reach any share.
             if line.available < total.rows && realized + slack < asked {
                 report.shortfalls.push(format!(
-                    "`{}` answers {} of {} problems: its share is {:.1} %, not {:.1} %",
+                    "`{}` answers {} of {} problems: its share is {:.1}%, not {:.1}%",
                     line.name,
                     line.available,
                     total.rows,
@@ -84,7 +84,7 @@ impl MixtureReport {
         report
     }
 
-    /// The sums over all sources; `requested` is their sum, 1.
+    /// The totals over all sources. `requested` is their sum, 1.
     pub fn total(&self) -> SourceShare {
         let mut total = SourceShare { name: "all".into(), ..Default::default() };
         for line in &self.sources {
@@ -97,7 +97,7 @@ impl MixtureReport {
         total
     }
 
-    /// A source's realized shares of rows, characters, tokens and trained tokens.
+    /// A source's realized shares of rows, characters, tokens, and trained tokens.
     pub fn realized(&self, source: &SourceShare) -> [f64; 4] {
         let total = self.total();
         let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
@@ -111,15 +111,15 @@ impl MixtureReport {
 }
 
 impl MixtureReport {
-    /// The table and the shares that are not filled, in lines of at most `width` columns.
+    /// Formats the table and the shares that are not reached, in lines of at most `width` columns.
     pub fn to_text(&self, width: usize) -> String {
         let mut table =
-            Table::new(["source", "asked", "rows", "characters", "tokens", "trained tokens"]);
-        // As wide as the widest, so that the counts stand below one another.
+            Table::new(["source", "requested", "rows", "characters", "tokens", "trained tokens"]);
+        // All percentages have the same width, so that the counts align.
         let is_whole = |share: &f64| *share >= 0.999_95;
         let whole = self.sources.iter().any(|line| self.realized(line).iter().any(is_whole));
         let digits = if whole { 6 } else { 5 };
-        let percent = |share: f64| format!("{:>digits$.2} %", 100.0 * share);
+        let percent = |share: f64| format!("{:>digits$.2}%", 100.0 * share);
         let counted = |count: u64, share: f64| format!("{count} {}", percent(share));
         let chosen = self.choice.as_ref().is_some_and(|choice| !choice.within_share);
         let if_known = |text: String| if self.with_tokens { text } else { "-".into() };
@@ -146,16 +146,16 @@ impl MixtureReport {
         ]);
         let of = match self.share {
             Share::Exact | Share::Auto => "of rows, exact",
-            Share::Bernoulli => "of rows, by chance",
+            Share::Bernoulli => "of rows, at random",
             Share::Tokens => "of trained tokens",
         };
         let mut lines = vec![table.to_text(width)];
         if !chosen {
-            lines.push(format!("shares asked: {of}"));
+            lines.push(format!("requested shares: {of}"));
         }
         lines.extend(self.choice.as_ref().map(|choice| choice.to_text(width)));
         let shortfalls = self.shortfalls.iter();
-        lines.extend(shortfalls.map(|line| wrapped(&format!("not filled: {line}"), width)));
+        lines.extend(shortfalls.map(|line| wrapped(&format!("not reached: {line}"), width)));
         lines.join("\n")
     }
 }

@@ -1,16 +1,16 @@
-//! Scores of answers, which a choice is made by.
+//! Scores of answers, for choosing among them.
 
-/// A score for each answer, by source and record number.
+/// A score for each answer, by source and record index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AnswerScores(Vec<Vec<Option<f64>>>);
 
 impl AnswerScores {
-    /// Scores computed elsewhere: for each source, for each of its records.
+    /// Creates scores from values for each record of each source.
     pub fn new(scores: Vec<Vec<Option<f64>>>) -> Self {
         Self(scores)
     }
 
-    /// The score of a record, if it has one.
+    /// The score of a record, or `None` if it has none.
     pub fn get(&self, source: usize, record: usize) -> Option<f64> {
         *self.0.get(source)?.get(record)?
     }

@@ -1,4 +1,4 @@
-//! What the weights of a mixture are shares of.
+//! The unit of the weights of a mixture.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Share {
-    /// Of rows: largest-remainder counts; which problems is a seeded permutation.
+    /// Share of rows, met exactly: counts by largest remainders, within one row of the weight. The seed
+    /// decides which problems get which source.
     #[default]
     Exact,
-    /// Of rows, in expectation: one draw for each problem.
+    /// Share of rows, met in expectation: each problem's source is drawn at random.
     Bernoulli,
-    /// Of trained tokens, as closely as whole rows allow. Needs [`Lengths`](super::Lengths).
+    /// Share of trained tokens, met as closely as whole rows allow.
     Tokens,
-    /// Of rows, exact, where small pilots find the weights before training
-    /// ([`propose_share`](crate::recipe::propose_share)). A mixture itself needs weights that are known.
+    /// Share of rows, met exactly, with the share that short pilot runs find before training (`pilots`).
+    /// `mixture.weights` is ignored.
     Auto,
 }

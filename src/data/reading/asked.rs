@@ -1,5 +1,5 @@
-//! What a row asks: its problem with context, options and the system's text. For files of problems,
-//! whose rows may each have other columns.
+//! The question of a row: its problem with context, options, and system text. For files of problems, whose
+//! rows may have different columns.
 
 use super::column::value_at;
 use super::column_map::ColumnMap;
@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// The kind of fault, and what was found.
+/// The kind of problem, and what was found.
 pub(crate) type RowFault = (&'static str, String);
 
-/// A problem and the system's text before it.
+/// A problem and its system text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) system: Option<String>,
@@ -28,15 +28,15 @@ pub(crate) struct RowFields<'a> {
     pub(crate) row: &'a Map<String, Value>,
 }
 
-/// Names of the problem, the first that says something; Alpaca's `input` is none beside an
+/// Names of the problem column. The first with a value is used. Alpaca's `input` is not one if there is an
 /// `instruction`.
 const PROBLEM: [&str; 7] =
     ["problem", "question", "Question", "prompt", "instruction", "query", "input"];
 const ID: [&str; 6] = ["unique_id", "id", "problem_id", "uuid", "ID", "idx"];
-const WRONG_TYPE: &str = "column that is no text";
+const WRONG_TYPE: &str = "column that is not text";
 
 impl<'a> RowFields<'a> {
-    /// The column that is named, or else the first of these that is there and says something.
+    /// The named column, or the first of `names` with a value.
     pub(crate) fn field(&self, named: &Option<String>, names: &[&str]) -> Option<Cow<'a, Value>> {
         let says = |value: &Value| match value {
             Value::Null => false,
@@ -50,12 +50,12 @@ impl<'a> RowFields<'a> {
         }
     }
 
-    /// The same as text; `None` for anything else.
+    /// The column as text. `None` for other types.
     pub(crate) fn text(&self, named: &Option<String>, names: &[&str]) -> Option<String> {
         self.field(named, names).and_then(|value| plain_text(&value))
     }
 
-    /// The same as text; anything else is a fault.
+    /// The column as text. Other types are an error.
     fn whole_text(
         &self,
         key: &str,
@@ -78,13 +78,13 @@ impl<'a> RowFields<'a> {
         self.field(&self.columns.options, &["options", "choices"])
     }
 
-    /// The problem without context and options, and the system's text that stands with it.
+    /// The problem without context and options, and its system text.
     fn bare(&self) -> Result<Asked, RowFault> {
         let missing = || ("no problem", "it has no problem".to_owned());
         let named = &self.columns.problem;
         let value = match self.field(named, &PROBLEM) {
             Some(value) => value,
-            // A conversation may hold the problem alone.
+            // A conversation may contain only the problem.
             None if named.is_none() => self
                 .field(&self.columns.messages, &["messages", "conversations"])
                 .ok_or_else(missing)?,
@@ -99,14 +99,14 @@ impl<'a> RowFields<'a> {
         }
     }
 
-    /// The problem with its context and options, and the system's text.
+    /// The problem with its context and options, and its system text.
     pub(crate) fn asked(&self) -> Result<Asked, RowFault> {
         let Asked { system, mut problem } = self.bare()?;
         let keeps_system = self.columns.system.as_deref() != Some("none");
         let beside =
             self.whole_text("system", &self.columns.system, &["system", "system_prompt"])?;
         let system = both_texts(beside, system).filter(|_| keeps_system);
-        // Alpaca's input stands below its instruction.
+        // Alpaca's input belongs below its instruction.
         let is_instruction = self.columns.problem.is_none()
             && !PROBLEM[..4].iter().any(|name| self.row.contains_key(*name));
         if is_instruction
@@ -120,16 +120,15 @@ impl<'a> RowFields<'a> {
             problem = with_context(&problem, &context);
         }
         let written = self.options();
-        let options = Options::of(written.as_deref())
-            .map_err(|what| ("options that cannot be laid out", what))?;
+        let options = Options::of(written.as_deref()).map_err(|what| ("invalid options", what))?;
         Ok(Asked { system, problem: options.below(problem) })
     }
 }
 
-/// Which of the columns that are named some row has had.
+/// Which of the named columns occurred in some row.
 #[derive(Debug, Default)]
 pub(crate) struct NamedColumns {
-    /// Key, name, and whether a row has had it.
+    /// Key, name, and whether a row had it.
     columns: Vec<(&'static str, String, bool)>,
 }
 
@@ -139,25 +138,25 @@ impl NamedColumns {
         Self { columns: named.map(|(key, name)| (key, name, false)).collect() }
     }
 
-    /// Looks at a row.
+    /// Checks a row for the columns.
     pub(crate) fn see(&mut self, row: &Map<String, Value>) {
         for (_, name, seen) in self.columns.iter_mut().filter(|(.., seen)| !seen) {
             *seen = value_at(row, name).is_some();
         }
     }
 
-    /// Refuses a name that no row has had.
+    /// Refuses a name that no row has.
     ///
     /// # Errors
-    /// [`Error::Data`] that names it.
+    /// [`Error::Data`] with the name.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         let Some((key, name, _)) = self.columns.iter().find(|(.., seen)| !seen) else {
             return Ok(());
         };
         Err(Error::data(
             Place::file(path).with_column(name),
-            format!("it is named with {key}=, and no row has it"),
-            "Check the name's spelling, or leave it out to recognize the column by name",
+            format!("{key}= names it, but no row has it"),
+            "Check the spelling, or remove the setting to detect the column by its name",
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! Gathers the records of one file, or of several, whatever their format, and words the errors about them.
+//! Collects the records of one or several files of any format, and creates the errors about them.
 
 use std::path::{Path, PathBuf};
 
@@ -18,39 +18,39 @@ use super::rows::{RowSink, RowsRead, no_records};
 use super::take_row::{NO_ANSWER, NO_PROBLEM, ONLY_REASONING};
 use crate::error::{Error, Place, Result};
 
-/// Rows on which the columns are chosen.
+/// Number of rows that determine the columns.
 const FIRST_ROWS: usize = 64;
 
-/// Where a row stands: its file, and its number there.
+/// The location of a row: its file, and its number there.
 #[derive(Clone, Copy, Default)]
 struct Spot {
     file: usize,
     number: usize,
 }
 
-/// Takes the records of all files in order.
+/// Collects the records of all files in order.
 pub(super) struct Collector<'a> {
-    /// What the files are called together.
+    /// The common name of the files.
     path: &'a Path,
     files: &'a [PathBuf],
-    /// The file that is read.
+    /// The index of the current file.
     file: usize,
     map: &'a ColumnMap,
     length: AnswerLength,
     columns: Option<Vec<FileColumn>>,
-    /// The first rows, until the columns are chosen.
+    /// The first rows, until the columns are determined.
     first: Vec<(Spot, Map<String, Value>)>,
     unit: Unit,
     resolved: Option<Resolved>,
     /// Columns with text.
     texts: Names,
-    /// Fields with text of the turns in conversations.
+    /// Fields with text in the turns of conversations.
     turn_fields: Names,
-    /// The first row's number and columns.
+    /// The first row's location and columns.
     first_row: Option<(Spot, String)>,
     surrogates: usize,
     with_reasoning: usize,
-    /// Records whose reasoning stood in marks of its own.
+    /// Records whose reasoning was between markers.
     marked: usize,
     records: Vec<CotRecord>,
     lines: Vec<u32>,
@@ -127,12 +127,12 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Where a row stands, for messages.
+    /// The location of a row, for messages.
     fn at(&self, spot: Spot) -> RowAt<'a> {
         RowAt { path: &self.files[spot.file], number: spot.number, unit: self.unit }
     }
 
-    /// Chooses the columns on the first rows, and takes these.
+    /// Determines the columns by the first rows, and converts these rows.
     fn choose(&mut self) -> Result<()> {
         let rows = std::mem::take(&mut self.first);
         let texts = self.columns.iter().flatten().filter(|column| column.is_text);
@@ -147,7 +147,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Takes one record.
+    /// Converts one row.
     fn take(&mut self, spot: Spot, row: &Map<String, Value>) {
         let Some(resolved) = &self.resolved else { return };
         for (name, _) in row.iter().filter(|(_, value)| holds_text(value, 4)) {
@@ -166,7 +166,7 @@ impl<'a> Collector<'a> {
                 self.file_starts.resize(spot.file + 1, self.records.len());
                 self.records.push(record);
                 self.scores.push(score);
-                // The reader holds numbers to this.
+                // The reader limits row numbers to this.
                 self.lines.push(u32::try_from(spot.number).unwrap_or(u32::MAX));
             }
             Ok(Taken::Wrong) => self.wrong += 1,
@@ -175,11 +175,11 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// All that was taken.
+    /// Returns the collected records.
     ///
     /// # Errors
     ///
-    /// If there was no record at all, or too many that cannot be used.
+    /// If there are no records, or too many unusable ones.
     pub(super) fn finish(mut self, rows: &RowsRead, max_left_out: f64) -> Result<Records> {
         if self.resolved.is_none() && !self.first.is_empty() {
             self.choose()?;
@@ -194,9 +194,9 @@ impl<'a> Collector<'a> {
             let error = Error::data(
                 Place::line(&self.files[spot.file], spot.number).with_column(shortened(&name)),
                 format!("no record has it; the first record's columns are {columns}"),
-                "Check the name's spelling, or leave it out to recognize the column by name",
+                "Check the spelling, or remove the setting to detect the column by its name",
             );
-            // What is none of the columns is a field of turns, where only reasoning can be named.
+            // A name that is not a column is a turn field, which can only be that of reasoning.
             let named = self.map.named();
             let key = named
                 .iter()
@@ -209,9 +209,9 @@ impl<'a> Collector<'a> {
         let mut columns = columns.unwrap_or_default();
         if self.marked > 0 {
             columns.notes.push(format!(
-                "in {} answers the reasoning stands between <|begin_of_thought|> and \
-                 <|end_of_thought|>: it is read as reasoning, and a system text that asks for these marks \
-                 is left out; reasoning=none keeps both as they stand",
+                "{} answers have reasoning between <|begin_of_thought|> and <|end_of_thought|>: it is \
+                 read as reasoning, and a system text that asks for these markers is left out; \
+                 reasoning=none keeps both unchanged",
                 self.marked
             ));
         }

@@ -1,4 +1,4 @@
-//! Columns by their names, and what the first rows of a file say of them.
+//! Columns by name, and what the first rows of a file reveal about them.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -11,7 +11,7 @@ use super::describe::{At, described, holds_text, shortened};
 use super::messages;
 use crate::error::Result;
 
-/// A column by the name it was given: a key of the record or a dotted path.
+/// A column by its name: a key of the record or a dotted path.
 pub(super) struct Column {
     pub(super) name: String,
     is_path: bool,
@@ -22,19 +22,19 @@ impl Column {
         Self { name: name.to_owned(), is_path: false }
     }
 
-    /// A known name, which may be a path.
+    /// A known column, whose name may be a path.
     pub(super) fn path(name: &str) -> Self {
         Self { name: name.to_owned(), is_path: name.contains('.') }
     }
 
-    /// A column by the name that the user gave it: a key of some row, or else a path.
+    /// A column named by the user: a key of some row, or else a path.
     pub(super) fn of(name: &str, first: &FirstRows<'_>) -> Self {
         let is_key = first.rows.iter().any(|row| row.contains_key(name));
         Self { name: name.to_owned(), is_path: !is_key && name.contains('.') }
     }
 
-    /// A column that the user named as `key` of a [`ColumnMap`](super::ColumnMap); one of the first rows
-    /// must have it.
+    /// A column that the user named for `key` of a [`ColumnMap`](super::ColumnMap). At least one of the first
+    /// rows must have it.
     pub(super) fn named(key: &str, name: &str, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
         let column = Self::of(name, first);
         if first.rows.iter().any(|row| column.find(row).is_ok()) {
@@ -48,12 +48,13 @@ impl Column {
                 "the record lacks it{reason}; its columns are {}",
                 record.map_or_else(|| "none".to_owned(), |record| at.columns_of(record))
             ),
-            "Check the name's spelling, or leave it out to recognize the column by name",
+            "Check the spelling, or remove the setting to detect the column by its name",
         );
         Err(error.with_key(format!("columns.{key}")))
     }
 
-    /// The column's value in one record; a null on the way makes it null. Where it is not there, why.
+    /// The column's value in a record. A null along the path makes it null. If the value is missing, the
+    /// reason.
     pub(super) fn find<'r>(
         &self,
         record: &'r Map<String, Value>,
@@ -72,7 +73,7 @@ impl Column {
             let next = match &value {
                 Cow::Borrowed(Value::Null) => return Ok(value),
                 Cow::Borrowed(value) => match value {
-                    // Data frames and CSV files hold lists as their text.
+                    // Data frames and CSV files have lists as text.
                     Value::String(text) => messages::list_in(text)
                         .and_then(|list| list.into_iter().nth(step.parse().ok()?))
                         .map(Cow::Owned),
@@ -87,13 +88,13 @@ impl Column {
     }
 }
 
-/// The value of a column in one row, by its key or a dotted path.
+/// The value of a column in a row, by its key or a dotted path.
 pub(crate) fn value_at<'r>(row: &'r Map<String, Value>, name: &str) -> Option<Cow<'r, Value>> {
     let is_path = !row.contains_key(name) && name.contains('.');
     Column { name: name.to_owned(), is_path }.find(row).ok()
 }
 
-/// An element of a list or an object.
+/// An element of a list or object.
 fn within<'v>(value: &'v Value, step: &str) -> Option<&'v Value> {
     match value {
         Value::Object(object) => object.get(step),
@@ -102,15 +103,14 @@ fn within<'v>(value: &'v Value, step: &str) -> Option<&'v Value> {
     }
 }
 
-/// A column that rows may lack: the one that is named, or the first of the usual ones that says
-/// something in a row.
+/// An optional column: the named one, or the first of the usual ones that has a value in a row.
 #[derive(Default)]
 pub(super) struct Optional {
     columns: Vec<Column>,
     is_named: bool,
-    /// Which of the columns some row has had, one bit each.
+    /// Which of the columns some row had, one bit each.
     seen: Cell<u32>,
-    /// Which of them were read.
+    /// Which of the columns were read.
     read: Cell<u32>,
 }
 
@@ -139,7 +139,7 @@ impl Optional {
         Self { columns: vec![column], ..Self::default() }
     }
 
-    /// The first of the columns that says something in a row, with its value.
+    /// The first of the columns with a value in a row, and that value.
     pub(super) fn find<'r>(
         &self,
         record: &'r Map<String, Value>,
@@ -155,7 +155,7 @@ impl Optional {
         None
     }
 
-    /// The names of the columns that were read, of a usual one also where it was null.
+    /// The names of the columns that were read. For usual columns, also one that was always null.
     pub(super) fn names(&self) -> Vec<&str> {
         let with = |bits: u32| {
             let columns = self.columns.iter().enumerate();
@@ -170,7 +170,7 @@ impl Optional {
         (!names.is_empty()).then(|| names.join("|"))
     }
 
-    /// The name of a column that was named and that no row has.
+    /// The named column, if no row has it.
     pub(super) fn missing(&self) -> Option<&str> {
         let column = self.columns.first().filter(|_| self.is_named && self.seen.get() == 0)?;
         Some(&column.name)
@@ -186,15 +186,15 @@ fn says_something(value: &Value) -> bool {
     }
 }
 
-/// The first rows of a file, by which its columns are chosen.
+/// The first rows of a file, which determine its columns.
 pub(super) struct FirstRows<'r> {
     pub(super) rows: Vec<&'r Map<String, Value>>,
-    /// Columns with text that the rows may lack here.
+    /// Further columns with text, which may not be decoded in these rows.
     pub(super) other_texts: Vec<String>,
 }
 
 impl FirstRows<'_> {
-    /// In how many rows a column says something.
+    /// The number of rows with a value in a column.
     pub(super) fn values(&self, column: &Column) -> usize {
         let says =
             |row: &&&Map<String, Value>| column.find(row).is_ok_and(|value| says_something(&value));
@@ -206,8 +206,8 @@ impl FirstRows<'_> {
         2 * self.values(&Column::path(name)) >= self.rows.len()
     }
 
-    /// The first of `names` that says something in at least half of the rows, else in any row, else
-    /// that any row has.
+    /// The first of `names` with a value in at least half of the rows; else the first with a value in any
+    /// row; else the first that any row has.
     pub(super) fn recognized(&self, names: &[&str], taken: Option<&str>) -> Option<Column> {
         let free =
             || names.iter().filter(|name| taken != Some(**name)).map(|name| Column::key(name));
@@ -217,7 +217,7 @@ impl FirstRows<'_> {
             .or_else(|| free().find(|column| self.rows.iter().any(|row| column.find(row).is_ok())))
     }
 
-    /// Whether a column holds bare final answers and no working, in most of the rows.
+    /// Whether most values of a column are bare final answers without working.
     pub(super) fn is_bare(&self, column: &str) -> bool {
         let texts = self.rows.iter().filter_map(|row| match row.get(column)? {
             Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
@@ -240,14 +240,14 @@ impl FirstRows<'_> {
     }
 }
 
-/// Whether a text is a bare final answer, without any working.
+/// Whether a text is a bare final answer without working.
 pub(super) fn is_bare(text: &str) -> bool {
     const LONGEST: usize = 32;
     const MOST_WORDS: usize = 3;
     text.chars().count() <= LONGEST && text.split_whitespace().count() <= MOST_WORDS
 }
 
-/// Names that came up in a file, of which so many are kept.
+/// Names seen in a file, up to a maximum.
 #[derive(Default)]
 pub(super) struct Names {
     names: BTreeSet<String>,
@@ -267,7 +267,7 @@ impl Names {
         }
     }
 
-    /// The names for which `test` holds, shortened, and how many more there are.
+    /// The names that pass `test`, shortened, and the number of the rest.
     pub(super) fn shown(
         &self,
         test: impl Fn(&str) -> bool,

@@ -1,71 +1,74 @@
-//! Which column of a file is what, as the user names it.
+//! The columns of a file, as named by the user.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The settings' name in errors, as the command line and the TOML file spell it.
+/// The setting's key in errors, as in TOML and on the command line.
 const SETTING: &str = "columns";
 
-/// In place of a column's name: it is left out, even where it would be recognized.
+/// In place of a column's name: ignore the column even if it would be recognized.
 const NONE: &str = "none";
 
-/// Which columns hold the texts; what is not named is recognized by its usual names.
+/// The columns of a file's texts. Columns that are not set are recognized by their usual names.
 ///
-/// A name is a key of the record, or a dotted path into it with list indices counted from 0
-/// (`generated_responses.0`, `meta.answer`). A key that itself contains the dot wins over the path.
+/// A name is a key of the record or a dotted path into it, with list indices counted from 0
+/// (`generated_responses.0`, `meta.answer`). A key that contains the dot takes precedence over the path.
 ///
-/// `messages` names a column of conversations, which hold problem and solution both; it excludes
-/// `problem` and `solution`. `none` in place of a name leaves a system text, reasoning, context,
-/// options, id or gold answer out.
+/// `messages` names a column of conversations, which contain both problem and solution. It excludes `problem`
+/// and `solution`. The name `none` ignores the system text, reasoning, context, options, id, or reference
+/// answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ColumnMap {
-    /// The problem: text, or a list of messages with one user turn.
+    /// Column of the problem: text, or a list of messages that ends with a user turn. A name may be a dotted
+    /// path with list indices from 0, such as `trace.0`. Like other columns, it is recognized by its usual
+    /// names if unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// The solution: text, or a list of messages with one assistant turn.
+    /// Column of the answer to train on: text, or a list with one assistant message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solution: Option<String>,
-    /// The id: text or a number.
+    /// Column of the id, as text or a number. Ids help to pair answers of different sources. `none` ignores
+    /// the column.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The gold answer: text or a number.
+    /// Column of the reference answer for grading, as text or a number. `none` ignores the column.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
-    /// The conversation: a list of `{role, content}` or of `{from, value}`.
+    /// Column of conversations: a list of `{role, content}` or `{from, value}` objects. It replaces `problem`
+    /// and `solution`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
-    /// Whether the solution is right: true or false, or 1 or 0. Wrong ones, and those with null, are
-    /// left out and counted. Only looked at where it is named.
+    /// Column of verdicts on the solution: true or false, 1 or 0, or yes or no. Wrong solutions, and those
+    /// without a verdict (null or blank), are left out and counted. Read only if set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correct: Option<String>,
-    /// The reasoning that comes before the solution; of conversations, the assistant turn's key for
-    /// it.
+    /// Column of reasoning placed before the solution. For conversations, the field of assistant messages
+    /// with the reasoning. `none` ignores separate reasoning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
-    /// The system text.
+    /// Column of the system text. `none` ignores system texts, including those in conversations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// What stands before the problem.
+    /// Column of text placed before the problem. `none` ignores the column.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
-    /// The options of a multiple-choice problem, which stand below it.
+    /// Column of multiple-choice options, placed below the problem. `none` ignores the column.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub options: Option<String>,
-    /// A number that answers can be chosen by (`mixture.choice.by = "column"`). Only looked at where
-    /// it is named.
+    /// Column of numbers to choose answers by (`mixture.choice.by = "column"`). Read only if set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
 }
 
-/// What a map says of one column.
+/// The entry of one column in a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice<'a> {
-    /// It is recognized by its usual names.
+    /// Recognize the column by its usual names.
     Usual,
     Named(&'a str),
-    /// It is left out.
+    /// Ignore the column.
     LeftOut,
 }
 
@@ -80,13 +83,13 @@ impl<'a> Choice<'a> {
 }
 
 impl ColumnMap {
-    /// Reads `"problem=question,solution=generated_responses.0"`; white space around names is
-    /// dropped. A column whose name contains a comma can be named in a TOML file only.
+    /// Parses `"problem=question,solution=generated_responses.0"`. White space around names is removed. A
+    /// column whose name contains a comma can only be named in a TOML file.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] with the key `columns` for a part without `=`, an unknown key, a key given
-    /// twice, an empty name, and for names that exclude each other.
+    /// [`Error::Config`] with the key `columns` for a part without `=`, an unknown or repeated key, an empty
+    /// name, or names that exclude each other.
     pub fn parse(text: &str) -> Result<Self> {
         let mut map = Self::default();
         for part in text.split(',') {
@@ -103,7 +106,7 @@ impl ColumnMap {
                 return Err(Error::config(
                     SETTING,
                     format!("unknown key `{key}`"),
-                    format!("The keys are {}", names.join(", ")),
+                    format!("Use the keys {}", names.join(", ")),
                 ));
             };
             if slot.is_some() {
@@ -135,7 +138,7 @@ impl ColumnMap {
         ]
     }
 
-    /// Finds what no file could satisfy; a map from TOML has not been through [`Self::parse`].
+    /// Checks for contradictions. Maps from TOML were not checked by [`Self::parse`].
     pub(crate) fn check(&self) -> Result<()> {
         for (key, column) in self.clone().slots() {
             let Some(column) = column else { continue };
@@ -143,7 +146,7 @@ impl ColumnMap {
                 return Err(Error::config(
                     SETTING,
                     format!("`{key}` names no column"),
-                    format!("Write {key}=<column>, or leave `{key}` out to recognize it by name"),
+                    format!("Write {key}=<column>, or remove `{key}` to detect it by its name"),
                 ));
             }
             if column == NONE
@@ -151,16 +154,16 @@ impl ColumnMap {
             {
                 return Err(Error::config(
                     SETTING,
-                    format!("`{key}` cannot be left out with `{NONE}`"),
-                    format!("Name its column, or leave `{key}` out to recognize it by name"),
+                    format!("`{key}` cannot be `{NONE}`"),
+                    format!("Name its column, or remove `{key}` to detect it by its name"),
                 ));
             }
         }
         if self.messages.is_some() && (self.problem.is_some() || self.solution.is_some()) {
             return Err(Error::config(
                 SETTING,
-                "`messages` stands beside `problem` or `solution`",
-                "A conversation holds both texts: name either messages, or problem and solution",
+                "`messages` is combined with `problem` or `solution`",
+                "Name either messages, which has both texts, or problem and solution",
             ));
         }
         if self.problem.is_some() && self.problem == self.solution {
@@ -173,14 +176,14 @@ impl ColumnMap {
         Ok(())
     }
 
-    /// Refuses what a file of conversations has no place for.
+    /// Refuses keys that conversations do not support.
     pub(super) fn check_conversation(&self) -> Result<()> {
         for (key, name) in [("context", &self.context), ("options", &self.options)] {
             if let Choice::Named(_) = Choice::of(name) {
                 return Err(Error::config(
                     SETTING,
-                    format!("`{key}` is named, and the problem is a turn of a conversation"),
-                    "A conversation holds the whole problem: leave it out, or name problem and \
+                    format!("`{key}` is set, but the problem is a turn of a conversation"),
+                    "Remove it, since a conversation has the whole problem, or name problem and \
                      solution",
                 ));
             }
@@ -188,22 +191,22 @@ impl ColumnMap {
         Ok(())
     }
 
-    /// Refuses keys that files of this kind do not have.
+    /// Refuses keys that this kind of file does not support.
     pub(crate) fn check_keys(&self, files: &str, keys: &[&str]) -> Result<()> {
         self.check()?;
         for (key, column) in self.clone().slots() {
             if column.is_some() && !keys.contains(&key) {
                 return Err(Error::config(
                     SETTING,
-                    format!("`{key}` is no column of {files}"),
-                    format!("The keys are {}", keys.join(", ")),
+                    format!("`{key}` is not a column of {files}"),
+                    format!("Use the keys {}", keys.join(", ")),
                 ));
             }
         }
         Ok(())
     }
 
-    /// The columns that are named, each with its key.
+    /// The named columns, with their keys.
     pub(crate) fn named(&self) -> Vec<(&'static str, String)> {
         let mut map = self.clone();
         let named = map.slots().map(|(key, name)| (key, name.take()));
@@ -211,7 +214,7 @@ impl ColumnMap {
         named.filter(|(_, name)| name != NONE).collect()
     }
 
-    /// Whether a column, or one within it, is named.
+    /// Whether a column, or a path into it, is named.
     pub(super) fn names(&self, column: &str) -> bool {
         self.clone().slots().into_iter().any(|(_, name)| {
             name.as_deref().is_some_and(|name| {

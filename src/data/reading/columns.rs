@@ -1,14 +1,14 @@
-//! The columns of one file: chosen on its first rows, read from each.
+//! The columns of a file, determined by its first rows and used for all rows.
 //!
-//! | text | recognized names, the first that the rows have |
+//! | content | recognized names, first match |
 //! | --- | --- |
 //! | problem | `problem`, `question`, `prompt`, `instruction` (with `input` below it), `query` |
 //! | solution | `solution`, `answer`, `response`, `output`, `completion`, `generated_solution` |
-//! | both | `messages`, `conversations`, where the rows lack one of the two above |
+//! | both | `messages`, `conversations`, if the rows lack one of the two above |
 //! | reasoning | `reasoning_content`, `reasoning`, `thinking` |
 //! | reasoning and solution | `deepseek_thinking_trajectory` and `deepseek_attempt`, `deepseek_reasoning` and `deepseek_solution`, `thinking_trajectories` and `attempt` |
-//! | several answers | `generations`, each with its verdicts in `correctness_math_verify`, `correctness_llama` and `is_reasoning_complete` |
-//! | gold answer | `gold_answer`, `ground_truth`, `final_answer`, `expected_answer`, `answer`, unless it is the solution; the box in `ground_truth_solution` |
+//! | several answers | `generations`, with verdicts in `correctness_math_verify`, `correctness_llama`, and `is_reasoning_complete` |
+//! | reference answer | `gold_answer`, `ground_truth`, `final_answer`, `expected_answer`, `answer`, unless it is the solution; the box in `ground_truth_solution` |
 //! | id | `id`, `problem_id`, `unique_id`, `uuid` |
 //! | system text | `system`, `system_prompt` |
 //! | before the problem | `context` |
@@ -35,7 +35,7 @@ const CONTEXT: &[&str] = &["context"];
 const OPTIONS: &[&str] = &["options", "choices"];
 const INSTRUCTION: &str = "instruction";
 const INPUT: &str = "input";
-/// Whether a top-level column can matter to a map: all else need not be decoded.
+/// Whether a top-level column may be used. Other columns need not be decoded.
 pub(super) fn may_read(map: &ColumnMap, column: &str) -> bool {
     [PROBLEM, SOLUTION, ANSWER, ID, MESSAGES, SYSTEM, CONTEXT, OPTIONS, &REASONING, &[INPUT]]
         .iter()
@@ -44,23 +44,23 @@ pub(super) fn may_read(map: &ColumnMap, column: &str) -> bool {
         || map.names(column)
 }
 
-/// What became of one record.
+/// The result of reading one record.
 pub(super) enum Taken {
     Record {
         record: CotRecord,
-        /// Whether its reasoning stood beside the answer.
+        /// Whether it had separate reasoning.
         has_reasoning: bool,
-        /// Whether its reasoning stood in the marks of [`marked`](crate::data::chat::reasoning::marked).
+        /// Whether its reasoning was between the markers of [`marked`](crate::data::chat::reasoning::marked).
         is_marked: bool,
-        /// The number in the column of scores, where one is named.
+        /// The value in the column of scores, if one is named.
         score: Option<f64>,
     },
     Wrong,
-    /// Nobody said whether its solution is right.
+    /// There is no verdict on its solution.
     WithoutVerdict,
 }
 
-/// The columns of one file, settled on its first rows.
+/// The columns of a file, determined by its first rows.
 pub(super) struct Resolved {
     pub(super) texts: Texts,
     pub(super) id: Optional,
@@ -70,9 +70,9 @@ pub(super) struct Resolved {
     pub(super) system: Optional,
     /// Whether system texts in conversations are kept.
     pub(super) keeps_system: bool,
-    /// Whether the system texts are those that the user named.
+    /// Whether the user named the column of system texts.
     pub(super) names_system: bool,
-    /// Whether reasoning within an answer's own marks is taken apart.
+    /// Whether reasoning between markers in an answer is separated.
     pub(super) takes_apart: bool,
     notes: Vec<String>,
 }
@@ -84,7 +84,7 @@ pub(super) enum Texts {
         context: Optional,
         options: Optional,
         solution: Column,
-        /// Where the solution is one of several in a row.
+        /// Set if a row has several solutions.
         candidates: Option<&'static Candidates>,
         reasoning: Optional,
         /// Whether reasoning in lists of messages is kept.
@@ -96,7 +96,7 @@ pub(super) enum Texts {
     },
 }
 
-/// Where the turns of a file's conversations have their reasoning.
+/// The field of conversation turns with the reasoning.
 pub(super) enum TurnKey {
     Usual,
     Named(String),
@@ -122,8 +122,8 @@ impl TurnKey {
 }
 
 impl Resolved {
-    /// Chooses the columns by `map` and by what the first rows have; of a data set with long and short
-    /// answers those of `length`.
+    /// Determines the columns by `map` and the first rows. From a data set with long and short answers, uses
+    /// those of `length`.
     pub(super) fn new(
         map: &ColumnMap,
         length: AnswerLength,
@@ -171,7 +171,8 @@ impl Resolved {
             Texts::Pair { solution, .. } => solution.name.as_str(),
             Texts::Messages { .. } => "",
         };
-        // What looked like solutions and is bare final answers, where nothing else is the answer.
+        // A column of bare final answers that was mistaken for solutions becomes the reference, if there is
+        // no other.
         let usual = || first.recognized(ANSWER, Some(solution)).is_none();
         let answer = match bare.filter(|_| map.answer.is_none() && usual()) {
             Some(name) => Optional::of(Column::key(&name)),
@@ -202,7 +203,7 @@ impl Resolved {
         })
     }
 
-    /// The column, or the field of turns, that was named and that no row has had.
+    /// The named column or turn field that no row has.
     pub(super) fn missing(&self, with_reasoning: usize) -> Option<String> {
         let mut optional = vec![&self.id, &self.answer, &self.system, &self.score];
         if let Texts::Pair { context, options, reasoning, .. } = &self.texts {
@@ -216,7 +217,7 @@ impl Resolved {
         optional.into_iter().find_map(Optional::missing).map(str::to_owned)
     }
 
-    /// The columns for display, with those of `texts`, and of the fields of turns, that are not used.
+    /// The columns for display, with the unused columns of `texts` and turn fields.
     pub(super) fn columns(&self, texts: &Names, turn_fields: &Names) -> Columns {
         let mut columns = Columns {
             id: self.id.shown(),
@@ -279,7 +280,7 @@ impl Resolved {
     }
 }
 
-/// The columns of the two texts.
+/// The columns of problem and solution.
 enum Found {
     Pair {
         problem: Column,
@@ -290,8 +291,8 @@ enum Found {
     Conversation(Column),
 }
 
-/// Looks for the columns of problem and solution, or of conversations. `bare` becomes the column that
-/// looks like one of solutions and holds bare final answers, where another is taken.
+/// Finds the columns of problem and solution, or of conversations. `bare` receives a column that looks like
+/// solutions but has bare final answers, if another one is used.
 fn text_columns(
     map: &ColumnMap,
     length: AnswerLength,
@@ -323,7 +324,7 @@ fn text_columns(
         Some(column) => Some(column),
         None => usual.map(|usual| not_bare(usual, first, taken, notes, bare)),
     };
-    // Looked for only where neither text is named: who names one means that form.
+    // Only considered if neither text is named, since naming one implies separate columns.
     let conversation = match (&map.problem, &map.solution) {
         (None, None) => first.recognized(MESSAGES, None),
         _ => None,
@@ -342,7 +343,7 @@ fn text_columns(
     }
 }
 
-/// The columns of a data set that is known by all of them together.
+/// The columns of a data set that is recognized by a combination of columns.
 fn known_columns(
     map: &ColumnMap,
     length: AnswerLength,
@@ -364,8 +365,8 @@ fn known_columns(
     if let (Some(candidates), AnswerLength::Long) = (candidates, length) {
         let (texts, [right, also]) = (candidates.texts, candidates.right);
         notes.push(format!(
-            "of the answers in `{texts}` the first is read that is right by `{right}` or `{also}` and \
-             complete by `{}`{other}",
+            "of the answers in `{texts}`, the first that is right by `{right}` or `{also}` and complete \
+             by `{}` is read{other}",
             candidates.complete
         ));
         return Some(found(Column::key(texts), None, Some(candidates)));
@@ -374,15 +375,15 @@ fn known_columns(
         PAIRS.iter().find(|pair| pair.iter().all(|name| first.mostly_have(name)))?;
     if length == AnswerLength::Short && first.values(&Column::key(HUMAN)) > 0 {
         notes.push(format!(
-            "`{HUMAN}` is read as the solution, since the source is `short`; reasoning={thinking}, \
+            "`{HUMAN}` is read as the solution, since the source is named `short`; reasoning={thinking}, \
              solution={solution} reads the long answers"
         ));
         return Some(found(Column::key(HUMAN), None, None));
     }
     if let Some(usual) = usual {
         notes.push(format!(
-            "`{thinking}` and `{solution}` are read as reasoning and solution, as data sets with these \
-             columns have them; solution={} reads the other",
+            "`{thinking}` and `{solution}` are read as reasoning and solution; solution={} reads the \
+             other column",
             usual.name
         ));
         *bare = first.is_bare(&usual.name).then(|| usual.name.clone());
@@ -390,8 +391,7 @@ fn known_columns(
     Some(found(Column::path(solution), Some(Column::path(thinking)), None))
 }
 
-/// The column of solutions that was recognized, or another that may be one where it holds bare final
-/// answers.
+/// The recognized column of solutions, or another one if it has bare final answers.
 fn not_bare(
     usual: Column,
     first: &FirstRows<'_>,
@@ -415,7 +415,7 @@ fn not_bare(
         *bare = Some(usual.name);
         return Column::key(other);
     }
-    // Where nothing else could be a solution, short answers are what the file is about.
+    // If nothing else could be a solution, the file is about short answers.
     let longer = |name: &&str| *name != usual.name && taken != Some(*name) && !first.is_bare(name);
     if first.texts().iter().any(longer) {
         notes.push(format!(
@@ -428,10 +428,10 @@ fn not_bare(
     usual
 }
 
-/// No column of the first rows bears a usual name.
+/// The error if no column of the first rows has a usual name.
 fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -> Error {
     let record = first.rows.first().copied();
-    // DAPO's rewards hold references; of Parquet they are not decoded.
+    // The rewards in DAPO contain references; they are not decoded in Parquet files.
     let has = |name: &str| match at.columns {
         Some(columns) => columns.iter().any(|column| column.name == name),
         None => record.is_some_and(|record| record.contains_key(name)),
@@ -439,8 +439,8 @@ fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -
     let references = ANSWER.iter().chain(&["reward_model"]).any(|name| has(name));
     let pairs = match key == "solution" && references {
         true => {
-            "; where a file holds problems and references alone, `mixdistill pairs --problems FILE` \
-                 makes answers"
+            "; if the file has only problems and references, `mixdistill pairs --problems FILE` creates \
+             answers"
         }
         false => "",
     };
@@ -451,7 +451,7 @@ fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -
             record.map_or_else(|| "none".to_owned(), |record| at.columns_of(record))
         ),
         format!(
-            "Name it with {key}=<column>; recognized are {}, and conversations in {}{pairs}",
+            "Name it with {key}=<column>; recognized names are {}, and {} for conversations{pairs}",
             quoted(names.iter().copied()),
             quoted(MESSAGES.iter().copied())
         ),

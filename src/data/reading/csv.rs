@@ -1,5 +1,5 @@
-//! CSV and TSV: a header with the columns' names, then rows of as many fields. A field in quotes may
-//! hold line ends, delimiters and doubled quotes; all values are text.
+//! CSV and TSV: a header with column names, followed by rows with the same number of fields. A quoted field
+//! may contain line breaks, delimiters, and doubled quotes. All values are text.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::row_at::{RowAt, Unit};
 use super::rows::{MAX_RECORD_BYTES, RowSink, RowsRead, hand_over, no_records};
 use crate::error::{Error, Place, Result};
 
-const QUOTING: &str = "Write the file again with a CSV library: a field with quotes, delimiters or line ends stands \
-     in quotes, and each quote within it is doubled";
+const QUOTING: &str = "Write the file again with a CSV library: fields with quotes, delimiters, or line breaks must \
+     be quoted, and quotes inside them doubled";
 
-/// The delimiter of a format by the ending of the file's name; `None` for other formats.
+/// The delimiter of a format, by file extension. `None` for other formats.
 pub(super) fn delimiter(format: &str) -> Option<u8> {
     match format {
         "csv" => Some(b','),
@@ -26,7 +26,7 @@ pub(super) fn delimiter(format: &str) -> Option<u8> {
     }
 }
 
-/// Reads a table, which begins with its header.
+/// Reads a table with a header.
 pub(super) fn read(
     reader: impl BufRead,
     path: &Path,
@@ -57,18 +57,18 @@ pub(super) fn read(
     Ok(read)
 }
 
-/// One row as it was read.
+/// A row as read from the file.
 #[derive(Default)]
 struct Record {
-    /// Its bytes in the file, without line ends before it.
+    /// Its bytes in the file, without preceding line breaks.
     raw: Vec<u8>,
-    /// Its fields, one behind the other; what an earlier row had left stands behind them.
+    /// Its concatenated fields, followed by leftovers of earlier rows.
     texts: Vec<u8>,
-    /// Where each of them ends, likewise.
+    /// The end of each field, followed by leftovers as well.
     ends: Vec<usize>,
-    /// Their number.
+    /// The number of fields.
     fields: usize,
-    /// The line on which it begins, counted from 1.
+    /// The line where it begins, counted from 1.
     line: usize,
 }
 
@@ -78,14 +78,14 @@ impl Record {
         starts.zip(&self.ends[..self.fields]).map(|(start, end)| &self.texts[start..*end])
     }
 
-    /// The line on which it ends.
+    /// The line where it ends.
     fn last_line(&self) -> usize {
         self.line + self.raw.trim_ascii_end().iter().filter(|byte| **byte == b'\n').count()
     }
 
-    /// Whether the fields, written as the format has it, are the bytes that were read. They are not
-    /// where a quote within a field is not doubled, or text follows a field in quotes: the parser takes
-    /// such rows, and drops quotes.
+    /// Whether the fields, written in the format, give the bytes that were read. They do not if a quote
+    /// inside a field is not doubled, or if text follows a quoted field: the parser accepts such rows and
+    /// drops quotes.
     fn is_faithful(&self, delimiter: u8) -> bool {
         let mut rest = self.raw.as_slice();
         let last = self.fields.saturating_sub(1);
@@ -105,7 +105,7 @@ impl Record {
     }
 }
 
-/// What follows a field that stands in quotes, behind the first of them.
+/// The bytes after a quoted field. `rest` starts after the opening quote.
 fn without_quoted<'a>(mut rest: &'a [u8], field: &[u8]) -> Option<&'a [u8]> {
     let mut pieces = field.split(|byte| *byte == b'"');
     rest = rest.strip_prefix(pieces.next()?)?;
@@ -122,7 +122,7 @@ struct Table<'a, R> {
     delimiter: u8,
     parser: Reader,
     record: Record,
-    /// The line that is read next.
+    /// The next line to read.
     line: usize,
     blank_lines: usize,
 }
@@ -140,7 +140,7 @@ impl<'a, R: BufRead> Table<'a, R> {
         }
     }
 
-    /// Reads the next row into `record`; `false` at the end.
+    /// Reads the next row into `record`. `false` at the end.
     fn next(&mut self) -> Result<bool> {
         let after_return = self.record.raw.ends_with(b"\r");
         let record = &mut self.record;
@@ -156,7 +156,7 @@ impl<'a, R: BufRead> Table<'a, R> {
             if is_ended && record.raw.iter().all(|byte| matches!(byte, b'\n' | b'\r')) {
                 break false;
             }
-            // A last row that lacks its line end gets one; within quotes that is text.
+            // Terminate a last row without a line break. Inside quotes, the line break is text.
             let input = if is_ended { b"\n" } else { input };
             let (texts, ends) = (&mut record.texts, &mut record.ends);
             let (result, read, bytes, fields_ended) =
@@ -165,14 +165,13 @@ impl<'a, R: BufRead> Table<'a, R> {
                 record.raw.extend_from_slice(&input[..read]);
                 self.reader.consume(read);
             } else if read > 0 && matches!(result, ReadRecordResult::InputEmpty) {
-                let what = "the field in quotes that begins in this row has no end";
+                let what = "a quoted field that begins in this row has no end";
                 return Err(Error::data(Place::line(self.path, self.line), what, QUOTING));
             }
             (written, ended) = (written + bytes, ended + fields_ended);
             if record.raw.len() > MAX_RECORD_BYTES || ended > MAX_FIELDS {
                 let what = "the row is longer than 64 MiB, or has more than 65536 fields";
-                let hint =
-                    "A field in quotes may have no end. Leave out what is not a reasoning trace";
+                let hint = "Check that quoted fields have an end, and remove what is not a reasoning trace";
                 return Err(Error::data(Place::line(self.path, self.line), what, hint));
             }
             match result {
@@ -194,7 +193,7 @@ impl<'a, R: BufRead> Table<'a, R> {
         Ok(is_row)
     }
 
-    /// The names of the columns.
+    /// Reads the names of the columns.
     fn header(&mut self) -> Result<Vec<String>> {
         if !self.next()? {
             return Err(no_records(self.path));
@@ -204,7 +203,7 @@ impl<'a, R: BufRead> Table<'a, R> {
             Error::data(Place::line(self.path, record.line), format!("the header: {what}"), hint)
         };
         if !record.is_faithful(self.delimiter) {
-            return Err(error("its quotes are not in order".to_owned(), QUOTING));
+            return Err(error("its quotes are malformed".to_owned(), QUOTING));
         }
         let mut names: Vec<String> = Vec::with_capacity(record.fields);
         for field in record.fields() {
@@ -215,12 +214,9 @@ impl<'a, R: BufRead> Table<'a, R> {
             if names.iter().any(|other| other == name) {
                 let what = match name {
                     "" => "two columns have no name".to_owned(),
-                    name => format!("the name `{}` is there twice", shortened(name)),
+                    name => format!("the name `{}` occurs twice", shortened(name)),
                 };
-                return Err(error(
-                    what,
-                    "Give each column a name of its own, and remove empty ones",
-                ));
+                return Err(error(what, "Give each column its own name, and remove empty columns"));
             }
             names.push(name.to_owned());
         }
@@ -234,10 +230,10 @@ impl<'a, R: BufRead> Table<'a, R> {
         Ok(names)
     }
 
-    /// The row that was read, by the names of its columns.
+    /// The current row, by the names of its columns.
     ///
     /// # Errors
-    /// Where its quotes are not in order over several lines, and other rows may be within it.
+    /// If its quotes are malformed across several lines, so that it may contain other rows.
     fn row(&self, names: &[String], at: RowAt<'_>) -> Result<Result<Map<String, Value>, Unusable>> {
         let record = &self.record;
         let last = record.last_line();
@@ -249,18 +245,17 @@ impl<'a, R: BufRead> Table<'a, R> {
             Ok(Err(Unusable::new(reason, at.error(format!("{what}{lines}"), hint))))
         };
         if !record.is_faithful(self.delimiter) {
-            let what = "a quote within a field is not doubled, or text follows a field in quotes";
+            let what = "a quote inside a field is not doubled, or text follows a quoted field";
             if last > record.line {
-                let what =
-                    format!("{what}{lines}, so that the rows behind it cannot be told apart");
+                let what = format!("{what}{lines}, so the rows after it cannot be separated");
                 return Err(at.error(what, QUOTING));
             }
-            return unusable("quotes that are not in order", what.to_owned(), QUOTING);
+            return unusable("malformed quotes", what.to_owned(), QUOTING);
         }
         let (fields, columns) = (record.fields, names.len());
         if fields != columns {
-            let what = format!("the row has {fields} fields, and the header has {columns}");
-            return unusable("another number of fields", what, QUOTING);
+            let what = format!("the row has {fields} fields, but the header has {columns}");
+            return unusable("wrong number of fields", what, QUOTING);
         }
         let mut row = Map::with_capacity(columns);
         for (name, field) in names.iter().zip(record.fields()) {
@@ -278,5 +273,5 @@ impl<'a, R: BufRead> Table<'a, R> {
     }
 }
 
-/// The most fields of a row.
+/// Maximum number of fields in a row.
 const MAX_FIELDS: usize = 1 << 16;

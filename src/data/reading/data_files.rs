@@ -1,4 +1,4 @@
-//! The files that rows are read from: one that is here, or those of a dataset on the Hugging Face Hub.
+//! The files that rows are read from: a local file, or those of a data set on the Hugging Face Hub.
 
 use super::unpacked::{Packing, format_of_name, stem_of_name};
 use crate::context::Context;
@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Formats of rows, told by a file's name.
+/// Formats of rows, by file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FileKind {
     Parquet,
@@ -18,12 +18,12 @@ pub(crate) enum FileKind {
     Tsv,
 }
 
-/// The same in words.
+/// The formats, for messages.
 #[cfg(feature = "hub")]
 pub(crate) const READABLE: &str = "Parquet, JSONL, JSON, CSV and TSV";
 
 impl FileKind {
-    /// The kind that a name says, whether or not the file is compressed.
+    /// The format of a file name, compressed or not.
     pub(crate) fn of(name: &str) -> Option<Self> {
         let name = Path::new(name);
         match format_of_name(name).as_str() {
@@ -36,7 +36,7 @@ impl FileKind {
     }
 }
 
-/// The files that rows are read from, one after the other, as if they were one.
+/// The files that rows are read from, in sequence, as if they were one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFiles {
     name: PathBuf,
@@ -45,17 +45,16 @@ pub struct DataFiles {
 }
 
 impl DataFiles {
-    /// Finds the files of a path or, with the feature `hub`, of a dataset on the Hugging Face Hub, which
-    /// are then fetched into the usual cache, all before the first is read. What is here at the path
-    /// comes first.
+    /// Finds the files of a path or, with the feature `hub`, of a data set on the Hugging Face Hub. The files
+    /// of a data set are all downloaded into the usual cache before the first one is read. Local paths take
+    /// precedence.
     ///
-    /// A dataset is named `owner/name`, with `@revision`, then `/file`, or `:split`, or `:subset:split`;
-    /// see `hub::HubDataset`.
+    /// A data set is named `owner/name`, optionally followed by `@revision`, and then by `/file`, `:split`,
+    /// or `:subset:split`. See `hub::HubDataset`.
     ///
     /// # Errors
-    /// [`Error::Io`] where there is no such file; [`Error::Data`] where the hub does not have the dataset
-    /// or is not compiled in, or where several splits may be meant, which are listed;
-    /// [`Error::Stopped`].
+    /// [`Error::Io`] if there is no such file; [`Error::Data`] if the hub does not have the data set, the
+    /// feature is not compiled in, or several splits match, which are listed; [`Error::Stopped`].
     pub fn find(name: &Path, context: &Context<'_>) -> Result<Self> {
         Self::check(name)?;
         if Self::is_here(name) {
@@ -76,8 +75,8 @@ impl DataFiles {
         }
     }
 
-    /// What a name stands for where an earlier process has read `earlier`, as [`DataFiles::name`] has it:
-    /// a dataset whose name has no revision stays at the commit that it had then.
+    /// Resolves a name that an earlier process read as `earlier` (see [`DataFiles::name`]): a data set
+    /// without a revision in its name stays at the commit that was read then.
     pub fn as_before(name: &Path, earlier: &Path) -> PathBuf {
         #[cfg(feature = "hub")]
         if !Self::is_here(name)
@@ -92,15 +91,15 @@ impl DataFiles {
         name.to_owned()
     }
 
-    /// One file that is here.
+    /// A single local file.
     pub fn file(path: &Path) -> Self {
         Self { name: path.to_owned(), stem: stem_of_name(path), files: vec![path.to_owned()] }
     }
 
-    /// Looks whether a file can be read, or a name may be one of a dataset; the hub is not asked.
+    /// Checks that a file is readable or a name may be a data set, without a request to the hub.
     ///
     /// # Errors
-    /// As [`DataFiles::find`].
+    /// See [`DataFiles::find`].
     pub fn check(name: &Path) -> Result<()> {
         if !Self::is_here(name) {
             return match cfg!(feature = "hub") {
@@ -110,12 +109,12 @@ impl DataFiles {
                 true => Ok(()),
                 false => Err(Error::data(
                     Place::file(name),
-                    "there is no such file, and this build reads no datasets of the Hugging Face Hub",
-                    "Check the path; owner/name needs the feature `hub`",
+                    "there is no such file, and this build does not read data sets from the Hugging Face Hub",
+                    "Check the path, or use a build with the feature `hub` to read owner/name",
                 )),
             };
         }
-        // A pipe is left alone: what it holds comes only once.
+        // Do not open a pipe, whose content can be read only once.
         let open = || match std::fs::metadata(name)?.is_file() {
             true => File::open(name).map(|_| ()),
             false => Ok(()),
@@ -123,7 +122,7 @@ impl DataFiles {
         open().map_err(|e| Error::io("read", name, e))
     }
 
-    /// What [`DataFiles::stem`] will be; the hub is not asked.
+    /// The later value of [`DataFiles::stem`], without a request to the hub.
     pub(crate) fn stem_of(name: &Path) -> String {
         #[cfg(feature = "hub")]
         if !Self::is_here(name)
@@ -134,7 +133,7 @@ impl DataFiles {
         Self::file(name).stem
     }
 
-    /// Whether a name is a path: something is there, or it cannot be the name of a dataset.
+    /// Whether a name is a local path: it exists, or it cannot be the name of a data set.
     fn is_here(name: &Path) -> bool {
         let Some(text) = name.to_str() else { return true };
         if text.starts_with("hf://") {
@@ -143,17 +142,17 @@ impl DataFiles {
         let (first, rest) = text.split_once('/').unwrap_or(("", text));
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let is_owner = !first.is_empty() && !first.starts_with('.') && first.chars().all(is_plain);
-        // `data/long.jsonl` is a file that is missing, and so is anything in a folder that is here.
+        // `data/long.jsonl` is a missing file, and so is any missing path in an existing folder.
         let is_file = !rest.contains(['/', ':', '@']) && FileKind::of(rest).is_some();
         name.exists() || !is_owner || is_file || Path::new(first).is_dir()
     }
 
-    /// What was asked for; of a dataset with the commit that was taken.
+    /// The requested name. For a data set, with the commit that was read.
     pub fn name(&self) -> &Path {
         &self.name
     }
 
-    /// A short name: that of a file without its ending, or of a dataset with subset and split.
+    /// A short name: the file name without extensions, or the name of a data set with subset and split.
     pub fn stem(&self) -> &str {
         &self.stem
     }
@@ -164,51 +163,51 @@ impl DataFiles {
     }
 }
 
-/// Names of datasets on the hub, with the same at the commits that were read. A directory that is worked
-/// in more than once notes them, and stays with them.
+/// Names of data sets on the hub, with the commits that were read. A directory that several processes work
+/// in, one after another, records them and keeps using the same commits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Datasets(BTreeMap<PathBuf, PathBuf>);
 
 impl Datasets {
     const FILE: &'static str = "datasets.json";
 
-    /// Those that a directory has noted.
+    /// Reads the data sets that a directory recorded.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::RunDirectory`] where they cannot be read.
+    /// [`Error::Io`]; [`Error::RunDirectory`] if they cannot be parsed.
     pub(crate) fn of(directory: &Path) -> Result<Self> {
         let path = directory.join(Self::FILE);
         let Some(text) = read_if_there(&path)? else { return Ok(Self::default()) };
         serde_json::from_str(&text).map(Self).map_err(|e| Error::RunDirectory {
             path,
             what: format!("it cannot be read: {e}"),
-            hint: "Mend it, or choose another directory".into(),
+            hint: "Fix the file, or choose another directory".into(),
         })
     }
 
-    /// What is to be read under a name.
+    /// The name to read for a requested name.
     pub(crate) fn at<'a>(&'a self, name: &'a Path) -> &'a Path {
         self.0.get(name).map_or(name, PathBuf::as_path)
     }
 
-    /// Finds the files of a name, at the commit that is noted.
+    /// Finds the files of a name at the recorded commit.
     ///
     /// # Errors
-    /// As [`DataFiles::find`].
+    /// See [`DataFiles::find`].
     pub(crate) fn find(&mut self, name: &Path, context: &Context<'_>) -> Result<DataFiles> {
         let files = DataFiles::find(self.at(name), context)?;
         self.note(name, files.name());
         Ok(files)
     }
 
-    /// Notes what was read under a name, where that is another one.
+    /// Records what was read for a name, if it differs.
     pub(crate) fn note(&mut self, name: &Path, read: &Path) {
         if name != read && self.at(name) != read {
             self.0.insert(name.to_owned(), read.to_owned());
         }
     }
 
-    /// Writes them down, where there are any.
+    /// Writes the records, if there are any.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -217,7 +216,7 @@ impl Datasets {
     }
 }
 
-/// The name of a file in messages about one of several.
+/// The name of one of several files, for messages.
 pub(crate) fn short_name(path: &Path) -> String {
     path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned()
 }

@@ -1,5 +1,5 @@
-//! Data sets that are known by their columns taken together, where the usual names alone would read
-//! something else. `docs/data.md` says what is read of each.
+//! Data sets that are recognized by a combination of columns, because the usual names alone would select the
+//! wrong ones. `docs/data.md` documents what is read from each.
 
 use serde_json::{Map, Value};
 
@@ -7,24 +7,24 @@ use super::column::{FirstRows, is_bare};
 use super::describe::described;
 use super::messages;
 
-/// Which answers are read of a data set that has long and short ones.
+/// Which answers to read from a data set with long and short ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AnswerLength {
-    /// Those of a reasoning model.
+    /// The answers of a reasoning model.
     #[default]
     Long,
-    /// Those that people wrote.
+    /// The answers that people wrote.
     Short,
 }
 
 impl AnswerLength {
-    /// What a source of this name is for.
+    /// The kind of answers that a source with this name holds.
     pub(crate) fn of_source(name: &str) -> Self {
         if name == "short" { Self::Short } else { Self::Long }
     }
 }
 
-/// Columns of reasoning and answer that data sets have beside a bare final answer.
+/// Columns of reasoning and answer in data sets that also have a bare final answer.
 pub(super) const PAIRS: &[[&str; 2]] = &[
     ["deepseek_thinking_trajectory", "deepseek_attempt"],
     ["deepseek_reasoning", "deepseek_solution"],
@@ -32,25 +32,25 @@ pub(super) const PAIRS: &[[&str; 2]] = &[
     ["gemini_thinking_trajectory", "gemini_attempt"],
 ];
 
-/// Solutions that people wrote, beside the columns of a pair (OpenThoughts' metadata).
+/// Human solutions, beside the columns of a pair (OpenThoughts metadata).
 pub(super) const HUMAN: &str = "ground_truth_solution";
 
-/// The bare final answer that a row has as its solution, beside reasoning and answer in columns of their
-/// own (s1K).
+/// The bare final answer in the `solution` column of a row with separate columns of reasoning and answer
+/// (s1K).
 pub(crate) fn bare_solution(row: &Map<String, Value>) -> Option<String> {
     let mut pairs = PAIRS.iter().filter(|[_, solution]| row.contains_key(*solution));
     let solution = pairs.next().and_then(|_| row.get("solution")?.as_str())?.trim();
     (!solution.is_empty() && is_bare(solution)).then(|| solution.to_owned())
 }
 
-/// Several answers in one row, with what is said of each at the same place of other lists.
+/// Several answers in one row, with verdicts on each in parallel lists.
 #[derive(Debug)]
 pub(super) struct Candidates {
     /// The answers.
     pub(super) texts: &'static str,
-    /// Whether each is right, by several judges: it is where one says so.
+    /// Whether each answer is right, according to two judges. One positive verdict suffices.
     pub(super) right: [&'static str; 2],
-    /// Whether each was written to its end.
+    /// Whether each answer is complete.
     pub(super) complete: &'static str,
 }
 
@@ -61,13 +61,13 @@ const OPEN_R1: Candidates = Candidates {
     complete: "is_reasoning_complete",
 };
 
-/// The columns of several answers in a row, where a file has them.
+/// The columns of several answers per row, if the file has them.
 pub(super) fn candidates(first: &FirstRows<'_>) -> Option<&'static Candidates> {
     let Candidates { texts, right: [right, _], complete } = OPEN_R1;
     [texts, right, complete].iter().all(|name| first.mostly_have(name)).then_some(&OPEN_R1)
 }
 
-/// Whether a column of a data set can matter.
+/// Whether a known data set may use this column.
 pub(super) fn may_read(column: &str) -> bool {
     let pairs = PAIRS.iter().flatten().map(|name| name.split('.').next().unwrap_or(name));
     let Candidates { texts, right: [right, also], complete } = OPEN_R1;
@@ -75,30 +75,30 @@ pub(super) fn may_read(column: &str) -> bool {
         || pairs.into_iter().any(|name| name == column)
 }
 
-/// What was chosen of several answers.
+/// The result of selecting one of several answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Picked {
-    /// The first that is right and complete.
+    /// The first answer that is right and complete.
     Answer(String),
-    /// There are answers, and none is both.
+    /// There are answers, but none is right and complete.
     Wrong,
-    /// Nobody said of any whether it is right.
+    /// No answer has a verdict.
     WithoutVerdict,
-    /// There is no answer.
+    /// There are no answers.
     Nothing,
 }
 
 impl Candidates {
-    /// The columns for display.
+    /// The columns of verdicts, for display.
     pub(super) fn verdicts(&self) -> [&'static str; 3] {
         let [right, also] = self.right;
         [right, also, self.complete]
     }
 
-    /// The answer to read of a row.
+    /// Selects the answer to read from a row.
     ///
     /// # Errors
-    /// The column that holds something else than it should, and what.
+    /// The column with an unexpected value, and a description of it.
     pub(super) fn pick(&self, row: &Map<String, Value>) -> Result<Picked, (&'static str, String)> {
         let texts = list(row, self.texts)?;
         let right = [list(row, self.right[0])?, list(row, self.right[1])?];
@@ -135,7 +135,7 @@ impl Candidates {
     }
 }
 
-/// The list in a column, none where the row lacks it.
+/// The list in a column. Empty if the row lacks it.
 fn list(
     row: &Map<String, Value>,
     name: &'static str,
@@ -150,8 +150,8 @@ fn list(
     }
 }
 
-/// What a value says of whether an answer is right, `Some(None)` where nobody said; `None` where it is
-/// no verdict. Tables hold verdicts as text.
+/// Parses a verdict. `Some(None)` if there is no verdict, `None` if the value is not one. Tables have
+/// verdicts as text.
 pub(super) fn verdict_of(value: &Value) -> Option<Option<bool>> {
     match (value, value.as_f64()) {
         (Value::Null, _) => Some(None),

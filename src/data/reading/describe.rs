@@ -1,13 +1,13 @@
-//! Values, columns and places of rows in words, for messages.
+//! Descriptions of values, columns, and locations for messages.
 
 use super::row_at::{FileColumn, RowAt};
 use crate::error::{Error, Place};
 use serde_json::{Map, Value};
 
-/// Where a record stands, to say so in an error.
+/// The location of a record, for errors.
 pub(super) struct At<'a> {
     pub(super) row: RowAt<'a>,
-    /// The file's columns where a record holds only some of them.
+    /// The file's columns, if a record has only some of them.
     pub(super) columns: Option<&'a [FileColumn]>,
 }
 
@@ -26,19 +26,19 @@ impl At<'_> {
         Error::data(place, self.row.what(what), hint)
     }
 
-    /// The record's columns as a list for people.
+    /// The record's columns, as a readable list.
     pub(super) fn columns_of(&self, record: &Map<String, Value>) -> String {
         let mut names: Vec<&str> = match self.columns {
             Some(columns) => columns.iter().map(|column| column.name.as_str()).collect(),
             None => record.keys().map(String::as_str).collect(),
         };
-        // The map's own order depends on a feature that any crate of the build can turn on.
+        // The map's order depends on a feature that any crate in the build can enable.
         names.sort_unstable();
         if names.is_empty() { "none".to_owned() } else { quoted(names.into_iter()) }
     }
 }
 
-/// Whether there is text in a value.
+/// Whether a value contains text.
 pub(super) fn holds_text(value: &Value, depth: usize) -> bool {
     match value {
         Value::String(text) => !text.trim().is_empty(),
@@ -48,7 +48,7 @@ pub(super) fn holds_text(value: &Value, depth: usize) -> bool {
     }
 }
 
-/// What a value is, for people: `the number 12`, `a list of 3`.
+/// Describes a value: `the number 12`, `a list of 3`.
 pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
@@ -76,7 +76,7 @@ pub(crate) fn quoted<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> Strin
     text
 }
 
-/// The start of a text that may be a whole solution, on one line.
+/// The beginning of a text, which may be a whole solution, on one line.
 pub(super) fn shortened(text: &str) -> String {
     const SHOWN: usize = 40;
     let mut short: String = text.chars().take(SHOWN).collect();

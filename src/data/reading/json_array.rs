@@ -1,12 +1,12 @@
-//! The items of a JSON array, one by one: where each begins and ends is found by its brackets and
-//! quotes alone, so that an item which is no JSON can be left out and the next one read.
+//! The items of a JSON array, one by one. Brackets and quotes alone determine where an item begins and ends,
+//! so that an invalid item can be skipped.
 
 use std::io::{self, BufRead, ErrorKind};
 
-/// The deepest nesting that the JSON parser reads.
+/// Maximum nesting depth of the JSON parser.
 const DEEPEST: usize = 127;
 
-/// A place in the text, counted from 1.
+/// A position in the text, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
     pub(super) line: usize,
@@ -15,7 +15,7 @@ pub(super) struct Spot {
 }
 
 impl Spot {
-    /// The place of a line and a column of a text that begins here.
+    /// The position of a line and column in a text that begins here.
     pub(super) fn within(self, line: usize, column: usize) -> Self {
         match line {
             0 | 1 => Self { line: self.line, column: self.column + column.max(1) - 1 },
@@ -27,17 +27,17 @@ impl Spot {
 /// Why there is no next item.
 pub(super) enum Broken {
     Io(io::Error),
-    /// The array's own syntax is broken here.
+    /// The array's syntax is invalid here.
     Syntax(Spot, &'static str),
-    /// The text ends within the array.
+    /// The text ends inside the array.
     Ended(Spot),
-    /// The text ends within an item that is nested deeper than the parser reads.
+    /// The text ends inside an item with deeper nesting than the parser supports.
     TooDeep(Spot),
     /// The item is longer than the limit.
     TooLong,
 }
 
-/// Takes the items of an array, behind its `[`.
+/// Reads the items of an array.
 pub(super) struct ArrayItems<R> {
     reader: R,
     at: Spot,
@@ -46,7 +46,7 @@ pub(super) struct ArrayItems<R> {
 }
 
 impl<R: BufRead> ArrayItems<R> {
-    /// `at` is the place of the `[`, which `reader` has not given yet.
+    /// `at` is the position of the `[`, which `reader` has not returned yet.
     pub(super) fn new(reader: R, at: Spot, limit: usize) -> Self {
         Self { reader, at, items: 0, limit }
     }
@@ -75,8 +75,8 @@ impl<R: BufRead> ArrayItems<R> {
         }
     }
 
-    /// Puts the next item into `item` and gives the place where it begins; `None` at the end of the
-    /// array, behind which there is nothing but white space.
+    /// Reads the next item into `item` and returns its position. `None` at the end of the array, if only
+    /// white space follows.
     pub(super) fn next(&mut self, item: &mut Vec<u8>) -> Result<Option<Spot>, Broken> {
         if self.items == 0 && self.peek()? == Some(b'[') {
             self.skip(b'[');
@@ -114,7 +114,7 @@ impl<R: BufRead> ArrayItems<R> {
         Ok(Some(start))
     }
 
-    /// Takes one item: up to the bracket that closes it, or for a bare value up to a comma.
+    /// Reads one item: up to its closing bracket, or up to a comma for a bare value.
     fn take(&mut self, item: &mut Vec<u8>) -> Result<(), Broken> {
         item.clear();
         let (mut depth, mut deepest) = (0usize, 0);
@@ -166,9 +166,9 @@ impl<R: BufRead> ArrayItems<R> {
     }
 }
 
-/// Whether an item that is no JSON may have swallowed others: after a quote too many, what was between
-/// texts is taken for texts and the other way round, up to the next such quote. Then some "text" holds
-/// a line break, or nothing but the punctuation between texts.
+/// Whether an invalid item may have swallowed others. After an extra quote, text and structure are swapped up
+/// to the next such quote. Some "string" then contains a line break, or nothing but the punctuation between
+/// strings.
 pub(super) fn may_hold_others(item: &[u8]) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     let mut start = 0;

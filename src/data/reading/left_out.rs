@@ -1,4 +1,4 @@
-//! Rows that cannot be used: left out, counted by reason, and too many of them an error.
+//! Unusable rows: left out and counted by reason. Too many of them are an error.
 
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
@@ -12,27 +12,27 @@ pub const MAX_LEFT_OUT: f64 = 0.05;
 pub struct LeftOutReason {
     /// The reason, such as `not JSON`.
     pub reason: String,
-    /// Rows that are left out for it.
+    /// Number of rows left out for it.
     pub rows: usize,
-    /// The first of them, with its place and what was found.
+    /// The first of these rows, with its location and what was found.
     pub example: String,
 }
 
-/// Rows of one file that cannot be used, by reason.
+/// Unusable rows of one file, by reason.
 ///
-/// Displayed as `3 rows: 2 not JSON (a.jsonl:7: ...), 1 no answer (...)`.
+/// Displayed as `3 rows: 2 x not JSON (a.jsonl:7: ...); 1 x no answer (...)`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LeftOut {
     reasons: Vec<LeftOutReason>,
 }
 
-/// Why one row cannot be used.
+/// Why a row is unusable.
 #[derive(Debug)]
 pub(crate) struct Unusable {
-    /// The kind of fault, by which rows are counted.
+    /// The kind of problem, by which rows are counted.
     pub(crate) reason: String,
-    /// What was found, where, and what to do.
+    /// What was found, where, and a hint.
     pub(crate) error: Box<Error>,
 }
 
@@ -43,7 +43,7 @@ impl Unusable {
 }
 
 impl LeftOut {
-    /// Reasons that are told apart; what comes after them is counted together.
+    /// Maximum number of separate reasons. Further ones are counted together.
     const MOST_REASONS: usize = 24;
 
     /// Counts one row.
@@ -61,17 +61,17 @@ impl LeftOut {
         }
     }
 
-    /// The reasons, in the order in which they first came up.
+    /// The reasons, in order of first occurrence.
     pub fn reasons(&self) -> &[LeftOutReason] {
         &self.reasons
     }
 
-    /// All rows that are left out.
+    /// The number of rows left out.
     pub fn rows(&self) -> usize {
         self.reasons.iter().map(|reason| reason.rows).sum()
     }
 
-    /// Rows that are left out for one reason.
+    /// The number of rows left out for a reason.
     pub fn rows_for(&self, reason: &str) -> usize {
         self.reasons.iter().filter(|known| known.reason == reason).map(|known| known.rows).sum()
     }
@@ -81,7 +81,8 @@ impl LeftOut {
         self.reasons.is_empty()
     }
 
-    /// How many of `read` rows a share allows; one odd row never ends a run, unless the share is 0.
+    /// The number of unusable rows that a share allows of `read` rows. One is always allowed, unless the
+    /// share is 0.
     pub(crate) fn allowed(read: usize, share: f64) -> usize {
         match share > 0.0 {
             true => ((share * read as f64).floor() as usize).max(1),
@@ -89,7 +90,7 @@ impl LeftOut {
         }
     }
 
-    /// The reasons with counts and examples, for an error about too many of them.
+    /// The reasons with counts and examples, for an error about too many unusable rows.
     pub(crate) fn summary(&self, read: usize) -> String {
         let reasons: Vec<String> = self
             .reasons
@@ -115,7 +116,7 @@ impl std::fmt::Display for LeftOut {
 /// Checks a share of rows that may be unusable.
 ///
 /// # Errors
-/// [`Error::Config`] where it is no share.
+/// [`Error::Config`] if it is not between 0 and 1.
 pub(crate) fn check_share(share: f64) -> Result<()> {
     if (0.0..=1.0).contains(&share) {
         return Ok(());
@@ -124,16 +125,16 @@ pub(crate) fn check_share(share: f64) -> Result<()> {
     Err(Error::config("data.max_left_out", what, "Give a share of a file's rows, such as 0.05"))
 }
 
-/// How many rows of a file may be unusable.
+/// The limit on unusable rows of a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit {
     share: f64,
-    /// Whether it is the setting `data.max_left_out`.
+    /// Whether the limit is the setting `data.max_left_out`.
     is_setting: bool,
 }
 
 impl Limit {
-    /// For files whose limit is no setting.
+    /// For files whose limit is not configurable.
     pub(crate) const USUAL: Self = Self { share: MAX_LEFT_OUT, is_setting: false };
 
     pub(crate) fn of_setting(share: f64) -> Self {
@@ -145,13 +146,12 @@ impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.is_setting {
             true => write!(f, "data.max_left_out allows {} of a file's rows", self.share),
-            false => write!(f, "At most {} % of a file's rows may be unusable", 100.0 * self.share),
+            false => write!(f, "At most {}% of a file's rows may be unusable", 100.0 * self.share),
         }
     }
 }
 
-/// Counts unusable rows of one file and keeps the first one's error, to be returned if there are
-/// too many.
+/// Counts unusable rows of one file and keeps the first error, in case there are too many.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) left_out: LeftOut,
@@ -174,10 +174,10 @@ impl Tally {
         self.first.get_or_insert(*unusable.error);
     }
 
-    /// The rows left out of `read`, if the limit allows them.
+    /// Returns the rows left out, if the limit allows them.
     ///
     /// # Errors
-    /// The first unusable row's own error where it is the only one; else the reasons with examples.
+    /// The error of the first unusable row if it is the only one; otherwise the reasons with examples.
     pub(crate) fn finish(self, path: &Path, read: usize, limit: Limit) -> Result<LeftOut> {
         let rows = self.left_out.rows();
         if rows <= LeftOut::allowed(read, limit.share) && (rows < read || rows == 0) {

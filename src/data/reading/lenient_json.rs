@@ -1,32 +1,32 @@
-//! JSON as other programs write it: Python's `json` writes NaN and lone surrogates, and ids may be
-//! longer than any number that serde_json holds.
+//! JSON as other programs write it: Python's `json` writes NaN and lone surrogates, and ids may exceed the
+//! numbers that serde_json supports.
 
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// What [`lenient`] changed in a text.
+/// The changes that [`lenient`] made to a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Repairs {
-    /// Escapes of half a character: U+FFFD in their place.
+    /// Lone surrogate escapes, replaced by U+FFFD.
     pub surrogates: usize,
-    /// NaN, Infinity and -Infinity: null in their place.
+    /// NaN, Infinity, and -Infinity, replaced by null.
     pub not_finite: usize,
-    /// Numbers that serde_json would round or refuse: strings of their text in their place.
+    /// Numbers that serde_json would round or reject, replaced by strings with their text.
     pub long_numbers: usize,
 }
 
-/// More decimal digits than this are more than an `f64` tells apart.
+/// An `f64` distinguishes at most this many decimal digits.
 const EXACT_DIGITS: usize = 17;
 
-/// One JSON text with what serde_json refuses or rounds replaced: NaN and infinities by null, lone
-/// surrogate escapes by U+FFFD, numbers that it cannot hold by strings of their exact text.
+/// Replaces what serde_json rejects or rounds in a JSON text: NaN and infinities by null, lone surrogate
+/// escapes by U+FFFD, and numbers that do not fit by strings of their exact text.
 ///
-/// The pass is lexical: text that is not JSON keeps its faults, so that serde_json names them.
+/// The pass is lexical: invalid JSON stays invalid, so that serde_json reports it.
 pub(crate) fn lenient(text: &[u8]) -> (Cow<'_, [u8]>, Repairs) {
     repaired(text, false)
 }
 
-/// Parses one JSON text, repaired where it needs it. Errors name places in the text as given.
+/// Parses one JSON text, repaired if necessary. Errors refer to positions in the original text.
 pub(crate) fn parse(text: &[u8]) -> serde_json::Result<(Value, Repairs)> {
     let strict = serde_json::from_slice::<Value>(text);
     let (fixed, repairs) = lenient(text);
@@ -35,8 +35,8 @@ pub(crate) fn parse(text: &[u8]) -> serde_json::Result<(Value, Repairs)> {
     }
     match serde_json::from_slice(&fixed) {
         Ok(value) => Ok((value, repairs)),
-        // Another fault is in it: the same fault is found at its own column where every repair is
-        // as long as what it replaces.
+        // There is another error. It has its original column if every repair is as long as the text it
+        // replaces.
         Err(error) => match serde_json::from_slice::<Value>(&repaired(text, true).0) {
             Err(placed) => Err(placed),
             Ok(_) => Err(error),
@@ -44,11 +44,11 @@ pub(crate) fn parse(text: &[u8]) -> serde_json::Result<(Value, Repairs)> {
     }
 }
 
-/// As [`lenient`]; with `same_length`, repairs outside of strings are a digit and spaces.
+/// Like [`lenient`]. With `same_length`, repairs outside of strings are a digit and spaces.
 fn repaired(text: &[u8], same_length: bool) -> (Cow<'_, [u8]>, Repairs) {
     let mut repairs = Repairs::default();
     let mut out = Vec::new();
-    // What comes before this place is in `out`, once anything is.
+    // Text before this position is in `out`, once `out` is not empty.
     let mut copied = 0;
     let mut replace = |from: usize, to: usize, by: &[u8]| {
         out.extend_from_slice(&text[copied..from]);
@@ -84,7 +84,7 @@ fn repaired(text: &[u8], same_length: bool) -> (Cow<'_, [u8]>, Repairs) {
     (Cow::Owned(out), repairs)
 }
 
-/// Where a string ends whose first character is at `at`; its lone surrogates are replaced.
+/// The end of a string whose first character is at `at`. Lone surrogates in it are replaced.
 fn string_end(
     text: &[u8],
     mut at: usize,
@@ -114,7 +114,7 @@ fn string_end(
     at
 }
 
-/// The UTF-16 unit of an escape at this place: `\u` and four hexadecimal digits.
+/// The UTF-16 unit of an escape at this position: `\u` and four hexadecimal digits.
 fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + 6)?.strip_prefix(br"\u")?;
     digits.iter().try_fold(0, |unit, &digit| {
@@ -128,7 +128,7 @@ fn in_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_') || byte >= 0x80
 }
 
-/// What replaces a literal or a number; none where serde_json holds it, or where it is no JSON.
+/// The replacement of a literal or number. `None` if serde_json supports it or it is not JSON.
 fn replacement(token: &[u8], repairs: &mut Repairs) -> Option<Vec<u8>> {
     if matches!(token, b"NaN" | b"Infinity" | b"-Infinity") {
         repairs.not_finite += 1;
@@ -141,7 +141,7 @@ fn replacement(token: &[u8], repairs: &mut Repairs) -> Option<Vec<u8>> {
     Some([b"\"", token, b"\""].concat())
 }
 
-/// Whether serde_json holds a number as it is; none where the token is no JSON number.
+/// Whether serde_json represents a number exactly. `None` if the token is not a JSON number.
 fn is_exact(token: &[u8]) -> Option<bool> {
     let unsigned = token.strip_prefix(b"-").unwrap_or(token);
     if !unsigned.first()?.is_ascii_digit() {
@@ -169,7 +169,7 @@ fn is_exact(token: &[u8]) -> Option<bool> {
     }
     let written = std::str::from_utf8(token).ok()?;
     if fraction.is_none() && exponent.is_none() {
-        // Short ones fit; no need to parse them.
+        // Short numbers fit and need no parsing.
         return Some(
             whole.len() < 19 || written.parse::<i64>().is_ok() || written.parse::<u64>().is_ok(),
         );
@@ -181,7 +181,7 @@ fn is_exact(token: &[u8]) -> Option<bool> {
     if digits().count() - first - zeros_behind > EXACT_DIGITS {
         return Some(false);
     }
-    // Beyond the range of an `f64` a number is refused, or read as zero.
+    // Numbers outside the range of an `f64` are rejected or become zero.
     Some(
         exponent.is_none() && fraction.is_none_or(|f| f.len() < 300) && whole.len() < 300
             || written.parse::<f64>().is_ok_and(|value| value.is_finite() && value != 0.0),
@@ -212,9 +212,9 @@ mod tests {
         assert_eq!(fixed(r#"["\uDE00y"]"#), (r#"["\ufffdy"]"#.into(), [1, 0, 0]));
         // Keys too.
         assert_eq!(fixed(r#"{"\ud83d":1}"#), (r#"{"\ufffd":1}"#.into(), [1, 0, 0]));
-        // Two first halves, then a second half: the last two are a pair.
+        // Two high surrogates, then a low one: the last two are a pair.
         assert_eq!(fixed(r#""\ud83d\ud83d\ude00""#), (r#""\ufffd\ud83d\ude00""#.into(), [1, 0, 0]));
-        // A second half before a first half is no pair.
+        // A low surrogate before a high one is not a pair.
         assert_eq!(fixed(r#""\ude00\ud83d""#), (r#""\ufffd\ufffd""#.into(), [2, 0, 0]));
         assert_eq!(fixed(r#""\ud83d\n""#), (r#""\ufffd\n""#.into(), [1, 0, 0]));
     }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn pairs_and_escaped_backslashes_are_kept() {
         unchanged(r#"{"a":"\ud83d\ude00 \u00e9"}"#);
-        // A backslash that is escaped begins no escape.
+        // An escaped backslash does not begin an escape.
         unchanged(r#"{"a":"\\ud83d"}"#);
         unchanged(r#"{"a":"\"\\\"\\ud83d"}"#);
         assert_eq!(fixed(r#""\\\ud83d""#), (r#""\\\ufffd""#.into(), [1, 0, 0]));
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(fixed("[NaN, -Infinity,Infinity]"), ("[null, null,null]".into(), [0, 3, 0]));
         assert_eq!(fixed(r#"{"NaN":NaN}"#), (r#"{"NaN":null}"#.into(), [0, 1, 0]));
         unchanged(r#"{"a":"NaN","b":"say \"Infinity\" -Infinity"}"#);
-        // Not what Python writes.
+        // Python does not write these.
         for text in ["[nan]", "[NaNs]", "[-NaN]", "[Inf]", "[+Infinity]", "[xNaN]", "[NaN.0]"] {
             unchanged(text);
         }
@@ -327,14 +327,14 @@ mod tests {
 
     #[test]
     fn errors_name_places_in_the_original() {
-        // The fault is the colon that is missing, at column 45 of the text as it stands.
+        // The missing colon is at column 45 of the original text.
         let text = br#"{"a":NaN,"b":123456789012345678901,"\ud83d" 1}"#;
         let error = parse(text).unwrap_err();
         assert_eq!((error.line(), error.column()), (1, 45), "{error}");
         assert!(error.to_string().contains("expected `:`"), "{error}");
         let error = parse(b"[-Infinity, 1e999, nope]").unwrap_err();
         assert_eq!(error.column(), 21, "{error}");
-        // Nothing to repair: serde_json's own error.
+        // Nothing to repair: the error of serde_json.
         assert_eq!(parse(b"[1,]").unwrap_err().column(), 4);
     }
 
@@ -397,7 +397,7 @@ mod tests {
             ]), 0..24,
         )) {
             let text = pieces.concat();
-            // What parses as it is and rounds no number is left as it is.
+            // Valid JSON without rounded numbers is unchanged.
             let (_, repairs) = lenient(text.as_bytes());
             if serde_json::from_str::<Value>(&text).is_ok() {
                 prop_assert_eq!(repairs.surrogates + repairs.not_finite, 0);

@@ -1,21 +1,20 @@
-//! Conversations: lists of `{role, content}` (OpenAI, TRL) or of `{from, value}` (ShareGPT), whose
-//! assistant turns may have their reasoning beside the content, and whose contents may be lists of
-//! parts.
+//! Conversations: lists of `{role, content}` (OpenAI, TRL) or `{from, value}` (ShareGPT) objects. Assistant
+//! turns may have reasoning in a field of their own, and contents may be lists of parts.
 
 use serde_json::{Map, Value};
 
 use super::describe::{described, holds_text, shortened};
 use crate::data::chat::reasoning::REASONING;
 
-/// What is wrong with a conversation, and what to do.
+/// A problem with a conversation, and a hint.
 pub(super) struct Fault {
-    /// The kind of fault, by which rows are counted.
+    /// The kind of problem, by which rows are counted.
     pub(super) reason: &'static str,
     pub(super) what: String,
     pub(super) hint: &'static str,
 }
 
-/// Who speaks a turn.
+/// The role of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaker {
     System,
@@ -24,7 +23,7 @@ pub(super) enum Speaker {
 }
 
 impl Speaker {
-    /// The speaker by the names of all conventions.
+    /// Parses a role name of any convention.
     fn parse(role: &str) -> Option<Self> {
         match role {
             "system" | "developer" => Some(Self::System),
@@ -43,22 +42,22 @@ impl Speaker {
     }
 }
 
-/// Where a turn's reasoning is looked for.
+/// Where to look for a turn's reasoning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReasoningKey<'a> {
-    /// Under its usual names.
+    /// In fields with the usual names.
     Usual,
-    /// Under this name.
+    /// In the field with this name.
     Named(&'a str),
-    /// Nowhere: it is left out.
+    /// Nowhere: reasoning is ignored.
     LeftOut,
 }
 
-/// One question and its reply; a text is `None` where the turn's content is null.
+/// A question and its answer. A text is `None` if the turn's content is null.
 #[derive(Default)]
 pub(super) struct Exchange {
     pub(super) system: Option<String>,
-    /// The exchanges before, without system texts.
+    /// The earlier exchanges, without system texts.
     pub(super) earlier: Vec<Exchange>,
     pub(super) problem: Option<String>,
     pub(super) reasoning: Option<String>,
@@ -71,13 +70,13 @@ struct Turn {
     reasoning: Option<String>,
 }
 
-const ALTERNATE: &str = "Write user and assistant turns by turns, a user's first and the answer to \
-     train on last, or leave the record out";
-const ONE_TURN: &str = "Give that turn alone, or the whole conversation in one list of messages";
+const ALTERNATE: &str = "Alternate user and assistant turns, with a user turn first and the answer to \
+     train on last, or remove the record";
+const ONE_TURN: &str = "Give only that turn, or the whole conversation as one list of messages";
 const FORM: &str = "Write every turn as {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \
      \"value\": \"...\"} with the roles user or human, assistant or gpt, and system";
 
-/// Whether a field of a turn is read.
+/// Whether a field of a turn is used.
 pub(super) fn is_read(field: &str, key: ReasoningKey<'_>) -> bool {
     ["role", "content", "from", "value"].contains(&field)
         || match key {
@@ -87,24 +86,24 @@ pub(super) fn is_read(field: &str, key: ReasoningKey<'_>) -> bool {
         }
 }
 
-/// Whether a list can be one of messages at all.
+/// Whether a list may be a list of messages.
 pub(super) fn is_conversation(list: &[Value]) -> bool {
     let has_role = |turn: &Value| turn.get("role").is_some() || turn.get("from").is_some();
     !list.is_empty() && list.iter().all(Value::is_object) && list.iter().any(has_role)
 }
 
-/// Whether a list is one of the parts of a single message.
+/// Whether a list contains the parts of a single message.
 pub(super) fn is_parts(list: &[Value]) -> bool {
     let is_part = |part: &Value| part.get("type").is_some_and(Value::is_string);
     !list.is_empty() && list.iter().all(is_part) && !is_conversation(list)
 }
 
-/// The list in a text that is one written as JSON, as data frames and CSV files hold it.
+/// Parses a JSON list in a text, as in data frames and CSV files.
 pub(super) fn list_in(text: &str) -> Option<Vec<Value>> {
     list_with_repairs(text).map(|(list, _)| list)
 }
 
-/// The same, with how many halves of characters were mended in it.
+/// Like [`list_in`], with the number of repaired surrogates.
 pub(super) fn list_with_repairs(text: &str) -> Option<(Vec<Value>, usize)> {
     let text = text.trim();
     if !(text.starts_with('[') && text.ends_with(']')) {
@@ -117,7 +116,7 @@ pub(super) fn list_with_repairs(text: &str) -> Option<(Vec<Value>, usize)> {
     }
 }
 
-/// Tells the fields with text of the turns of a conversation.
+/// Reports the fields with text in the turns of a conversation.
 pub(super) fn text_fields(turns: &Value, tell: &mut dyn FnMut(&str)) {
     let read;
     let list = match turns {
@@ -135,28 +134,28 @@ pub(super) fn text_fields(turns: &Value, tell: &mut dyn FnMut(&str)) {
     }
 }
 
-/// The turns of a conversation but the system's.
+/// The user and assistant turns of a conversation.
 struct Turns {
     turns: Vec<Turn>,
-    /// The system's text at the beginning.
+    /// The system text at the beginning.
     system: Option<String>,
-    /// The message, counted from 1, of a system turn that follows another turn.
+    /// The index, counted from 1, of a system message after another turn.
     late_system: Option<usize>,
 }
 
 impl Turns {
-    /// Refuses a system turn that follows another turn: a template lays it out first.
+    /// Refuses a system turn after another turn, since templates place it first.
     fn check_order(&self) -> Result<(), Fault> {
         let Some(message) = self.late_system else { return Ok(()) };
         Err(Fault {
-            reason: "system turn within a conversation",
+            reason: "system turn inside a conversation",
             what: format!("message {message}: a system turn follows another turn"),
-            hint: "Put the system's text first, or leave the record out",
+            hint: "Put the system turn first, or remove the record",
         })
     }
 }
 
-/// The last exchange of a conversation, with those before it.
+/// The last exchange of a conversation, with the earlier ones.
 pub(super) fn exchange(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange, Fault> {
     let all = turns(list, key)?;
     if !alternate(&all.turns) || all.turns.is_empty() || !all.turns.len().is_multiple_of(2) {
@@ -169,7 +168,7 @@ pub(super) fn exchange(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange
     Ok(Exchange { system, earlier, ..last })
 }
 
-/// The question that a list of messages ends with, and the exchanges before it.
+/// The question at the end of a list of messages, with the earlier exchanges.
 pub(super) fn question(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange, Fault> {
     let all = turns(list, key)?;
     if all.turns.len() < 2 || !alternate(&all.turns) || all.turns.len().is_multiple_of(2) {
@@ -181,13 +180,13 @@ pub(super) fn question(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange
     Ok(Exchange { system, earlier: exchanges(turns), problem, ..Exchange::default() })
 }
 
-/// Whether users and assistants speak by turns, a user first.
+/// Whether user and assistant turns alternate, starting with a user turn.
 fn alternate(turns: &[Turn]) -> bool {
     let speakers = [Speaker::User, Speaker::Assistant].into_iter().cycle();
     turns.iter().zip(speakers).all(|(turn, speaker)| turn.speaker == speaker)
 }
 
-/// The exchanges of turns that alternate.
+/// The exchanges of alternating turns.
 fn exchanges(turns: Vec<Turn>) -> Vec<Exchange> {
     let mut turns = turns.into_iter();
     let next = || {
@@ -230,7 +229,7 @@ fn no_exchange(turns: &[Turn]) -> Fault {
     Fault { reason, what, hint: ALTERNATE }
 }
 
-/// The one turn of a list that holds only a prompt or only a completion (TRL).
+/// The only turn of a list with just a prompt or just a completion (TRL).
 pub(super) fn lone_turn(
     list: &[Value],
     speaker: Speaker,
@@ -252,10 +251,10 @@ pub(super) fn lone_turn(
             });
         }
         Err(turns) if turns.is_empty() => (
-            "list of messages without its turn",
+            "list of messages without the expected turn",
             format!("the list of messages has no {} turn", speaker.name()),
         ),
-        Ok(turns) => ("list of other messages", holds(&turns, speaker)),
+        Ok(turns) => ("list of unexpected messages", holds(&turns, speaker)),
         Err(turns) => ("list of several messages", holds(&turns, speaker)),
     };
     Err(Fault { reason, what, hint: ONE_TURN })
@@ -263,10 +262,10 @@ pub(super) fn lone_turn(
 
 fn holds(turns: &[Turn], speaker: Speaker) -> String {
     let name = speaker.name();
-    format!("the list of messages holds {}, expected one {name} turn", listed(turns))
+    format!("the list of messages has {}, expected one {name} turn", listed(turns))
 }
 
-/// All turns but the system's, and the text of those at the beginning.
+/// All user and assistant turns, and the system text at the beginning.
 fn turns(list: &[Value], key: ReasoningKey<'_>) -> Result<Turns, Fault> {
     let mut turns = Vec::with_capacity(list.len().min(2));
     let mut systems: Vec<String> = vec![];
@@ -288,9 +287,9 @@ fn turns(list: &[Value], key: ReasoningKey<'_>) -> Result<Turns, Fault> {
     Ok(Turns { turns, system, late_system })
 }
 
-/// A turn; otherwise the kind of fault and what was found.
+/// Parses a turn. The error is the kind of problem and what was found.
 fn turn(message: &Value, key: ReasoningKey<'_>) -> Result<Turn, (&'static str, String)> {
-    const BROKEN: &str = "message of another form";
+    const BROKEN: &str = "malformed message";
     let Value::Object(message) = message else {
         return Err((BROKEN, format!("found {}, expected an object", described(message))));
     };
@@ -306,7 +305,7 @@ fn turn(message: &Value, key: ReasoningKey<'_>) -> Result<Turn, (&'static str, S
     };
     let Some(speaker) = Speaker::parse(&role.trim().to_lowercase()) else {
         let what = format!("unknown role `{}`", shortened(role));
-        return Err(("role that cannot be laid out", what));
+        return Err(("unknown role", what));
     };
     let beside = match speaker {
         Speaker::Assistant => reasoning_beside(message, key)?,
@@ -321,9 +320,9 @@ fn turn(message: &Value, key: ReasoningKey<'_>) -> Result<Turn, (&'static str, S
     Ok(Turn { speaker, text: content.text, reasoning: beside.or(within) })
 }
 
-const NO_TEXT: &str = "message that is no text";
+const NO_TEXT: &str = "message that is not text";
 
-/// The reasoning beside a turn's content.
+/// The reasoning in a separate field of a turn.
 fn reasoning_beside(
     message: &Map<String, Value>,
     key: ReasoningKey<'_>,
@@ -344,15 +343,15 @@ fn reasoning_beside(
     Ok(None)
 }
 
-/// What a content holds.
+/// The content of a message.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Content {
     pub(super) text: Option<String>,
-    /// Parts that are marked as thinking.
+    /// The parts marked as thinking.
     pub(super) reasoning: Option<String>,
 }
 
-/// The text of a content: a string, null, or a list of parts with text.
+/// Parses a content: a string, null, or a list of parts with text.
 pub(super) fn content(value: &Value) -> Result<Content, String> {
     match value {
         Value::Null => Ok(Content::default()),
@@ -376,7 +375,7 @@ fn parts_text(parts: &[Value]) -> Result<Content, String> {
     Ok(content)
 }
 
-/// Whether a part of a content is reasoning, and its text; `None` for a part without text.
+/// Whether a part of a content is reasoning, and its text. `None` for a part without text.
 pub(crate) fn part_text(part: &Value) -> Option<(bool, String)> {
     if let Value::String(text) = part {
         return Some((false, text.clone()));
@@ -386,7 +385,7 @@ pub(crate) fn part_text(part: &Value) -> Option<(bool, String)> {
     let keys: &[&str] = if is_reasoning { &["thinking", "reasoning", "text"] } else { &["text"] };
     let text = keys.iter().find_map(|key| match part.get(*key)? {
         Value::String(text) => Some(text.clone()),
-        // Mistral's form: a list of parts within.
+        // Mistral's form has a nested list of parts.
         Value::Array(parts) => {
             parts.iter().map(|part| part.get("text")?.as_str()).collect::<Option<String>>()
         }
@@ -406,11 +405,11 @@ fn listed(turns: &[Turn]) -> String {
     text
 }
 
-/// The system's text and the problem of a prompt that is a list of messages, or of a text that is
-/// one; `None` for any other value.
+/// The system text and the problem of a prompt given as a list of messages, possibly as JSON text. `None` for
+/// other values.
 ///
 /// # Errors
-/// What is wrong with the messages, in words.
+/// A description of what is wrong with the messages.
 pub(crate) fn prompt_text(value: &Value) -> Result<Option<(Option<String>, String)>, String> {
     let list = match value {
         Value::Array(list) => list.clone(),
@@ -423,7 +422,7 @@ pub(crate) fn prompt_text(value: &Value) -> Result<Option<(Option<String>, Strin
     if !is_conversation(&list) {
         return Ok(None);
     }
-    // A row of training data may be asked again: its answer is left aside.
+    // Training data may be used as prompts; its answers are ignored.
     let answered = exchange(&list, ReasoningKey::Usual).ok().filter(|e| e.earlier.is_empty());
     let exchange = match answered {
         Some(answered) => answered,

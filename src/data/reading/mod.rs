@@ -1,4 +1,4 @@
-//! Reading: rows of files in several formats as records of problem and answer.
+//! Reading: turns rows of files in several formats into records with a problem and an answer.
 
 pub(crate) mod asked;
 mod collect;

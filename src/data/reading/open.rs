@@ -1,4 +1,4 @@
-//! Opens files of rows, and gives their text: unpacked, without a byte order mark.
+//! Opens data files as text, decompressed and without a byte order mark.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
@@ -9,13 +9,13 @@ use crate::error::{Error, Place, Result};
 use crate::files::{is_lfs_pointer, is_web_page};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
-/// Bytes by which a format is known; the mark of a tar archive is the last of them.
+/// Bytes that identify a format. The signature of a tar archive is the last of them.
 const HEAD_BYTES: u64 = 512;
 
-/// Opens a file, and reads its beginning; the usual reasons why that fails come with what to do.
+/// Opens a file and reads its beginning. Errors for common reasons include a suggested fix.
 pub(super) fn open(path: &Path) -> Result<(File, Vec<u8>)> {
     let mut file = File::open(path).map_err(|source| unreadable(path, source))?;
-    // Some systems open a directory and fail on the first read only.
+    // Some systems can open a directory and fail only at the first read.
     let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
     if metadata.is_dir() {
         return Err(unreadable(path, ErrorKind::IsADirectory.into()));
@@ -30,8 +30,8 @@ fn head_of(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The text of a file that begins with `head`, which was read from it: unpacked, without a byte order
-/// mark.
+/// The decompressed text of a file without a byte order mark. `head` is its beginning, which was read
+/// already.
 pub(super) fn text_of(path: &Path, file: File, head: Vec<u8>) -> Result<Box<dyn BufRead>> {
     let packing = Packing::of(&head);
     let begin = |head: Vec<u8>, rest: Box<dyn Read>| -> Result<Box<dyn BufRead>> {
@@ -48,8 +48,8 @@ pub(super) fn text_of(path: &Path, file: File, head: Vec<u8>) -> Result<Box<dyn 
                 let name = named.name();
                 return Err(Error::data(
                     Place::file(path),
-                    format!("its name says {name}, and it does not begin as such a file does"),
-                    "Fetch or copy the file again",
+                    format!("its name says {name}, but its content does not"),
+                    "Download or copy the file again",
                 ));
             }
             begin(head, Box::new(file))
@@ -62,19 +62,19 @@ pub(super) fn text_of(path: &Path, file: File, head: Vec<u8>) -> Result<Box<dyn 
     }
 }
 
-/// Whether a beginning is none of a text.
+/// Whether a file with this beginning is not text.
 fn is_binary(head: &[u8]) -> bool {
     let cut_off = |error: std::str::Utf8Error| error.error_len().is_none();
     head.contains(&0) || !std::str::from_utf8(head).map_or_else(cut_off, |_| true)
 }
 
-/// [`Error::Io`] whose text says what to do, the kind of the error being kept; [`Error::Data`] for
-/// compressed data that cannot be unpacked.
+/// [`Error::Io`] with a suggested fix and the kind of the original error; [`Error::Data`] for compressed data
+/// that cannot be decompressed.
 pub(super) fn unreadable(path: &Path, source: io::Error) -> Error {
     unreadable_in(Place::file(path), source)
 }
 
-/// The same where a line or record was read.
+/// Like [`unreadable`], at a line or record.
 pub(super) fn unreadable_at(path: &Path, line: usize, source: io::Error) -> Error {
     unreadable_in(Place::line(path, line), source)
 }
@@ -82,12 +82,10 @@ pub(super) fn unreadable_at(path: &Path, line: usize, source: io::Error) -> Erro
 fn unreadable_in(place: Place, source: io::Error) -> Error {
     let text = match source.kind() {
         ErrorKind::NotFound => {
-            "there is no such file. Check the path: a relative one starts in the current directory"
+            "there is no such file. Check the path; relative paths start in the current directory"
         }
-        ErrorKind::IsADirectory => "it is a directory. Name one file, or each file in it",
-        ErrorKind::PermissionDenied => {
-            "permission denied. Give yourself the right to read it, or copy it"
-        }
+        ErrorKind::IsADirectory => "it is a directory. Give the path of a file",
+        ErrorKind::PermissionDenied => "permission denied. Make the file readable, or copy it",
         _ => {
             let damaged = source.get_ref().and_then(|error| error.downcast_ref::<Damaged>());
             return match damaged {
@@ -99,14 +97,14 @@ fn unreadable_in(place: Place, source: io::Error) -> Error {
     Error::io("read", place.path, io::Error::new(source.kind(), text))
 }
 
-/// Files that are text only after decoding, or that stand for another; as JSON they would give a
-/// baffling error. `unpacked` says what the text was compressed with.
+/// Refuses files that are text only after decoding, or that stand in for another file, since JSON errors
+/// about them would be confusing. `unpacked` is the compression that was already decoded.
 fn reject_encoded(head: &[u8], unpacked: Option<Packing>, path: &Path) -> Result<()> {
     const UNPACK: &str = "Unpack it first";
     let (what, hint) = match head {
         head if Packing::of(head).is_some() => ("the file is compressed twice", UNPACK),
         [b'P', b'A', b'R', b'1', ..] if unpacked.is_some() => {
-            ("the file is a compressed Parquet file", "Unpack it first: gunzip, or zstd -d")
+            ("the file is a compressed Parquet file", "Decompress it with gunzip or zstd -d")
         }
         [b'P', b'K', 3, 4, ..] => ("the file is a ZIP archive", UNPACK),
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => ("the file is compressed with bzip2", UNPACK),
@@ -117,21 +115,22 @@ fn reject_encoded(head: &[u8], unpacked: Option<Packing>, path: &Path) -> Result
         }
         head if head.get(257..262) == Some(b"ustar") => ("the file is a tar archive", UNPACK),
         head if is_lfs_pointer(head) => (
-            "the file is a Git LFS pointer and not the file itself",
-            "Fetch it with `git lfs pull`, or download it again",
+            "the file is a Git LFS pointer, not the file itself",
+            "Run `git lfs pull`, or download the file again",
         ),
-        head if is_web_page(head) => {
-            ("the file is a web page", "Download the file itself: the page's address differs")
-        }
+        head if is_web_page(head) => (
+            "the file is a web page",
+            "Download the file itself, whose URL differs from the page's",
+        ),
         _ => return Ok(()),
     };
     Err(Error::data(Place::file(path), what, hint))
 }
 
-/// All text of a file of at most `most` bytes.
+/// Reads the whole text of a file of at most `most` bytes.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Data`] for one that is longer, is no text, or cannot be unpacked.
+/// [`Error::Io`]; [`Error::Data`] for a file that is too long, not text, or cannot be decompressed.
 pub(super) fn whole_text(path: &Path, most: usize) -> Result<String> {
     let (file, head) = open(path)?;
     let mut text = vec![];

@@ -1,7 +1,7 @@
 //! Parquet files, row by row.
 //!
-//! Only columns that can matter are decoded, so that a wide file costs what its texts cost and a
-//! column of a type that the crate cannot decode does no harm unless it is asked for.
+//! Only relevant columns are decoded. So a wide file costs no more than its texts, and a column of an
+//! unsupported type does no harm unless it is used.
 
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
@@ -18,14 +18,14 @@ use super::row_at::{FileColumn, RowAt, Unit};
 use super::rows::{RowSink, no_records};
 use crate::error::{Error, Place, Result};
 
-/// How to write a file that this reader takes.
-const REWRITE: &str = "Fetch or write the file again, for example with pandas: \
+/// How to write a file that this reader supports.
+const REWRITE: &str = "Download or write the file again, for example with pandas: \
      frame.to_parquet(path, compression=\"snappy\")";
 
-/// Reads a file that begins with Parquet's magic.
+/// Reads a file that starts with Parquet's magic bytes.
 pub(super) fn read(file: File, path: &Path, sink: &mut dyn RowSink) -> Result<()> {
-    // The crate checks some invariants of the format by `assert!` and `panic!`, which a damaged
-    // file can trip. The caller drops the sink then, with the error.
+    // The crate checks some invariants with `assert!` and `panic!`, which a damaged file can trigger. After
+    // an error, the caller discards the sink.
     panic::catch_unwind(AssertUnwindSafe(|| read_rows(file, path, sink))).unwrap_or_else(|_| {
         Err(Error::data(Place::file(path), "the Parquet file is damaged", REWRITE))
     })
@@ -46,11 +46,11 @@ fn read_rows(file: File, path: &Path, sink: &mut dyn RowSink) -> Result<()> {
         schema.get_fields().iter().filter(|field| sink.wants(field.name())).cloned().collect();
     let at = |number: usize| RowAt { path, number, unit: Unit::Row };
     if fields.is_empty() && sink.is_later_file() {
-        let what = "it has none of the columns that the files before it have";
-        return Err(Error::data(Place::file(path), what, "Name files that belong together"));
+        let what = "it has none of the columns of the files before it";
+        return Err(Error::data(Place::file(path), what, "Give files that belong together"));
     }
     if fields.is_empty() {
-        // The sink words what is missing.
+        // The sink reports what is missing.
         return sink.row(at(1), Map::new());
     }
     check_compression(&reader, path, sink)?;
@@ -70,7 +70,7 @@ fn read_rows(file: File, path: &Path, sink: &mut dyn RowSink) -> Result<()> {
     Ok(())
 }
 
-/// Whether a column holds text, itself or within.
+/// Whether a column contains text, possibly nested.
 fn is_text(field: &Type) -> bool {
     match field {
         Type::PrimitiveType { physical_type, .. } => *physical_type == Physical::BYTE_ARRAY,
@@ -78,7 +78,7 @@ fn is_text(field: &Type) -> bool {
     }
 }
 
-/// Names the codec that no build reads, and how to do without.
+/// Refuses unsupported codecs, with a hint.
 fn check_compression(
     reader: &SerializedFileReader<File>,
     path: &Path,
@@ -121,7 +121,7 @@ fn damaged(path: &Path, error: &parquet::errors::ParquetError, row: Option<usize
         None => Place::file(path),
     };
     let text = error.to_string();
-    // The crate's message on such text holds every byte of it.
+    // The crate's message includes every byte of the text.
     if text.contains("BYTE_ARRAY as String") {
         return Error::data(place, "a text of the row is not UTF-8", REWRITE);
     }
@@ -133,7 +133,7 @@ fn object(fields: Vec<(String, Field)>) -> Map<String, Value> {
     fields.into_iter().map(|(name, field)| (name, value(field))).collect()
 }
 
-/// A field as the JSON value that a record would hold; dates and times come as their display.
+/// Converts a field to JSON. Dates and times become their display text.
 fn value(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,
@@ -147,11 +147,11 @@ fn value(field: Field) -> Value {
         Field::UInt(value) => value.into(),
         Field::ULong(value) => value.into(),
         Field::Float16(value) => float(value.to_f64()),
-        // By its decimal digits: 0.1 in 32 bits is not to become 0.10000000149011612.
+        // Via its decimal digits, so that 0.1 in 32 bits does not become 0.10000000149011612.
         Field::Float(value) => float(value.to_string().parse().unwrap_or(f64::from(value))),
         Field::Double(value) => float(value),
         Field::Str(text) => text.into(),
-        // Older writers leave text without the mark that it is text.
+        // Older writers do not annotate text as text.
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => text.into(),
             Err(_) => bytes.data().to_vec().into(),
@@ -173,7 +173,7 @@ fn value(field: Field) -> Value {
     }
 }
 
-/// Data frames write a missing number as NaN, which is null here.
+/// Data frames write missing numbers as NaN, which becomes null.
 fn float(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
@@ -213,9 +213,9 @@ mod tests {
         }
     }
 
-    /// Files of pyarrow, made by `make_files.py`: each codec, dictionaries and other encodings, both
-    /// versions of pages, large texts, string views, lists in lists of objects with nulls at each level,
-    /// three groups of several pages each.
+    /// Files written by pyarrow with `make_files.py`: every codec, dictionary and other encodings, both page
+    /// versions, large strings, string views, lists in lists of objects with nulls at each level, and three
+    /// row groups of several pages each.
     #[test]
     fn rows_of_pyarrow_are_read_as_pyarrow_reads_them() {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reading/files");

@@ -1,9 +1,9 @@
-//! How the text of a problem is made up where columns hold parts of it: context before it, options
-//! behind it. Training data and benchmarks are laid out alike.
+//! Composes the text of a problem from several columns: context before it, options below it. Training data
+//! and benchmarks use the same layout.
 
 use serde_json::{Map, Value};
 
-/// A string or a number as text; 27.0 is 27.
+/// A string or number as text. 27.0 becomes 27.
 pub(crate) fn plain_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.trim().to_owned()),
@@ -16,10 +16,10 @@ pub(crate) fn plain_text(value: &Value) -> Option<String> {
     }
 }
 
-/// A problem below its context.
+/// A problem after its context.
 pub(crate) fn with_context(problem: &str, context: &str) -> String {
     let context = context.trim();
-    // SVAMP's bodies lack the full stop before the question.
+    // The bodies in SVAMP lack the period before the question.
     let end =
         if context.ends_with(['.', '?', '!', ':', '。', '？', '！', '：']) { "" } else { "." };
     format!("{context}{end} {problem}")
@@ -28,17 +28,17 @@ pub(crate) fn with_context(problem: &str, context: &str) -> String {
 /// The options of a multiple-choice problem.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options<'a> {
-    /// Each with its letter, where they come one by one.
+    /// Each option with its letter, if they are separate values.
     pub(crate) lettered: Vec<(char, &'a Value)>,
-    /// The text that stands below the problem.
+    /// The text to place below the problem.
     pub(crate) text: Option<String>,
 }
 
 impl<'a> Options<'a> {
-    /// The options in a column: a text, a list, or an object by letters.
+    /// Reads the options in a column: text, a list, or an object with letters as keys.
     ///
     /// # Errors
-    /// What cannot be laid out, in words.
+    /// A description of the invalid options.
     pub(crate) fn of(value: Option<&'a Value>) -> Result<Self, String> {
         let lettered = lettered(value)?;
         let text = match lettered.is_empty() {
@@ -53,7 +53,7 @@ impl<'a> Options<'a> {
         Ok(Self { lettered, text })
     }
 
-    /// A problem with the options below it.
+    /// Places the options below a problem.
     pub(crate) fn below(&self, problem: String) -> String {
         match &self.text {
             Some(text) => format!("{problem}\n{text}"),
@@ -62,7 +62,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// ARC's form: a list of texts and one of their letters.
+/// The form of ARC: a list of texts and a list of their letters.
 fn labeled(options: &Map<String, Value>) -> Result<Vec<(char, &Value)>, String> {
     let list = |key: &str| options.get(key).and_then(Value::as_array);
     let (Some(labels), Some(texts)) = (list("label"), list("text")) else {
@@ -74,24 +74,24 @@ fn labeled(options: &Map<String, Value>) -> Result<Vec<(char, &Value)>, String> 
     }
     let letter = |label: &Value| match label.as_str().map(str::as_bytes) {
         Some([byte]) if byte.is_ascii_alphabetic() => Ok(char::from(byte.to_ascii_uppercase())),
-        _ => Err(format!("the label {label} of its options is no letter")),
+        _ => Err(format!("the label {label} of its options is not a letter")),
     };
     labels.iter().zip(texts).map(|(label, text)| Ok((letter(label)?, text))).collect()
 }
 
-/// The options that a row has one by one, with their letters: a list's in its order, an object's by
-/// its keys. Those that are null are not there: some writers fill an object's missing keys so.
+/// The options of a row with their letters: a list in order, or an object by its keys. Null options are
+/// dropped, since some writers fill missing keys with null.
 fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
     let mut lettered: Vec<(char, &Value)> = match options {
         Some(Value::Array(options)) if options.len() > 26 => {
-            return Err(format!("it has {} options, more than there are letters", options.len()));
+            return Err(format!("it has {} options, but there are only 26 letters", options.len()));
         }
         Some(Value::Array(options)) => ('A'..='Z').zip(options).collect(),
         Some(Value::Object(options)) if options.contains_key("label") => labeled(options)?,
         Some(Value::Object(options)) => {
             let letter = |key: &str| match key.trim_matches([' ', '(', ')', '.', ':']).as_bytes() {
                 [byte] if byte.is_ascii_alphabetic() => Ok(char::from(byte.to_ascii_uppercase())),
-                _ => Err(format!("the key `{key}` of its options is no letter")),
+                _ => Err(format!("the key `{key}` of its options is not a letter")),
             };
             let options = options.iter().map(|(key, option)| Ok((letter(key)?, option)));
             options.collect::<Result<_, String>>()?
@@ -101,7 +101,7 @@ fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
     lettered.retain(|(_, option)| !option.is_null());
     lettered.sort_by_key(|(letter, _)| *letter);
     match lettered.iter().find(|(_, option)| plain_text(option).is_none()) {
-        Some((letter, _)) => Err(format!("its option {letter} is no text")),
+        Some((letter, _)) => Err(format!("its option {letter} is not text")),
         None => Ok(lettered),
     }
 }

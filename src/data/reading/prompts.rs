@@ -1,4 +1,4 @@
-//! Files of prompts: problems to answer, without any answers.
+//! Files of prompts: problems without answers.
 
 use super::asked::{NamedColumns, RowFields};
 use super::column_map::ColumnMap;
@@ -15,11 +15,11 @@ use std::path::Path;
 /// A prompt in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptRow {
-    /// Its id, where it has one.
+    /// The id, if it has one.
     pub id: Option<String>,
-    /// The system's text, where it has one.
+    /// The system text, if it has one.
     pub system: Option<String>,
-    /// The problem, with context and options where it has them.
+    /// The problem, with its context and options.
     pub problem: String,
 }
 
@@ -33,9 +33,9 @@ impl PromptRow {
 /// The prompts of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptRows {
-    /// The prompts, in the file's order.
+    /// The prompts, in file order.
     pub prompts: Vec<PromptRow>,
-    /// Rows that are left out, by reason.
+    /// Rows left out, by reason.
     pub left_out: LeftOut,
 }
 
@@ -65,7 +65,7 @@ impl RowSink for Rows<'_> {
                 problem: asked.problem,
             }),
             Err((reason, what)) => {
-                let hint = "Give the problem as problem, question, prompt or instruction, or name \
+                let hint = "Give the problem as problem, question, prompt, or instruction, or name \
                             its column with problem=<column>";
                 self.tally.add(Unusable::new(reason, at.error(what, hint)));
             }
@@ -79,7 +79,7 @@ impl RowSink for Rows<'_> {
     }
 }
 
-/// The prompts in the rows of some files.
+/// Reads the prompts in the rows of some files.
 fn rows_of(files: &DataFiles, columns: &ColumnMap) -> Result<PromptRows> {
     let path = files.name();
     let mut rows = Rows {
@@ -95,31 +95,32 @@ fn rows_of(files: &DataFiles, columns: &ColumnMap) -> Result<PromptRows> {
     Ok(PromptRows { prompts: rows.prompts, left_out })
 }
 
-/// Whether a text is rows in JSON, whatever its file is called.
+/// Whether a text consists of JSON rows, regardless of the file name.
 fn is_json(text: &str) -> bool {
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let is_object = serde_json::from_str::<Map<String, Value>>(first).is_ok();
     is_object || serde_json::from_str::<Vec<Map<String, Value>>>(text).is_ok()
 }
 
-/// The longest text of which each line is a prompt.
+/// Maximum size of a text file with one prompt per line.
 const MAX_TEXT_BYTES: usize = 1 << 30;
 
-/// Reads the prompts of a file: rows of JSONL, a JSON array, CSV, TSV or (feature `parquet`) Parquet by
-/// the ending `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`; of any other file that is not
-/// JSON each line that is not blank. All but Parquet may be compressed with gzip or Zstandard.
+/// Reads the prompts of a file. Files with the extension `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, or
+/// (feature `parquet`) `.parquet`, and files that contain JSON, have a prompt in each row. Every other file
+/// has a prompt on each line that is not blank. All formats but Parquet may be compressed with gzip or
+/// Zstandard.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Data`] where more of the rows than [`MAX_LEFT_OUT`](super::MAX_LEFT_OUT)
-/// allows have no prompt, or all of them; [`Error::Config`] for a key that prompts do not have.
+/// [`Error::Io`]; [`Error::Data`] if more rows have no prompt than [`MAX_LEFT_OUT`](super::MAX_LEFT_OUT)
+/// allows, or none has one; [`Error::Config`] for a column key that prompts do not have.
 pub fn read_prompts(path: &Path, columns: &ColumnMap) -> Result<PromptRows> {
     read_prompt_files(&DataFiles::file(path), columns)
 }
 
-/// As [`read_prompts`], of all rows of some files as if they stood in one.
+/// Like [`read_prompts`], for several files that are read as one.
 ///
 /// # Errors
-/// As [`read_prompts`].
+/// See [`read_prompts`].
 pub fn read_prompt_files(files: &DataFiles, columns: &ColumnMap) -> Result<PromptRows> {
     let path = match files.files() {
         [only] => only,

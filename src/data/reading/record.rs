@@ -1,4 +1,4 @@
-//! One reasoning trace, and what a file of them held.
+//! A reasoning trace, and the content of a file of them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,36 +8,33 @@ use serde::{Deserialize, Serialize};
 use super::left_out::LeftOut;
 use crate::data::chat::EarlierTurn;
 
-/// One problem with one worked solution, the unit that every later stage takes.
+/// One problem with one worked solution, the unit that all later stages use.
 ///
-/// The texts stand as they stood in the file: nothing is trimmed or rewritten, but for texts that are
-/// put together. Reasoning that stands beside an answer, or before it between `<|begin_of_thought|>` and
-/// `<|end_of_thought|>`, comes before it in `<think>` marks; a context comes before its problem, and
-/// options below it.
+/// Texts are unchanged, neither trimmed nor rewritten, except if several are combined. Reasoning from a
+/// column of its own, or between `<|begin_of_thought|>` and `<|end_of_thought|>` before an answer, is placed
+/// before the answer in `<think>` tags. A context is placed before its problem, and options below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CotRecord {
-    /// The record's own name in its data set. A number in the file is turned to text; a blank or
-    /// null one is `None`.
+    /// The record's id in its data set. Numbers become text; a blank or null id is `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The system's text in its conversation, if it has one.
+    /// The system text of its conversation, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// The exchanges before the problem, in a conversation of several turns.
+    /// The earlier turns of a conversation with several turns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierTurn>,
-    /// The problem as the model is asked it.
+    /// The problem, as the model sees it.
     pub problem: String,
-    /// The chain of thought with its final answer: the text that is trained on.
+    /// The chain of thought with its final answer. This text is trained on.
     pub solution: String,
-    /// The gold answer, to grade against. A number in the file is turned to text; a blank or null
-    /// one is `None`.
+    /// The reference answer for grading. Numbers become text; a blank or null answer is `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
 
 impl CotRecord {
-    /// All that is asked in the conversation: what tells one problem from another.
+    /// All user turns of the conversation, which identify the problem.
     pub(crate) fn asked(&self) -> Cow<'_, str> {
         if self.earlier.is_empty() {
             return Cow::Borrowed(&self.problem);
@@ -47,88 +44,86 @@ impl CotRecord {
     }
 }
 
-/// What [`read_records`](super::read_records) found in one file.
+/// The records of one file, as read by [`read_records`](super::read_records).
 ///
-/// Every record of the file is in exactly one place:
-/// `read = records.len() + left_out.rows() + wrong + without_verdict`.
+/// Every record of the file is counted exactly once:
 #[derive(Clone, Debug, PartialEq)]
 pub struct Records {
-    /// The usable records, in the file's order.
+    /// The usable records, in file order.
     pub records: Vec<CotRecord>,
-    /// Where each of `records` stood: its line (JSONL; CSV and TSV, where the row begins), its place in
-    /// the list (JSON array) or its row (Parquet), counted from 1. As long as `records`.
+    /// The location of each of `records`, counted from 1: its line (JSONL, and the first line of the row in
+    /// CSV and TSV), its position in a JSON array, or its row in Parquet. As long as `records`.
     pub lines: Vec<u32>,
-    /// The number that each of `records` had in the column of scores. As long as `records`.
+    /// The value of each of `records` in the column of scores. As long as `records`.
     pub scores: Vec<Option<f64>>,
-    /// For each of several files the first of `records` that is of it, or of a later one; a single file
-    /// begins at 0.
+    /// For each of several files, the index of the first of `records` that comes from it or from a later
+    /// file. A single file starts at 0.
     pub file_starts: Vec<usize>,
-    /// Which columns the texts were taken from.
+    /// The columns that the texts were read from.
     pub columns: Columns,
-    /// Lines between the rows of a text file that hold nothing but white space.
+    /// Blank lines between the rows of a text file.
     pub blank_lines: usize,
-    /// Records that cannot be used, by reason.
+    /// Unusable records, by reason.
     pub left_out: LeftOut,
-    /// Of those, records whose problem is blank or null.
+    /// Of these, records whose problem is blank or null.
     pub empty_problems: usize,
-    /// Of those, records whose solution is blank or null, the problem being there.
+    /// Of these, records with a problem whose solution is blank or null.
     pub empty_solutions: usize,
-    /// Records left out because their solution is marked as wrong, or none of several is right and
-    /// complete.
+    /// Records left out because their solution is marked as wrong, or because none of several solutions is
+    /// right and complete.
     pub wrong: usize,
-    /// Records left out because the column that says whether their solution is right says nothing.
+    /// Records left out because the column of verdicts has no verdict.
     pub without_verdict: usize,
-    /// Records whose reasoning stood beside the answer and was put before it.
+    /// Records with separate reasoning, which was placed before the answer.
     pub with_reasoning: usize,
     /// Records with a system text.
     pub with_system: usize,
-    /// Escapes of half a character (lone surrogates), read as U+FFFD.
+    /// Lone surrogate escapes, read as U+FFFD.
     pub broken_characters: usize,
     /// Records in the file.
     pub read: usize,
 }
 
-/// The columns that a file's texts were taken from, named as in the file.
+/// The columns that a file's texts were read from, named as in the file.
 ///
-/// Displayed as `problem=question, solution=answer`; a pair of columns that are joined as
-/// `problem=instruction+input`. Unused columns and notes are not part of the display.
+/// Displayed as `problem=question, solution=answer`. Columns that are combined are displayed as
+/// `problem=instruction+input`. The display omits unused columns and notes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns {
-    /// The problem's column; `None` where `messages` holds both texts.
+    /// The column of the problem. `None` if `messages` has both texts.
     pub problem: Option<String>,
-    /// The column that is put below the problem where it is not blank (Alpaca's `input`).
+    /// The column placed below the problem if it is not blank (Alpaca's `input`).
     pub input: Option<String>,
-    /// The solution's column; `None` where `messages` holds both texts.
+    /// The column of the solution. `None` if `messages` has both texts.
     pub solution: Option<String>,
     /// The column of conversations.
     pub messages: Option<String>,
-    /// The id's column, if the file has one.
+    /// The column of ids, if the file has one.
     pub id: Option<String>,
-    /// The gold answer's column, if the file has one.
+    /// The column of reference answers, if the file has one.
     pub answer: Option<String>,
-    /// The column that says whether a solution is right, where it was named, or those of a data set that
-    /// is known.
+    /// The column of verdicts on solutions, if it was named or the data set is known.
     #[serde(default)]
     pub correct: Option<String>,
-    /// The column of reasoning that comes before the solution; of conversations, where it was named.
+    /// The column of reasoning placed before the solution. For conversations, only if it was named.
     #[serde(default)]
     pub reasoning: Option<String>,
-    /// The column of system texts beside the others.
+    /// The column of system texts.
     #[serde(default)]
     pub system: Option<String>,
-    /// The column that stands before the problem.
+    /// The column placed before the problem.
     #[serde(default)]
     pub context: Option<String>,
-    /// The column of options, which stand below the problem.
+    /// The column of options placed below the problem.
     #[serde(default)]
     pub options: Option<String>,
     /// The column of scores.
     #[serde(default)]
     pub score: Option<String>,
-    /// Columns with text that are not used.
+    /// Unused columns with text.
     #[serde(default)]
     pub unused: Vec<String>,
-    /// What is worth knowing of the choice.
+    /// Notes about the selected columns.
     #[serde(default)]
     pub notes: Vec<String>,
 }

@@ -1,28 +1,28 @@
-//! Where rows stand in their files, and the columns that files name.
+//! Locations of rows in files, and the columns that files declare.
 
 use crate::error::{Error, Place};
 use std::path::Path;
 
-/// What a format counts its rows by.
+/// The unit in which a format counts rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
-    /// JSONL: a row is a line, and [`Place`] says so already.
+    /// JSONL: a row is a line, which [`Place`] shows.
     Line,
-    /// JSON array: a row spreads over lines.
+    /// JSON array: a row may span lines.
     Item,
     /// Parquet.
     #[cfg(feature = "parquet")]
     Row,
 }
 
-/// A column of a file that names its columns.
+/// A column of a file that declares its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileColumn {
     pub(crate) name: String,
     pub(crate) is_text: bool,
 }
 
-/// Where a row stands: its line, item or row, counted from 1.
+/// The location of a row: its line, item, or row number, counted from 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowAt<'a> {
     pub(crate) path: &'a Path,
@@ -31,7 +31,7 @@ pub(crate) struct RowAt<'a> {
 }
 
 impl RowAt<'_> {
-    /// What was found, with the row where [`Place`] does not say it.
+    /// Adds the row to a description if [`Place`] does not show it.
     pub(crate) fn what(&self, what: impl Into<String>) -> String {
         let what = what.into();
         match self.unit {

@@ -1,8 +1,8 @@
 //! The rows of a file: JSONL, a JSON array, CSV, TSV, or (feature `parquet`) Parquet. Training data,
-//! benchmarks, answers, prompts and problems are all read here, and differ in what they make of a row.
+//! benchmarks, answers, prompts, and problems are all read here and differ only in how they use a row.
 //!
-//! A file is read once, front to back, one row at a time, so that what is held in memory is what is
-//! made of the rows and not the text around them; JSON may also come from a pipe.
+//! A file is read once, sequentially, one row at a time. Memory holds only what is built from the rows, not
+//! their text. JSON can also come from a pipe.
 
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read};
@@ -22,53 +22,53 @@ use super::unpacked::{Packing, format_of_name};
 use crate::error::{Error, Place, Result};
 use crate::files::is_lfs_pointer;
 
-/// The longest line of JSONL and the longest record of a JSON array; far above any trace, and a
-/// bound on what a wrong file can make this reader allocate.
+/// Maximum size of a line of JSONL and of a record in a JSON array. It is far larger than any trace and
+/// limits how much memory a wrong file can use.
 pub(super) const MAX_RECORD_BYTES: usize = 64 << 20;
 
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 
-/// Takes the rows of a file in their order.
+/// Receives the rows of a file in order.
 #[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "Parquet names its columns"))]
 pub(crate) trait RowSink {
-    /// Whether a top-level column can matter: of a Parquet file the others are not decoded.
+    /// Whether a top-level column may be used. Others are not decoded in Parquet files.
     fn wants(&self, column: &str) -> bool;
 
-    /// The columns of a file that names them, before its first row.
+    /// The columns of a file that declares them, before its first row.
     fn columns(&mut self, columns: Vec<FileColumn>);
 
-    /// A row.
+    /// Receives a row.
     ///
     /// # Errors
-    /// What ends the reading.
+    /// An error that ends the reading.
     fn row(&mut self, at: RowAt<'_>, row: Map<String, Value>) -> Result<()>;
 
-    /// A row that cannot be read.
+    /// Receives an unreadable row.
     fn unusable(&mut self, unusable: Unusable);
 
-    /// The next of several files begins, whose rows are counted from 1 again.
+    /// The next of several files begins. Its rows are counted from 1 again.
     fn next_file(&mut self) {}
 
-    /// Whether a file that is read is one after the first.
+    /// Whether the current file is not the first.
     fn is_later_file(&self) -> bool {
         false
     }
 }
 
-/// What else there was in a file.
+/// Other content of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RowsRead {
-    /// Lines of a JSONL file that hold nothing but white space.
+    /// Blank lines of a JSONL file.
     pub(crate) blank_lines: usize,
-    /// Escapes of half a character, read as U+FFFD.
+    /// Lone surrogate escapes, read as U+FFFD.
     pub(crate) surrogates: usize,
-    /// Where the only row holds a list of objects: its key, and their number.
+    /// If the only row has a list of objects, its key and their number.
     list: Option<(String, usize)>,
 }
 
 impl RowsRead {
-    /// What was made of the rows of a file; where nothing could be, and the only row holds a list of
-    /// records, that is said.
+    /// Returns the result of using the rows. If that failed and the only row has a list of records, the error
+    /// says so.
     pub(crate) fn explain<T>(&self, path: &Path, result: Result<T>) -> Result<T> {
         match (&result, &self.list) {
             (Err(_), Some((key, count))) => Err(list_within(path, key, *count)),
@@ -81,10 +81,10 @@ impl RowsRead {
     }
 }
 
-/// Reads the rows of several files, one after the other.
+/// Reads the rows of several files in sequence.
 ///
 /// # Errors
-/// As [`read_rows`].
+/// See [`read_rows`].
 pub(crate) fn read_files(files: &[PathBuf], sink: &mut dyn RowSink) -> Result<RowsRead> {
     let mut all = RowsRead::default();
     let (mut has_rows, mut empty) = (false, None);
@@ -93,7 +93,7 @@ pub(crate) fn read_files(files: &[PathBuf], sink: &mut dyn RowSink) -> Result<Ro
             sink.next_file();
         }
         let RowsRead { blank_lines, surrogates, list } = match read_rows(path, sink) {
-            // Parts of a dataset may be empty, as long as not all are.
+            // Some files of a data set may be empty, but not all.
             Err(error) if files.len() > 1 && is_no_records(&error, path) => {
                 empty.get_or_insert(error);
                 continue;
@@ -111,21 +111,21 @@ pub(crate) fn read_files(files: &[PathBuf], sink: &mut dyn RowSink) -> Result<Ro
     }
 }
 
-/// Whether an error is that of a file without a single record.
+/// Whether an error is that of a file without records.
 fn is_no_records(error: &Error, path: &Path) -> bool {
     error.to_string() == no_records(path).to_string()
 }
 
 /// Reads the rows of a file.
 ///
-/// The format is known by the content: `PAR1` begins a Parquet file, `[` a JSON array and anything
-/// else in a `.jsonl` or `.ndjson` file, or `{` in any file, JSONL; `.csv` and `.tsv` files are tables
-/// with a header. All but Parquet may be compressed with gzip or Zstandard, which the content says too.
-/// A byte order mark, CRLF line ends and blank lines are fine. NaN and infinities are read as null,
-/// integers that no machine number holds as their text.
+/// The format is detected by content: `PAR1` starts a Parquet file, `[` a JSON array, and `{` JSONL. Other
+/// files with the extension `.jsonl` or `.ndjson` are JSONL as well. `.csv` and `.tsv` files are tables with
+/// a header. All formats but Parquet may be compressed with gzip or Zstandard, which is also detected by
+/// content. Byte order marks, CRLF, and blank lines are allowed. NaN and infinities are read as null,
+/// integers that fit no 64-bit type as text.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Data`] where the file as a whole cannot be read; what `sink` gives.
+/// [`Error::Io`]; [`Error::Data`] if the file as a whole cannot be read; errors of `sink`.
 pub(crate) fn read_rows(path: &Path, sink: &mut dyn RowSink) -> Result<RowsRead> {
     let (file, head) = open(path)?;
     let format = format_of_name(path);
@@ -156,17 +156,17 @@ pub(crate) fn read_rows(path: &Path, sink: &mut dyn RowSink) -> Result<RowsRead>
                 char::from(first)
             ),
             "Convert the file to JSONL with one {\"problem\": \"...\", \"solution\": \"...\"} on \
-             each line, or to Parquet; CSV and TSV are known by the endings .csv and .tsv",
+             each line, or to Parquet; CSV and TSV files need the extension .csv or .tsv",
         )),
     }
 }
 
-/// The error for a file without a single record.
+/// The error for a file without records.
 pub(super) fn no_records(path: &Path) -> Error {
     Error::data(
         Place::file(path),
-        "the file holds no records",
-        "Check that it is the right file and that it was written to its end",
+        "the file has no records",
+        "Check that it is the right file and that it is complete",
     )
 }
 
@@ -179,7 +179,7 @@ fn read_parquet(file: File, head: &[u8], path: &Path, sink: &mut dyn RowSink) ->
         return Err(Error::data(
             Place::file(path),
             "the file does not begin with PAR1, as Parquet files do",
-            "If it is JSONL or a JSON array, name it .jsonl or .json; otherwise fetch it again",
+            "Rename it to .jsonl or .json if it is JSONL or a JSON array, or download it again",
         ));
     }
     super::parquet::read(file, path, sink)?;
@@ -195,15 +195,15 @@ fn read_parquet(_: File, _: &[u8], path: &Path, _: &mut dyn RowSink) -> Result<R
     ))
 }
 
-/// What stands before the first byte that is not white space.
+/// The white space before the first other byte.
 struct Start {
     first: u8,
     blank_lines: usize,
-    /// White space before `first` on its own line, in bytes.
+    /// White space before `first` on its line, in bytes.
     indent: usize,
 }
 
-/// Consumes leading white space; `None` at the end of the file.
+/// Consumes leading white space. `None` at the end of the file.
 fn skip_blank(reader: &mut impl BufRead) -> io::Result<Option<Start>> {
     let (mut blank_lines, mut indent) = (0, 0);
     loop {
@@ -231,14 +231,13 @@ fn skip_blank(reader: &mut impl BufRead) -> io::Result<Option<Start>> {
     }
 }
 
-/// Whether the first byte that is not white space begins an object or a list, as far as the buffer shows;
-/// nothing is consumed.
+/// Whether the first non-blank byte in the buffer begins an object or list. Consumes nothing.
 fn begins_json(reader: &mut impl BufRead) -> io::Result<bool> {
     let first = reader.fill_buf()?.iter().find(|byte| !byte.is_ascii_whitespace());
     Ok(matches!(first, Some(b'{' | b'[')))
 }
 
-/// Hands one value over: an object is a row, anything else is none.
+/// Passes a value to the sink: an object is a row, anything else is unusable.
 pub(super) fn hand_over(sink: &mut dyn RowSink, at: RowAt<'_>, value: Value) -> Result<()> {
     if u32::try_from(at.number).is_err() {
         return Err(at.error("too many records for one file", "Split the file"));
@@ -270,7 +269,7 @@ fn read_lines(
     let mut held: Option<(usize, Value)> = None;
     loop {
         line.clear();
-        // One byte more than allowed, which may be the line's end.
+        // One byte more than allowed, which may be the line break.
         let limit = MAX_RECORD_BYTES as u64 + 1;
         let bytes = reader
             .by_ref()
@@ -290,7 +289,7 @@ fn read_lines(
         if line.len() > MAX_RECORD_BYTES && !line.ends_with(b"\n") {
             return Err(at.error(
                 "the line is longer than 64 MiB",
-                "Write one record on each line; leave out what is not a reasoning trace",
+                "Write one record per line, and remove what is not a reasoning trace",
             ));
         }
         if line.trim_ascii().is_empty() {
@@ -319,9 +318,9 @@ fn read_lines(
     }
 }
 
-/// The value on a line.
+/// Parses the value on a line.
 fn line_value(line: &[u8], indent: usize, at: RowAt<'_>) -> Result<(Value, Repairs), Unusable> {
-    // Where the line ends is no place of an error.
+    // The line break must not count as an error position.
     let line = line.trim_ascii_end();
     if let Err(error) = std::str::from_utf8(line) {
         let byte = indent + error.valid_up_to() + 1;
@@ -330,10 +329,10 @@ fn line_value(line: &[u8], indent: usize, at: RowAt<'_>) -> Result<(Value, Repai
     }
     parse(line).map_err(|error| {
         let hint = if error.is_eof() {
-            "Each line holds one whole object: the file may be cut off here, or one object is \
-             spread over several lines, which is fine in a JSON array only"
+            "Write one complete object per line: the file may be truncated here, or an object may \
+             span several lines, which only a JSON array allows"
         } else if line.get(error.column().saturating_sub(1)..) == Some(b",") {
-            "The line ends with a comma: JSONL has none between its records"
+            "Remove the comma at the end of the line: JSONL has none between records"
         } else {
             hint_for(&bare(&error))
         };
@@ -346,29 +345,28 @@ fn line_value(line: &[u8], indent: usize, at: RowAt<'_>) -> Result<(Value, Repai
     })
 }
 
-/// What serde_json says where a text ends before its closing quote.
+/// The message of serde_json for a text that ends before its closing quote.
 const IN_STRING: &str = "EOF while parsing a string";
 
-/// What to do about a syntax error.
+/// The hint for a syntax error.
 fn hint_for(bare: &str) -> &'static str {
     if bare.starts_with("recursion limit") {
-        "Lists and objects can be nested 127 deep; such a record is hardly a reasoning trace"
+        "Remove the record: nesting is limited to 127 levels, far more than a reasoning trace needs"
     } else if bare.starts_with("trailing comma") {
-        "JSON allows no comma before a closing bracket: remove it, or write the file again with a \
-         JSON library"
+        "Remove the comma before the closing bracket, or write the file again with a JSON library"
     } else {
         "Correct the record, or write the file again with a JSON library"
     }
 }
 
-/// The error's message without the place that serde_json adds.
+/// The error's message without the position that serde_json adds.
 fn bare(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&place).unwrap_or(&text).to_owned()
 }
 
-/// A JSON array of objects, taken one by one.
+/// Reads a JSON array of objects, one by one.
 fn read_array(
     reader: impl BufRead,
     path: &Path,
@@ -399,12 +397,12 @@ fn read_array(
                 return Err(Error::data(
                     place(),
                     format!("record {record} of the list is longer than 64 MiB"),
-                    "Leave out what is not a reasoning trace, or check that the file is not cut off",
+                    "Remove what is not a reasoning trace, or check that the file is complete",
                 ));
             }
             Err(Broken::Syntax(at, what)) => return Err(broken(at, what, hint_for(what))),
             Err(Broken::Ended(at)) => {
-                let hint = "The list has no end: the file may be cut off";
+                let hint = "Check that the file is complete: the list has no end";
                 return Err(broken(at, "EOF while parsing a list", hint));
             }
             Err(Broken::TooDeep(at)) => {
@@ -439,8 +437,8 @@ fn read_array(
     }
 }
 
-/// The error for an item of an array that is no JSON. The item begins at `begins`; `holds_others` says
-/// that it may have swallowed others.
+/// The error for an invalid item of an array. The item begins at `begins`. `holds_others` says that it may
+/// have swallowed other items.
 fn item_error(
     item: &[u8],
     error: &serde_json::Error,
@@ -449,13 +447,13 @@ fn item_error(
     holds_others: bool,
 ) -> Error {
     let bare = bare(error);
-    // Where serde_json stumbles over the line break in a text that has no end on its line.
+    // The error that serde_json gives for a line break inside a string.
     let ends_in_string = error.column() == 0 && bare.starts_with("control character");
     let hint = if holds_others {
-        "A quote within a text lacks its backslash, or a text has no end, so that the records behind \
-         it cannot be told apart: write the file again with a JSON library"
+        "Write the file again with a JSON library: a quote in a string lacks its backslash, or a \
+         string has no end, so the records after it cannot be separated"
     } else if ends_in_string {
-        "A text goes on over a line break only as \\n: write the file again with a JSON library"
+        "Write the file again with a JSON library: line breaks in strings must be written as \\n"
     } else {
         hint_for(&bare)
     };
@@ -475,15 +473,15 @@ fn item_error(
     Error::data(Place::line(at.path, record), what, hint)
 }
 
-/// The column behind the last byte of a line, both counted from 1.
+/// The column after the last byte of a line, both counted from 1.
 fn line_end(text: &[u8], line: usize) -> usize {
     let line = text.split(|byte| *byte == b'\n').nth(line.saturating_sub(1));
     line.map_or(1, |line| line.strip_suffix(b"\r").unwrap_or(line).len() + 1)
 }
 
-/// The error for a file that is one object over several lines with its list of records under a key.
+/// The error for a file that is one object across several lines with its records in a list.
 fn one_object(path: &Path) -> Option<Error> {
-    // A pipe cannot be read a second time.
+    // A pipe cannot be read twice.
     if !std::fs::metadata(path).ok()?.is_file() {
         return None;
     }
@@ -499,12 +497,12 @@ fn one_object(path: &Path) -> Option<Error> {
     Some(list_within(path, key, count))
 }
 
-/// The key of an object that holds a list of objects, and their number.
+/// The key of an object with a list of objects, and their number.
 fn list_of_records(object: &Map<String, Value>) -> Option<(&str, usize)> {
     object.iter().find_map(|(key, value)| {
         let list = value.as_array()?;
         let objects = !list.is_empty() && list.iter().all(Value::is_object);
-        // A conversation, or the parts of a message, are no records.
+        // Conversations and the parts of messages are not records.
         let is_record = objects && !is_conversation(list) && !is_parts(list);
         is_record.then_some((key.as_str(), list.len()))
     })
@@ -513,9 +511,9 @@ fn list_of_records(object: &Map<String, Value>) -> Option<(&str, usize)> {
 fn list_within(path: &Path, key: &str, count: usize) -> Error {
     Error::data(
         Place::file(path),
-        format!("the file is one object; its key `{key}` holds a list of {count} records"),
+        format!("the file is one object whose key `{key}` has a list of {count} records"),
         format!(
-            "Write the list alone to a file, for example with: jq '.[\"{key}\"]' FILE > records.json"
+            "Write only the list to a file, for example with: jq '.[\"{key}\"]' FILE > records.json"
         ),
     )
 }

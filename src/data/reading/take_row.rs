@@ -1,4 +1,4 @@
-//! One row of a file to a record, by the columns that were chosen for the file.
+//! Converts a row of a file to a record, using the file's columns.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -18,7 +18,7 @@ use crate::data::chat::reasoning::{
     Joined, Marked, asks_for_marks, is_only_reasoning, joined, marked,
 };
 
-/// Reasons that count as an empty problem and an empty answer.
+/// Reasons that count as an empty problem or an empty answer.
 pub(super) const NO_PROBLEM: &str = "no problem";
 pub(super) const NO_ANSWER: &str = "no answer";
 pub(super) const ONLY_REASONING: &str = "no answer, only reasoning";
@@ -26,10 +26,10 @@ pub(super) const ONLY_REASONING: &str = "no answer, only reasoning";
 const INPUT: &str = "input";
 
 impl Resolved {
-    /// Takes one record apart.
+    /// Converts one row.
     ///
-    /// All types are checked before a record is left out as empty, so that a wrong file is not
-    /// taken for an empty one.
+    /// Checks all types before leaving a record out as empty, so that a wrong file is not mistaken for an
+    /// empty one.
     pub(super) fn take(
         &self,
         record: &Map<String, Value>,
@@ -85,7 +85,7 @@ impl Resolved {
         };
         let earlier = exchange.earlier.into_iter().map(turn).collect::<Result<_, _>>()?;
         let is_marked = row.is_marked.get();
-        // One that asks for the marks would contradict an answer without them.
+        // A system text that asks for the markers would contradict an answer without them.
         let asks = |system: &String| is_marked && !self.names_system && asks_for_marks(system);
         let system = both_texts(beside, exchange.system).filter(|_| self.keeps_system);
         let system = system.filter(|system| !asks(system));
@@ -99,7 +99,7 @@ impl Resolved {
         })
     }
 
-    /// Problem and solution from columns of their own.
+    /// Reads problem and solution from separate columns.
     fn pair(&self, row: &RowReader<'_>, picked: Option<&Picked>) -> Result<Exchange, Unusable> {
         let Texts::Pair {
             problem,
@@ -136,9 +136,9 @@ impl Resolved {
         }
         if let (Some((column, value)), Some(text)) = (options.find(row.record), &mut text) {
             let options = Options::of(Some(&value)).map_err(|what| {
-                let hint = "Name another column with options=<column>, or leave them out with \
+                let hint = "Name another column with options=<column>, or ignore them with \
                             options=none";
-                row.unusable("options that cannot be laid out", column, what, hint)
+                row.unusable("invalid options", column, what, hint)
             })?;
             *text = options.below(std::mem::take(text));
         }
@@ -157,7 +157,7 @@ fn has_box(text: &str) -> bool {
     text.contains("\\boxed") || text.contains("\\fbox")
 }
 
-/// Both of two texts, where they differ.
+/// Joins two texts if they differ.
 pub(super) fn both_texts(a: Option<String>, b: Option<String>) -> Option<String> {
     match (a, b) {
         (Some(a), Some(b)) if a.trim() != b.trim() => Some(format!("{a}\n\n{b}")),
@@ -165,15 +165,15 @@ pub(super) fn both_texts(a: Option<String>, b: Option<String>) -> Option<String>
     }
 }
 
-/// A row that is taken apart.
+/// A row to convert.
 struct RowReader<'r> {
     record: &'r Map<String, Value>,
     at: &'r At<'r>,
-    /// Whether reasoning within an answer's own marks is taken apart.
+    /// Whether reasoning between markers in an answer is separated.
     takes_apart: bool,
-    /// Whether it was.
+    /// Whether it was separated.
     is_marked: Cell<bool>,
-    /// Halves of characters that were mended in lists written as text.
+    /// Repaired surrogates in lists given as text.
     surrogates: Cell<usize>,
 }
 
@@ -191,11 +191,11 @@ impl<'r> RowReader<'r> {
     fn empty(&self, reason: &str, what: &str) -> Unusable {
         let columns = self.at.columns_of(self.record);
         let what = format!("{what}; the record's columns are {columns}");
-        let hint = "Check that the right columns are read, or leave the record out";
+        let hint = "Check that the right columns are read, or remove the record";
         Unusable::new(reason, self.at.error(None, what, hint))
     }
 
-    /// The text to train on of an answer and the reasoning beside it.
+    /// The text to train on, from an answer and its separate reasoning.
     fn solution(
         &self,
         answered: Option<String>,
@@ -211,9 +211,9 @@ impl<'r> RowReader<'r> {
                 }
                 Marked::CutOff => {
                     let what =
-                        "the mark that begins the solution is not ended at the end of the text";
+                        "the marker that begins the solution is not closed at the end of the text";
                     let hint =
-                        "The answer may be cut off; reasoning=none keeps the text as it stands";
+                        "Remove a truncated answer, or keep its text unchanged with reasoning=none";
                     return Err(Unusable::new("solution cut off", self.at.error(None, what, hint)));
                 }
                 Marked::Otherwise => {}
@@ -224,20 +224,23 @@ impl<'r> RowReader<'r> {
             Some(reasoning) => match joined(&reasoning, &answered) {
                 Joined::Text(text) => text,
                 Joined::OnlyReasoning => {
-                    let what = "the answer is empty, with reasoning beside it";
+                    let what = "there is reasoning, but the answer is empty";
                     return Err(self.empty(ONLY_REASONING, what));
                 }
                 Joined::TwoReasonings => {
-                    let what = "the answer holds another reasoning than the one beside it";
-                    let hint = "Leave the one beside it out with reasoning=none";
-                    return Err(Unusable::new("two reasonings", self.at.error(None, what, hint)));
+                    let what = "the reasoning in the answer differs from the separate reasoning";
+                    let hint = "Ignore the separate reasoning with reasoning=none";
+                    return Err(Unusable::new(
+                        "conflicting reasoning",
+                        self.at.error(None, what, hint),
+                    ));
                 }
             },
         };
         match solution.trim().is_empty() {
             true => Err(self.empty(NO_ANSWER, "the answer is empty")),
             false if is_only_reasoning(&solution) => {
-                let what = "the answer is reasoning that is not ended, or has nothing behind it";
+                let what = "the answer is only reasoning, which has no end or nothing after it";
                 Err(self.empty(ONLY_REASONING, what))
             }
             false => Ok(solution),
@@ -248,7 +251,7 @@ impl<'r> RowReader<'r> {
         self.unusable(fault.reason, column, fault.what, fault.hint)
     }
 
-    /// The value of a column that every row has.
+    /// The value of a column that every row must have.
     fn value(&self, column: &Column) -> Result<Cow<'r, Value>, Unusable> {
         column.find(self.record).map_err(|reason| {
             let name = &column.name;
@@ -256,27 +259,25 @@ impl<'r> RowReader<'r> {
             self.unusable(
                 format!("without the column `{name}`"),
                 column,
-                format!(
-                    "the record lacks it, which others have{reason}; its columns are {columns}"
-                ),
-                "Give every record the same columns; null is fine where there is no value",
+                format!("the record lacks it, unlike others{reason}; its columns are {columns}"),
+                "Give every record the same columns, with null for missing values",
             )
         })
     }
 
-    /// The list in a text that is one written as JSON.
+    /// Parses a JSON list in a text.
     fn list_in(&self, text: &str) -> Option<Vec<Value>> {
         let (list, surrogates) = messages::list_with_repairs(text)?;
         self.surrogates.set(self.surrogates.get() + surrogates);
         Some(list)
     }
 
-    /// A column of plain text that a row may lack; `None` where there is none, or a blank one.
+    /// An optional column of plain text. `None` if it is missing or blank.
     fn plain(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
         let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         let text = match &*value {
             Value::String(text) => Some(text.clone()),
-            // s1K's trajectories: a list of one.
+            // The trajectories in s1K are lists with one entry.
             Value::Array(list) => match &list[..] {
                 [Value::String(text)] => Some(text.clone()),
                 [] => None,
@@ -287,7 +288,7 @@ impl<'r> RowReader<'r> {
         Ok(text.filter(|text| !text.trim().is_empty()))
     }
 
-    /// The text of a problem or of a solution, or the one message of a list.
+    /// The text of a problem or solution, or the only message of a list.
     fn text(
         &self,
         column: &Column,
@@ -320,16 +321,16 @@ impl<'r> RowReader<'r> {
                     Ok(of(content.text, beside))
                 }
                 Err(what) => {
-                    let hint = "Leave out parts that are no text";
-                    Err(self.unusable("message that is no text", column, what, hint))
+                    let hint = "Remove parts that are not text";
+                    Err(self.unusable("message that is not text", column, what, hint))
                 }
             },
             value => Err(self.wrong_type(column, key, value, "text")),
         }
     }
 
-    /// Puts Alpaca's `input` below its instruction. Unlike the other columns it may come and go:
-    /// Alpaca files leave it out, or blank, where an instruction needs none.
+    /// Places Alpaca's `input` below its instruction. Unlike other columns it may be missing from some rows:
+    /// Alpaca files omit it, or leave it blank, if an instruction needs none.
     fn add_input(&self, problem: &mut String) -> Result<(), Unusable> {
         match self.record.get(INPUT) {
             None | Some(Value::Null) => Ok(()),
@@ -349,14 +350,14 @@ impl<'r> RowReader<'r> {
                         described(value),
                         self.at.columns_of(self.record)
                     ),
-                    "Write the value as text, or name problem=instruction to read the instruction \
-                     alone",
+                    "Write the value as text, or use problem=instruction to read only the \
+                     instruction",
                 ),
             )),
         }
     }
 
-    /// Problem and solution of a conversation; `None` where one is null.
+    /// Problem and solution of a conversation. `None` if one is null.
     fn conversation(&self, column: &Column, key: ReasoningKey<'_>) -> Result<Exchange, Unusable> {
         let value = self.value(column)?;
         let exchange = |turns: &[Value]| {
@@ -364,7 +365,7 @@ impl<'r> RowReader<'r> {
         };
         match &*value {
             Value::Null => Ok(Exchange::default()),
-            // In a table.
+            // A blank cell in a table.
             Value::String(text) if text.trim().is_empty() => Ok(Exchange::default()),
             Value::Array(turns) => exchange(turns),
             Value::String(text) => match self.list_in(text) {
@@ -381,7 +382,7 @@ impl<'r> RowReader<'r> {
         }
     }
 
-    /// Whether a solution is right; `None` where nobody said.
+    /// Whether a solution is right. `None` without a verdict.
     fn verdict(&self, column: &Column) -> Result<Option<bool>, Unusable> {
         let value = self.value(column)?;
         verdict_of(&value).ok_or_else(|| {
@@ -389,25 +390,26 @@ impl<'r> RowReader<'r> {
                 format!("wrong type in `{}`", column.name),
                 column,
                 format!("`correct` is {value}"),
-                "Give true or false, or 1 or 0, or null where nobody knows",
+                "Use true or false, 1 or 0, or null for no verdict",
             )
         })
     }
 
-    /// What is chosen of several answers.
+    /// Selects one of several answers.
     fn picked(&self, candidates: &Candidates) -> Result<Picked, Unusable> {
         candidates.pick(self.record).map_err(|(name, what)| {
-            let hint = "Give lists of texts and of verdicts, or name one with solution=<column>.0";
+            let hint =
+                "Give lists of texts and verdicts, or name one answer with solution=<column>.0";
             let reason = format!("wrong type in `{name}`");
             self.unusable(reason, &Column::key(name), what, hint)
         })
     }
 
-    /// An id or a gold answer as text. A row may lack it.
+    /// An id or reference answer as text, if the row has one.
     fn scalar(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
         let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         match &*value {
-            // A worked solution is a reference where it states its answer.
+            // A worked solution is a reference if it states its answer.
             Value::String(text) if column.name == HUMAN && !has_box(text) => Ok(None),
             Value::String(text) => Ok(Some(text.clone())),
             Value::Number(number) => Ok(Some(number.to_string())),
@@ -415,7 +417,7 @@ impl<'r> RowReader<'r> {
         }
     }
 
-    /// A number to choose by. A row may lack it.
+    /// A number to choose by, if the row has one.
     fn score(&self, optional: &Optional) -> Result<Option<f64>, Unusable> {
         let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         let number = match &*value {
@@ -428,7 +430,7 @@ impl<'r> RowReader<'r> {
         }
     }
 
-    /// A column that holds something else than it should.
+    /// The error for a column with an unexpected type.
     fn wrong_type(&self, column: &Column, key: &str, value: &Value, expected: &str) -> Unusable {
         let name = &column.name;
         let hint = match value {
@@ -436,7 +438,7 @@ impl<'r> RowReader<'r> {
                 format!("Name one element of the list, for example {key}={name}.0")
             }
             Value::Object(object) if !object.is_empty() => {
-                // A name that would have to be shortened could not be copied.
+                // A shortened name could not be copied.
                 let inner = object.keys().find(|name| name.len() <= 40);
                 let inner = inner.map_or("<field>", String::as_str);
                 format!("Name one field of the object, for example {key}={name}.{inner}")

@@ -1,4 +1,4 @@
-//! Parquet files of text columns, for other programs to read.
+//! Writes Parquet files of text columns, for other programs.
 
 use crate::error::{Error, Result};
 use parquet::basic::{
@@ -12,10 +12,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Characters of text that are held until they are written.
+/// Bytes of text in a row group.
 const GROUP_BYTES: usize = 32 << 20;
 
-/// A file of `N` columns, written row by row.
+/// A file with `N` columns, written row by row.
 pub(crate) struct TextTable<W: Write + Send, const N: usize> {
     writer: SerializedFileWriter<W>,
     columns: [Vec<ByteArray>; N],
@@ -24,7 +24,7 @@ pub(crate) struct TextTable<W: Write + Send, const N: usize> {
 }
 
 impl<W: Write + Send, const N: usize> TextTable<W, N> {
-    /// A file with columns of these names; `path` names it in errors.
+    /// Creates a file with these columns. `path` is used in errors.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -84,7 +84,7 @@ impl<W: Write + Send, const N: usize> TextTable<W, N> {
         Ok(())
     }
 
-    /// Ends the file.
+    /// Finishes the file.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -1,5 +1,5 @@
-//! Compressed files, unpacked while they are read: gzip with any number of members, and Zstandard with
-//! any number of frames. In memory is one window of the format, whatever the text's length.
+//! Streaming decompression: gzip with any number of members, and Zstandard with any number of frames. Memory
+//! is limited to one window of the format, regardless of the length of the text.
 
 use std::error::Error as StdError;
 use std::ffi::OsStr;
@@ -10,11 +10,11 @@ use flate2::bufread::GzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// The largest window of Zstandard: that of `zstd --long`, and what `zstd` unpacks without being told.
+/// Maximum Zstandard window: that of `zstd --long`, and the most that `zstd` decompresses by default.
 const LARGEST_WINDOW: u64 = 128 << 20;
 const LARGE_WINDOW: &str = "a window";
 
-/// How a file is compressed.
+/// A compression format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
     Gzip,
@@ -22,17 +22,17 @@ pub(super) enum Packing {
 }
 
 impl Packing {
-    /// By how the file begins.
+    /// Detects the format by the beginning of the file.
     pub(super) fn of(head: &[u8]) -> Option<Self> {
         match head {
             [0x1F, 0x8B, ..] => Some(Self::Gzip),
-            // A frame, or one to skip, as `pzstd` writes before each.
+            // A frame, or a skippable frame, which `pzstd` writes before each frame.
             [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Some(Self::Zstd),
             _ => None,
         }
     }
 
-    /// By the ending of a name.
+    /// Detects the format by the file extension.
     pub(super) fn named(path: &Path) -> Option<Self> {
         match lower_extension(path).as_str() {
             "gz" | "gzip" => Some(Self::Gzip),
@@ -48,7 +48,7 @@ impl Packing {
         }
     }
 
-    /// The text of `packed`.
+    /// Decompresses `packed`.
     pub(super) fn unpack<R: Read>(self, packed: R) -> Unpacked<R> {
         let source = Source {
             reader: BufReader::with_capacity(1 << 16, packed),
@@ -64,7 +64,7 @@ fn lower_extension(path: &Path) -> String {
     path.extension().and_then(OsStr::to_str).unwrap_or("").to_lowercase()
 }
 
-/// The ending of a file's name in lower case, below that of a compression: `jsonl` of `a.jsonl.gz`.
+/// The file extension in lower case, without that of a compression: `jsonl` for `a.jsonl.gz`.
 pub(crate) fn format_of_name(path: &Path) -> String {
     match Packing::named(path) {
         Some(_) => lower_extension(Path::new(path.file_stem().unwrap_or_default())),
@@ -72,7 +72,7 @@ pub(crate) fn format_of_name(path: &Path) -> String {
     }
 }
 
-/// A file's name without its endings: `gsm8k` of `gsm8k.jsonl.gz`.
+/// The file name without extensions: `gsm8k` for `gsm8k.jsonl.gz`.
 pub(crate) fn stem_of_name(path: &Path) -> String {
     let stem = Path::new(path.file_stem().unwrap_or_default());
     let stem = match Packing::named(path) {
@@ -82,7 +82,7 @@ pub(crate) fn stem_of_name(path: &Path) -> String {
     stem.to_string_lossy().into_owned()
 }
 
-/// Why a compressed file cannot be unpacked; within the [`io::Error`] of a read.
+/// Why a compressed file cannot be decompressed, inside the [`io::Error`] of a read.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub(super) struct Damaged {
@@ -90,13 +90,13 @@ pub(super) struct Damaged {
     pub(super) hint: &'static str,
 }
 
-/// The compressed bytes, counted.
+/// The compressed bytes, with a counter.
 struct Source<R> {
     reader: BufReader<R>,
     bytes: u64,
-    /// Whether bytes were asked for behind the last one.
+    /// Whether bytes were requested past the end.
     is_starved: bool,
-    /// What the system said, which decoders wrap in errors of their own.
+    /// The system's error, which decoders wrap in their own.
     failed: Option<io::Error>,
 }
 
@@ -142,11 +142,11 @@ enum Member<R> {
     Between(Source<R>),
     Gzip(Box<GzDecoder<Source<R>>>),
     Zstd(Source<R>, Box<FrameDecoder>),
-    /// The file has ended, or cannot be read on.
+    /// The file has ended, or an error occurred.
     Ended,
 }
 
-/// The text of a compressed file.
+/// The decompressed text of a file.
 pub(super) struct Unpacked<R> {
     packing: Packing,
     member: Member<R>,
@@ -194,7 +194,7 @@ impl<R: Read> Unpacked<R> {
         };
         let is_first = source.bytes == 0;
         if self.packing == Packing::Gzip && !is_first {
-            // What pads a file on tape, and what `gzip` leaves out too.
+            // Skip zero padding, as `gzip` does.
             while source.fill_buf()?.first() == Some(&0) {
                 source.consume(1);
             }
@@ -225,7 +225,7 @@ impl<R: Read> Unpacked<R> {
         Ok(())
     }
 
-    /// The error of a member that cannot be read, and the end.
+    /// Ends the file with the error of a member.
     fn damaged(&mut self, error: &str, kind: ErrorKind) -> io::Error {
         let name = self.packing.name();
         let mut source = match std::mem::replace(&mut self.member, Member::Ended) {
@@ -239,22 +239,22 @@ impl<R: Read> Unpacked<R> {
         let byte = source.bytes;
         let damaged = if source.is_starved || kind == ErrorKind::UnexpectedEof {
             let what = format!("the {name} data ends too early, at byte {byte} of the file");
-            Damaged { what, hint: "The file is cut off: fetch or copy it again" }
+            Damaged { what, hint: "Download or copy the file again: it is truncated" }
         } else if error.starts_with(LARGE_WINDOW) {
             let what =
                 format!("the {name} data was written with {error}, expected 128 MiB at most");
-            Damaged { what, hint: "Unpack it first: zstd -d --long=31" }
+            Damaged { what, hint: "Decompress it first: zstd -d --long=31" }
         } else {
             let error: String = error.chars().take(160).collect();
             let what =
                 format!("the {name} data is damaged before byte {byte} of the file: {error}");
-            Damaged { what, hint: "Fetch or copy the file again" }
+            Damaged { what, hint: "Download or copy the file again" }
         };
         io::Error::new(ErrorKind::InvalidData, damaged)
     }
 }
 
-/// Begins a frame; `false` where it was one to skip.
+/// Begins a frame. `false` for a skippable frame.
 fn begin_zstd<R: Read>(
     source: &mut Source<R>,
     decoder: &mut FrameDecoder,
@@ -268,7 +268,7 @@ fn begin_zstd<R: Read>(
             let skipped = io::copy(&mut source.take(length.into()), &mut io::sink())?;
             source.is_starved = skipped < u64::from(length);
             match source.is_starved {
-                true => Err("a frame to skip has no end".into()),
+                true => Err("a skippable frame has no end".into()),
                 false => Ok(false),
             }
         }
@@ -290,7 +290,7 @@ fn zstd_read<R: Read>(
     let read = decoder.read(buffer)?;
     let (stored, found) = (decoder.get_checksum_from_data(), decoder.get_calculated_checksum());
     if read == 0 && stored.is_some() && stored != found {
-        return Err("its checksum is another".into());
+        return Err("its checksum does not match".into());
     }
     Ok(read)
 }

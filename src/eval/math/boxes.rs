@@ -1,18 +1,17 @@
-//! Answers in `\boxed{}` and its kin. Special here: boxes that belong together are one answer, a
-//! box that never closes states none and ends the search, and a box with nothing in it does not
-//! count.
+//! Answers in `\boxed{}` and similar commands. Boxes that belong together are one answer, a box that never
+//! closes states no answer and ends the search, and an empty box does not count.
 
 use super::extract::is_answer;
 use super::formulas::formulas;
 use super::notes::is_connective;
 use super::numerals::leading_number;
 
-/// Most boxes looked at from the end; each look may go through the whole text.
+/// Maximum number of boxes to examine from the end. Each may need a pass over the whole text.
 const MAX_BOXES: usize = 64;
 
-/// What a text has in boxes.
+/// The boxes of a text.
 pub(super) enum Boxes {
-    /// No box.
+    /// There is no box.
     None,
     /// The last box never closes.
     CutOff,
@@ -20,7 +19,7 @@ pub(super) enum Boxes {
     Found(String),
 }
 
-/// The boxes at the end of the chain of boxes.
+/// The last boxes that belong together.
 pub(super) fn boxed(text: &str) -> Boxes {
     let mut answers: Vec<String> = vec![];
     let mut end = text.len();
@@ -41,11 +40,11 @@ pub(super) fn boxed(text: &str) -> Boxes {
             Content::Closed(inside, close) => {
                 let answer = text[inside..close].trim();
                 if is_placeholder(answer) {
-                    // Of boxes around an empty box nothing is left either.
+                    // Boxes around an empty box are empty, too.
                     continue;
                 }
                 let formulas = between.get_or_insert_with(|| formulas(text));
-                // Of nested boxes the innermost is the last one.
+                // Among nested boxes, the innermost comes last.
                 let belongs = answers.is_empty()
                     || close < behind
                         && (text.get(close + 1..behind).is_some_and(joins)
@@ -58,7 +57,7 @@ pub(super) fn boxed(text: &str) -> Boxes {
                 }
             }
             Content::Open if answers.is_empty() => return Boxes::CutOff,
-            // Without anything to frame the command is mere talk: "put it in \\boxed".
+            // Without content, the text only mentions the command: "put it in \\boxed".
             Content::Nothing if answers.is_empty() => {}
             _ => break,
         }
@@ -68,13 +67,13 @@ pub(super) fn boxed(text: &str) -> Boxes {
     if answers.is_empty() { Boxes::None } else { Boxes::Found(answers.join(", ")) }
 }
 
-/// What follows the command.
+/// The content of a box command.
 enum Content {
-    /// From where to where it is; with braces the closing one stands there.
+    /// The start and the end of the content. With braces, the end is the position of the closing one.
     Closed(usize, usize),
     /// A brace that does not close.
     Open,
-    /// Nothing that could be framed.
+    /// Nothing that could be boxed.
     Nothing,
 }
 
@@ -87,7 +86,7 @@ fn content(text: &str, from: usize) -> Content {
             None => Content::Open,
         };
     }
-    // `\boxed 2`: up to the end of the formula, as the MATH data set's own grader reads it.
+    // `\boxed 2`: up to the end of the formula, as in the MATH dataset's own grader.
     const LONGEST: usize = 256;
     let line = opened.lines().next().unwrap_or_default();
     let formula_end = ["$", "\\)", "\\]"].iter().filter_map(|end| line.find(end)).min();
@@ -104,7 +103,7 @@ fn content(text: &str, from: usize) -> Content {
     }
 }
 
-/// Whether a box only shows where an answer should be: the instruction is repeated.
+/// Whether a box is a placeholder from a repeated instruction.
 fn is_placeholder(answer: &str) -> bool {
     if answer.len() > 64 || answer.contains("\\{") {
         return false;
@@ -132,7 +131,7 @@ fn is_placeholder(answer: &str) -> bool {
     )
 }
 
-/// Where the group that is open at `from` closes; a brace behind a backslash does not count.
+/// The end of the group that is open at `from`. An escaped brace does not count.
 fn closing_brace(text: &str, from: usize) -> Option<usize> {
     let mut depth = 1usize;
     let mut escaped = false;
@@ -150,7 +149,7 @@ fn closing_brace(text: &str, from: usize) -> Option<usize> {
     None
 }
 
-/// Whether nothing but "and", "or", commas and delimiters stands between two boxes or formulas.
+/// Whether only "and", "or", commas, and delimiters separate two boxes or formulas.
 pub(super) fn joins(between: &str) -> bool {
     if between.len() > 128 {
         return false;

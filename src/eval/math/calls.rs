@@ -1,5 +1,5 @@
-//! Functions with their arguments, and matrices. Special here: `\sin 2x \cos x` ends the argument of
-//! the sine at the next function, and `\sin^{-1}` is the inverse.
+//! Functions with their arguments, and matrices. In `\sin 2x \cos x`, the next function ends the argument of
+//! the sine, and `\sin^{-1}` is the inverse.
 
 use super::expression::{Expression, Function, Joiner};
 use super::lexer::{Kind, lines_up};

@@ -3,11 +3,11 @@
 use super::notes::joiner;
 use super::phrases::statements;
 
-/// The letter of a choice, by the first of these that there is: the one behind "answer is"; one
-/// that the answer begins with (`(C) Paris`, `B, because`), unless it writes the options out again;
-/// the last one in brackets; the last one on a line of its own; the only one that labels lines; the
-/// last one that stands alone and is no word. A letter that the answer rules out ("not A", "A is
-/// wrong") is none of these, and an answer that states two letters states none.
+/// The letter of a choice, from the first of these that exists: the letter after "answer is"; the letter at
+/// the start of the answer (`(C) Paris`, `B, because`), unless the answer repeats the options; the last
+/// letter in brackets; the last letter on its own line; the only letter that labels lines; the last letter
+/// that stands alone and is not a word. Letters that the answer rules out ("not A", "A is wrong") do not
+/// count, and an answer that states two letters has none.
 pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
     let labels: Vec<Label> = text.lines().filter_map(|line| Label::of(line, letters)).collect();
     let restated = matches!(&labels[..], [a, b, ..] if a.letter == 'A' && b.letter == 'B');
@@ -16,7 +16,7 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         Stated::Several => return None,
         Stated::None => {}
     }
-    // Nothing but the letter, and that a small one.
+    // A single lower-case letter.
     const SHORT: usize = 16;
     if text.len() <= SHORT
         && let Some((letter, rest)) = small_letter(text, letters)
@@ -35,7 +35,7 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         found.map(|(_, letter)| letter)
     };
     let alone = |before: &str| !before.ends_with(|c: char| c.is_ascii_alphanumeric());
-    // "P(A)" is no bracket of a letter.
+    // "P(A)" is not a letter in brackets.
     let bracketed = |before: &str, rest: &str| {
         before.strip_suffix('(').is_some_and(alone) && rest.starts_with(')')
     };
@@ -70,7 +70,7 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         })
 }
 
-/// Whether the last place of a letter is behind another letter and "or" or "and": "either A or B".
+/// Whether the last occurrence of a letter follows another letter and "or" or "and": "either A or B".
 fn is_second(text: &str, letter: char, letters: &[char]) -> bool {
     let whole = |at: usize, letter: char| {
         let before = &text[..at];
@@ -90,14 +90,14 @@ fn is_second(text: &str, letter: char, letters: &[char]) -> bool {
     first.is_some_and(|first| first != letter && whole(before.len() - first.len_utf8(), first))
 }
 
-/// What the phrases of a text state.
+/// The letter that the phrases of a text state.
 enum Stated {
     None,
     One(char),
     Several,
 }
 
-/// The letter behind the last of the phrases that state one.
+/// The letter after the last phrase that states one.
 fn stated(text: &str, letters: &[char], restated: bool) -> Stated {
     const PHRASES: [&str; 24] = [
         "must be",
@@ -158,7 +158,7 @@ fn stated(text: &str, letters: &[char], restated: bool) -> Stated {
     Stated::None
 }
 
-/// What follows the noun before a letter: "option C" and "la opción C".
+/// The text after a noun before a letter: "option C" and "la opción C".
 fn without_noun(behind: &str) -> &str {
     const NOUNS: [&str; 8] =
         ["option ", "choice ", "letter ", "opción ", "opção ", "l'option ", "вариант ", "Option "];
@@ -167,7 +167,7 @@ fn without_noun(behind: &str) -> &str {
     NOUNS.iter().find_map(|noun| rest.strip_prefix(noun)).unwrap_or(behind)
 }
 
-/// Whether another letter follows that is an answer too: "A and C", "A/C".
+/// Whether another letter follows that is also an answer: "A and C", "A/C".
 fn goes_on_with_letter(rest: &str, letters: &[char]) -> bool {
     let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*.$\"".contains(c));
     let word = rest.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
@@ -187,7 +187,7 @@ fn goes_on_with_letter(rest: &str, letters: &[char]) -> bool {
     })
 }
 
-/// A small letter in brackets, or with nothing behind it in its sentence.
+/// A lower-case letter in brackets, or at the end of its sentence.
 fn small_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> {
     let rest = text.trim_start_matches(|c: char| c.is_whitespace() || "*:{[$\"`".contains(c));
     let rest = ["\\text{", "\\textbf{", "\\mathrm{", "\\boxed{"]
@@ -210,7 +210,7 @@ fn small_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> 
     (letters.contains(&letter) && (closed || ends)).then_some((letter, behind))
 }
 
-/// Whether a letter between these is one that the answer rules out.
+/// Whether the answer rules out a letter between these texts.
 fn ruled_out(before: &str, rest: &str) -> bool {
     const NEGATIONS: [&str; 16] = [
         "not",
@@ -237,7 +237,7 @@ fn ruled_out(before: &str, rest: &str) -> bool {
     let start = before.char_indices().rev().take(LONGEST).last().map_or(0, |(at, _)| at);
     let clause = before[start..].rsplit(ends).next().unwrap_or_default();
     let clause = clause.to_lowercase().replace('’', "'");
-    // "not B but C" rules out B only.
+    // "not B but C" rules out only B.
     let turns = [" but ", " so ", " hence ", " thus ", " leaves ", " leaving "];
     let turn = turns.iter().filter_map(|turn| Some(clause.rfind(turn)? + turn.len())).max();
     let clause = &clause[turn.unwrap_or(0)..];
@@ -248,7 +248,7 @@ fn ruled_out(before: &str, rest: &str) -> bool {
         || ruled_out_behind(rest)
 }
 
-/// Whether what follows a letter rules it out: "A is wrong", "A cannot be".
+/// Whether the text after a letter rules it out: "A is wrong", "A cannot be".
 fn ruled_out_behind(rest: &str) -> bool {
     const VERDICTS: [&str; 14] = [
         "is wrong",
@@ -274,13 +274,13 @@ fn ruled_out_behind(rest: &str) -> bool {
 /// A letter that labels a line: `B.`, `(B) twelve`, `**C**`.
 struct Label {
     letter: char,
-    /// Whether the line has nothing else.
+    /// Whether the line contains nothing else.
     is_all: bool,
 }
 
 impl Label {
-    /// A line may begin with "A train" or "I think": a label has a mark behind it, or nothing. "I."
-    /// counts sections. Chinese has neither word and puts no space.
+    /// A line may begin with "A train" or "I think", so a label needs a mark or nothing after it. "I."
+    /// numbers sections. Chinese has neither word and uses no spaces.
     fn of(line: &str, letters: &[char]) -> Option<Self> {
         let (letter, rest) = leading_letter(line, letters)?;
         let rest = unwrapped(rest);
@@ -292,8 +292,8 @@ impl Label {
     }
 }
 
-/// The letter that an answer begins with: as a label, or before a reason (`B, because`, `B -
-/// Paris`, `B is correct`).
+/// The letter at the start of an answer: a label, or before a reason (`B, because`, `B - Paris`,
+/// `B is correct`).
 fn beginning(line: &str, letters: &[char]) -> Option<char> {
     if let Some(label) = Label::of(line, letters) {
         return (!line_rules_out(line, letters)).then_some(label.letter);
@@ -326,12 +326,12 @@ fn line_rules_out(line: &str, letters: &[char]) -> bool {
     leading_letter(line, letters).is_some_and(|(_, rest)| ruled_out_behind(rest))
 }
 
-/// What follows a letter and the wrappers around it.
+/// The text after a letter and the wrappers around it.
 fn unwrapped(rest: &str) -> &str {
     rest.trim_start_matches(['*', '}', '$', '"'])
 }
 
-/// The letter at the start of a text, behind brackets and wrappers at most, and what follows it.
+/// The letter at the start of a text, after brackets and wrappers at most, and the rest.
 fn leading_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> {
     let rest = text.trim_start_matches(|c: char| c.is_whitespace() || "*:({[$\"".contains(c));
     let rest = ["\\text{", "\\textbf{", "\\mathrm{", "\\boxed{"]
@@ -343,13 +343,13 @@ fn leading_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)
     is_whole(behind).then_some((letter, behind))
 }
 
-/// Whether a letter that this follows is not the first of a word, as in "Bob" and "I'm".
+/// Whether a letter before this text is not the start of a word, such as "Bob" and "I'm".
 fn is_whole(rest: &str) -> bool {
     !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || "'’".contains(c))
 }
 
-/// Whether a letter is an English word: the pronoun, or the article at the start of a sentence.
-/// Neither comes before "is", "because" or "since".
+/// Whether a letter is an English word: the pronoun "I", or the article "A" at the start of a sentence.
+/// Neither comes before "is", "because", or "since".
 fn is_word(before: &str, letter: char, rest: &str) -> bool {
     let starts_sentence = || {
         let before = before.trim_end_matches([' ', '\t', '*', '_', '#', '>', '-', '"', '“']);

@@ -1,5 +1,5 @@
-//! The parts of a sentence that states an answer: what comes before its value and says nothing, what
-//! comes behind it, and whether that is a reason or says another value, a negation, a condition.
+//! The parts of a sentence that states an answer: words before the value that can be dropped, and words after
+//! it, which are a reason or add another value, a negation, or a condition.
 
 use super::extract::is_answer;
 use super::formulas::formulas;
@@ -8,7 +8,7 @@ use super::numerals::leading_number;
 use super::statement::{WRAPPERS, answer_in, is_value};
 use super::words::plain_word;
 
-/// Whether a comparison or a negation stands right before a value: "at least 18", "not 18".
+/// Whether a comparison or a negation comes right before a value: "at least 18", "not 18".
 pub(super) fn compares(clause: &str) -> bool {
     let Some(at) = clause.find(|c: char| c.is_ascii_digit() || "$\\".contains(c)) else {
         return false;
@@ -18,7 +18,7 @@ pub(super) fn compares(clause: &str) -> bool {
     compares_at_end(before)
 }
 
-/// What stands behind the words and the colon that a sentence begins with: `Total: 18`.
+/// The text after a label at the start of a sentence: `Total: 18`.
 pub(super) fn without_label(sentence: &str) -> &str {
     let Some((label, value)) = sentence.split_once(':') else { return sentence };
     let label = label.trim_matches(WRAPPERS);
@@ -29,7 +29,7 @@ pub(super) fn without_label(sentence: &str) -> &str {
     if words && begins() { value } else { sentence }
 }
 
-/// What a sentence says in words: "yes, it is", "negative 5", "not 4 but 5".
+/// The answer that a sentence states in words: "yes, it is", "negative 5", "not 4 but 5".
 pub(super) fn in_words(sentence: &str) -> Option<String> {
     const VERDICTS: [&str; 8] = ["yes", "no", "true", "false", "ja", "nein", "oui", "да"];
     let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_digit() || "$\\".contains(c));
@@ -48,7 +48,7 @@ pub(super) fn in_words(sentence: &str) -> Option<String> {
     if begins(right) { answer_in(right) } else { None }
 }
 
-/// A sentence without the noun that says what kind of thing its value is: "the interval (2, 3)".
+/// A sentence without the noun for the kind of its value: "the interval (2, 3)".
 pub(super) fn without_noun(sentence: &str) -> &str {
     const NOUNS: [&str; 14] = [
         "interval ",
@@ -74,7 +74,7 @@ pub(super) fn without_noun(sentence: &str) -> &str {
     value.map(str::trim_start).filter(begins).unwrap_or(sentence)
 }
 
-/// A sentence without an adverb that it begins with: "therefore 5", "simply 5".
+/// A sentence without an adverb at its start: "therefore 5", "simply 5".
 pub(super) fn without_adverb(sentence: &str) -> &str {
     const ADVERBS: [&str; 8] =
         ["therefore", "thus", "hence", "then", "simply", "just", "indeed", "clearly"];
@@ -85,13 +85,13 @@ pub(super) fn without_adverb(sentence: &str) -> &str {
     }
 }
 
-/// A sentence without the words in brackets behind its value: `42 (forty-two)`.
+/// A sentence without the words in parentheses after its value: `42 (forty-two)`.
 pub(super) fn without_remark(sentence: &str) -> &str {
     let Some((value, remark)) = sentence.rsplit_once(" (") else { return sentence };
     let inside = remark.trim_end_matches([')', '.', '*']);
     let word = |word: &str| word.chars().count() > 2 && word.chars().all(char::is_alphabetic);
     let value = value.trim_end();
-    // Behind a noun no product goes on: "64 dollars (40 + 24)".
+    // No product continues after a noun: "64 dollars (40 + 24)".
     let noun = || value.rsplit(' ').next().is_some_and(word) && leading_number(value).is_some();
     let words = inside.len() < remark.len()
         && !inside.contains(['(', '\\', '$'])
@@ -103,7 +103,7 @@ fn remark_of(inside: &str) -> String {
     format!("({inside})")
 }
 
-/// Whether what follows a value goes on calculating with it.
+/// Whether the text after a value continues a calculation with it.
 pub(super) fn calculates(behind: &str) -> bool {
     let next = behind.trim_start();
     behind.contains(['=', '≈'])
@@ -113,15 +113,15 @@ pub(super) fn calculates(behind: &str) -> bool {
             .any(|word| next.starts_with(word))
 }
 
-/// Words behind "and" and "or" that change the value before these.
+/// Words after "and" and "or" that change the value before them.
 const MORE: &[&str] = &[
     "more", "less", "fewer", "above", "below", "up", "over", "a", "half", "possibly", "maybe",
     "perhaps", "even", "also", "one", "two", "three", "four", "five", "six", "seven", "eight",
     "nine", "ten", "none", "not", "greater", "larger", "smaller", "pi",
 ];
 
-/// Whether what follows a value in a sentence says another value, a negation or a condition. Prose
-/// goes on more freely than a formula does: "18 eggs for breakfast" is 18.
+/// Whether the text after a value in a sentence adds another value, a negation, or a condition. Prose
+/// continues more freely than a formula: "18 eggs for breakfast" is 18.
 pub(super) fn tells(behind: &str) -> bool {
     const TELLING: &[&str] = &[
         "if",
@@ -182,7 +182,7 @@ pub(super) fn tells(behind: &str) -> bool {
     false
 }
 
-/// Whether what follows "or" says the same value in another way.
+/// Whether the text after "or" repeats the value in another form.
 pub(super) fn restates(behind: &str) -> bool {
     const WAYS: [&str; 7] =
         ["about", "approximately", "roughly", "equivalently", "simply", "\\approx", "≈"];
@@ -190,7 +190,7 @@ pub(super) fn restates(behind: &str) -> bool {
     WAYS.iter().any(|way| behind.starts_with(way))
 }
 
-/// Whether what follows a value is a reason or a repetition of it in brackets.
+/// Whether the text after a value is a reason or a repetition in parentheses.
 pub(super) fn is_reason(behind: &str) -> bool {
     const REASONS: &[&str] = &[
         "because",
@@ -266,7 +266,7 @@ pub(super) fn is_reason(behind: &str) -> bool {
     !words.any(|word| DOUBTS.contains(&word))
 }
 
-/// A sentence up to "and", where a clause and no value follows.
+/// A sentence up to "and", if a clause rather than a value follows.
 pub(super) fn first_clause(sentence: &str) -> &str {
     let ends = sentence.match_indices(" and ").find(|(at, and)| {
         let next = &sentence[at + and.len()..];
@@ -277,7 +277,7 @@ pub(super) fn first_clause(sentence: &str) -> &str {
     ends.map_or(sentence, |(at, _)| &sentence[..at])
 }
 
-/// A sentence up to a comma, semicolon or dash behind which words go on that join no other value.
+/// A sentence up to a comma, semicolon, or dash after which words follow that add no other value.
 pub(super) fn clause(sentence: &str) -> &str {
     let ends = sentence.match_indices([',', ';', '，', '；', '、', '–', '—', '-']);
     for (at, mark) in ends {
@@ -328,7 +328,7 @@ pub(super) fn clause(sentence: &str) -> &str {
     sentence
 }
 
-/// The value that a sentence begins with: a number or a formula, delimiters not included.
+/// The value at the start of a sentence: a number, or a formula without its delimiters.
 pub(super) fn leading_value(sentence: &str) -> Option<(usize, usize)> {
     let formula = formulas(sentence).first().copied().filter(|(start, end)| {
         let before = sentence[..*start].trim_end_matches(['$', '\\', '(', '[']);

@@ -1,5 +1,5 @@
-//! Complex numbers in double precision: what a symbolic expression comes to at a random point.
-//! Complex and not real, so that roots of negative numbers compare as well.
+//! Complex numbers in double precision, the values of expressions at random points. They are complex rather
+//! than real so that roots of negative numbers can be compared, too.
 
 use std::f64::consts::PI;
 use std::ops::{Add, Div, Mul, Neg, Sub};
@@ -34,14 +34,14 @@ impl Complex {
         self.re.is_finite() && self.im.is_finite()
     }
 
-    /// The real part, where the imaginary part is nothing but rounding.
+    /// The real part, if the imaginary part is only rounding error.
     pub fn real(self) -> Option<f64> {
         (self.im.abs() <= 1e-9 * self.re.abs().max(1e-3)).then_some(self.re)
     }
 
-    /// e to its power.
+    /// The exponential.
     pub fn exp(self) -> Self {
-        // At an angle of zero there is nothing to multiply: 0 times an infinite length is no number.
+        // An angle of zero is a special case, since 0 times an infinite length is NaN.
         let length = self.re.exp();
         let im = if self.im == 0.0 { 0.0 } else { length * self.im.sin() };
         Self::new(length * self.im.cos(), im)
@@ -52,7 +52,7 @@ impl Complex {
         Self::new(self.norm().ln(), self.im.atan2(self.re))
     }
 
-    /// The principal power; real where base and exponent are real and the power is.
+    /// The principal power. It is exactly real if the base, the exponent, and the power are real.
     pub fn pow(self, exponent: Self) -> Self {
         if self.norm() == 0.0 && exponent.norm() == 0.0 {
             return Self::new(f64::NAN, 0.0);
@@ -83,7 +83,7 @@ impl Complex {
         Self::new(self.re.cos() * self.im.cosh(), -self.re.sin() * self.im.sinh())
     }
 
-    /// The angle whose sine it is.
+    /// The arcsine.
     pub fn asin(self) -> Self {
         if self.im == 0.0 && self.re.abs() <= 1.0 {
             return Self::new(self.re.asin(), 0.0);
@@ -93,7 +93,7 @@ impl Complex {
         Self::new(angle.im, -angle.re)
     }
 
-    /// The angle whose tangent it is.
+    /// The arctangent.
     pub fn atan(self) -> Self {
         if self.im == 0.0 {
             return Self::new(self.re.atan(), 0.0);
@@ -103,7 +103,7 @@ impl Complex {
         Self::new(difference.im / 2.0, -difference.re / 2.0)
     }
 
-    /// The angle whose cosine it is.
+    /// The arccosine.
     pub fn acos(self) -> Self {
         Self::new(PI / 2.0, 0.0) - self.asin()
     }

@@ -1,10 +1,10 @@
-//! Dates. `2024-05-06` is a day and no subtraction, where it has the form of one.
+//! Dates. `2024-05-06` is a date rather than a subtraction.
 
 const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 
-/// A date in one spelling: year, month and day, or, where it is written as `5/6/2024`, the three
-/// numbers as they are, for some put the day first and some the month.
+/// The canonical spelling of a date: year, month, and day. For `5/6/2024`, the three numbers stay as they
+/// are, since either the day or the month may come first.
 pub fn date(text: &str) -> Option<String> {
     const LONGEST: usize = 64;
     if text.len() > LONGEST {
@@ -16,7 +16,7 @@ pub fn date(text: &str) -> Option<String> {
             text = inside.trim().to_owned();
         }
     }
-    // "2024-05": a month, where the zero says that it is none to be taken away.
+    // "2024-05" is a month: the zero shows that it is not a subtraction.
     if let Some((year, month)) = text.split_once('-')
         && year.len() == 4
         && month.len() == 2

@@ -1,5 +1,5 @@
-//! The digits of numbers: groups of thousands in all their spellings, decimal points and commas,
-//! decimals that repeat, powers of ten. The rules for commas are in [`Lexer::more_groups`].
+//! The digits of numbers: groups of thousands in all spellings, decimal points and commas, repeating
+//! decimals, and powers of ten. The rules for commas are in [`Lexer::more_groups`].
 
 use super::lexer::{Kind, Lexer, Reading};
 
@@ -16,7 +16,7 @@ impl Lexer {
         let mut digits = self.take_digits();
         self.more_groups(&mut digits);
         let (mut repeating, mut exponent) = (String::new(), 0);
-        // `5{,}08`: what groups no thousands is a decimal comma.
+        // `5{,}08`: a comma that does not group thousands is a decimal comma.
         if [Some('{'), Some(','), Some('}')] == [0, 1, 2].map(|ahead| self.peek(ahead))
             && self.digit(3)
         {
@@ -81,7 +81,7 @@ impl Lexer {
         (closed && !digits.is_empty()).then_some(digits)
     }
 
-    /// The dots behind decimals that repeat, and the digits that do: `0.333...`, `0.1666\ldots`.
+    /// The length of the dots after repeating decimals, and the repeating digits: `0.333...`, `0.1666\ldots`.
     fn goes_on_for_ever(&self, digits: &str) -> Option<(usize, String)> {
         const DOTS: [&str; 5] = ["...", "…", "\\ldots", "\\dots", "\\cdots"];
         let dots = DOTS
@@ -97,7 +97,7 @@ impl Lexer {
         Some((dots.chars().count(), decimals[decimals.len() - period..].to_owned()))
     }
 
-    /// Takes what follows the first digits of a number: groups of three, or decimals behind a comma.
+    /// Reads what follows the first digits of a number: groups of three, or decimals after a comma.
     fn more_groups(&mut self, digits: &mut String) {
         if (1..=3).contains(&digits.len()) && *digits != "0" {
             if self.pointed_groups(digits) {
@@ -121,7 +121,7 @@ impl Lexer {
         let Some(groups) = rest.strip_prefix(',') else { return };
         let groups: Vec<&str> = groups.split(',').collect();
         let thousands = digits.len() <= 3 && *digits != "0" && groups.iter().all(|g| g.len() == 3);
-        // `1000,99` and `0,25`; with one decimal it is more often a list: `1,2`, `0,1`.
+        // `1000,99` and `0,25`. With one decimal, it is usually a list: `1,2`, `0,1`.
         let decimals = groups.len() == 1
             && self.characters.get(self.at + run) != Some(&'.')
             && (digits.len() > 3 || *digits == "0" && groups[0].len() > 1 || groups[0].len() == 2);
@@ -137,8 +137,8 @@ impl Lexer {
         }
     }
 
-    /// Takes groups of thousands that points part: `1.234.567`, `1.234,5`. One point alone is that of
-    /// the decimals.
+    /// Reads groups of thousands that points separate: `1.234.567`, `1.234,5`. A single point is a decimal
+    /// point.
     fn pointed_groups(&mut self, digits: &mut String) -> bool {
         let group = |at: usize| {
             self.peek(at) == Some('.')
@@ -167,8 +167,7 @@ impl Lexer {
         true
     }
 
-    /// The length of a separator of thousands other than a plain comma, where one and exactly three
-    /// digits follow.
+    /// The length of a thousands separator other than a plain comma, if exactly three digits follow it.
     fn separator(&self) -> Option<usize> {
         const SEPARATORS: [&str; 16] = [
             "{,}", "{, }", "{ ,}", ",\\!", "\\,", "\\ ", "\\!", " ", "\u{a0}", "\u{202f}",
@@ -189,7 +188,7 @@ impl Lexer {
             length += 1;
         }
         let three = (0..3).all(|at| self.digit(length + at)) && !self.digit(length + 3);
-        // A space parts thousands only, never an integer and the fraction behind it.
+        // A space separates only thousands, never an integer and a fraction after it.
         let fraction = self.peek(length + 3) == Some('/');
         (three && !(fraction && separator.trim().is_empty())).then_some(length)
     }

@@ -1,6 +1,6 @@
-//! Whether two answers are the same mathematics. Special here is what depends on the kinds of both:
-//! `x = 5` answers what `5` answers, a list matches a set in any order, a percentage matches the
-//! number before its sign, and a decimal matches a fraction only if it has enough decimals.
+//! Decides whether two answers are mathematically equal. The rules depend on the kinds of both: `x = 5`
+//! equals `5`, a list matches a set in any order, a percentage matches the number before its sign, and a
+//! decimal matches a fraction only if it has enough decimals.
 
 use super::dates::date;
 use super::evaluate::{Point, agree, evaluate, proportion};
@@ -22,7 +22,7 @@ use super::units::currency;
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive, Zero};
 
-/// Decimals from which on a decimal number counts as an approximation of an exact one.
+/// Number of decimals from which a decimal number counts as an approximation of an exact one.
 pub const DECIMALS: u32 = 6;
 
 /// Compares two answers as mathematics.
@@ -34,18 +34,18 @@ pub(crate) fn mathematically_equal(a: &str, b: &str, decimals: u32) -> bool {
     }
 }
 
-/// What the parser says of two answers.
+/// The parser's verdict on two answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// They are the same.
     Same,
-    /// It has read both, and they differ.
+    /// Both can be parsed, and they differ.
     Different,
-    /// It cannot read one of them, or comparing them takes too much work.
+    /// One of them cannot be parsed, or comparing them takes too much work.
     Unread,
 }
 
-/// Compares two answers as mathematics, words, dates or letters of choices.
+/// Compares two answers as mathematics, words, dates, or letters of choices.
 pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Verdict {
     let verdict = |same: bool| if same { Verdict::Same } else { Verdict::Different };
     if a == b {
@@ -58,7 +58,7 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     if date_a.is_some() || date_b.is_some() {
         return verdict(date_a == date_b);
     }
-    // Dollars are no cents.
+    // Dollars are not cents.
     if let (Some(a), Some(b)) = (currency(a), currency(b))
         && a != b
     {
@@ -91,12 +91,12 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     if readings_a.iter().any(|a| readings_b.iter().any(|b| comparison.same(a, b))) {
         return Verdict::Same;
     }
-    // What took too much work is as good as unread.
+    // A comparison that takes too much work counts as unread.
     if steps.take(1).is_none() { Verdict::Unread } else { Verdict::Different }
 }
 
-/// What stands behind the sign of equality in `\lim_{x \to 0} f(x) = 5`, where the left side is
-/// nothing but something that the parser does not know.
+/// The text after the equals sign in `\lim_{x \to 0} f(x) = 5`, if the left side is only something that the
+/// parser does not know.
 fn last_side(text: &str) -> Option<&str> {
     const UNREAD: [&str; 9] =
         ["\\lim", "\\gcd", "\\sum", "\\int", "\\prod", "\\max", "\\min", "\\Pr", "\\operatorname"];
@@ -114,7 +114,7 @@ fn last_side(text: &str) -> Option<&str> {
     (plain && known && !telling && depth == 0).then_some(right)
 }
 
-/// Compares a number or a set in words, "eight" or "no solution", with one in signs.
+/// Compares a number or a set in words, such as "eight" or "no solution", with one in symbols.
 fn of_spoken(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Option<Verdict> {
     let (said_a, said_b) = (spoken(a), spoken(b));
     if said_a.is_none() && said_b.is_none() || only_words(a) && only_words(b) && same_words(a, b) {
@@ -132,7 +132,7 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn same(&mut self, a: &Expression, b: &Expression) -> bool {
-        // What follows looks at every part a few times.
+        // The code below visits every part a few times.
         if self.steps.take(2 + a.size() + b.size()).is_none() {
             return false;
         }
@@ -219,7 +219,7 @@ impl Comparison<'_> {
         if *relation == Relation::In || !sides_a.iter().chain(sides_b).all(Expression::is_scalar) {
             return false;
         }
-        // Both sides on one side: the same up to a factor, whose sign turns an inequality around.
+        // Everything moved to one side: equal up to a factor, whose sign flips an inequality.
         let difference = |sides: &[Expression]| {
             Expression::Sum(vec![
                 sides[0].clone(),
@@ -262,7 +262,7 @@ impl Comparison<'_> {
             (Degrees(x), Degrees(y)) | (Percent(x), Percent(y)) => self.same(x, y),
             (Degrees(x), y) => self.same(x, y),
             (x, Degrees(y)) => self.same(x, y),
-            // 50 % is a half, and the answer to "how many percent" is 50.
+            // 50% is a half, and the answer to "how many percent" is 50.
             (Percent(x), y) if y.is_scalar() => self.same(x, y) || self.scalars(a, b),
             (x, Percent(y)) if x.is_scalar() => self.same(x, y) || self.scalars(a, b),
             _ => return None,
@@ -273,7 +273,7 @@ impl Comparison<'_> {
     fn lists(&mut self, a: &Expression, b: &Expression) -> Option<bool> {
         let items = |answer: &Expression| match answer {
             Expression::List(items, _) | Expression::Set(items) => {
-                // What a parameter runs over is a note: `k \in \mathbb{Z}`.
+                // The range of a parameter is a note: `k \in \mathbb{Z}`.
                 let answers = items.iter().filter(|item| !is_range_of_parameter(item, items));
                 Some(
                     answers
@@ -298,14 +298,14 @@ impl Comparison<'_> {
         let mut list_a = list_a.unwrap_or_else(|| vec![a.clone()]);
         let mut list_b = list_b.unwrap_or_else(|| vec![b.clone()]);
         if list_a.len() != list_b.len() {
-            // The longer list may say an answer twice.
+            // The longer list may contain an answer twice.
             let longer = if list_a.len() > list_b.len() { &mut list_a } else { &mut list_b };
             self.without_repeats(longer);
             if list_a.len() != list_b.len() {
                 return Some(false);
             }
         }
-        // The same order is the usual case and costs least.
+        // The same order is the usual case and the cheapest.
         if list_a.iter().zip(&list_b).all(|(a, b)| self.same(a, b)) {
             return Some(true);
         }
@@ -322,7 +322,7 @@ impl Comparison<'_> {
         Some(true)
     }
 
-    /// The value of a plain number, by which most pairs of a list are told apart at once.
+    /// The value of a plain number, which quickly rules out most pairs of two lists.
     fn key(&mut self, item: &Expression) -> Option<f64> {
         let plain =
             !matches!(item, Expression::Percent(_) | Expression::Degrees(_) | Expression::Unit(..));
@@ -472,7 +472,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Whether the values of two items, where both have one, leave it open that they are the same.
+/// Whether the values of two items, if both have one, do not rule out that they are the same.
 fn may_match(a: Option<f64>, b: Option<f64>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => (a - b).abs() <= 0.02 * a.max(b),
@@ -480,8 +480,7 @@ fn may_match(a: Option<f64>, b: Option<f64>) -> bool {
     }
 }
 
-/// Whether it only says which numbers a variable stands for
-/// that another of the items has.
+/// Whether an item only gives the range of a variable that another item has.
 fn is_range_of_parameter(item: &Expression, items: &[Expression]) -> bool {
     let Expression::Chain(sides, relations) = item else { return false };
     let [Expression::Variable(name), Expression::Variable(set)] = &sides[..] else { return false };
@@ -490,7 +489,7 @@ fn is_range_of_parameter(item: &Expression, items: &[Expression]) -> bool {
         && items.iter().any(|other| other != item && other.variables().contains(name.as_str()))
 }
 
-/// A value times what its unit says, such as a million.
+/// A value times the scale of its unit, such as a million.
 fn scaled(value: &Expression, unit: &str) -> Expression {
     match scale(unit).and_then(|scale| i64::try_from(scale).ok()) {
         Some(scale) => Expression::Product(vec![value.clone(), Expression::integer(scale)]),
@@ -498,7 +497,7 @@ fn scaled(value: &Expression, unit: &str) -> Expression {
     }
 }
 
-/// Whether it is a point behind its name, a capital: `A(3, -4)`.
+/// Whether it is a point after its name, a capital letter: `A(3, -4)`.
 fn is_named_point(factors: &[Expression]) -> bool {
     matches!(factors, [Expression::Variable(name), Expression::Bracketed(Bracket::Round, items, _)]
         if name.len() == 1
@@ -506,7 +505,7 @@ fn is_named_point(factors: &[Expression]) -> bool {
             && items.iter().all(|item| item.is_scalar()))
 }
 
-/// Whether it is a time of the day that says which half: `10:30 a.m.`.
+/// Whether it is a time of day with its half: `10:30 a.m.`.
 fn is_clock(parts: &[Expression]) -> bool {
     matches!(parts.last(), Some(Expression::Unit(_, unit)) if is_time(unit))
 }

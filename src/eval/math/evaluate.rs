@@ -1,6 +1,6 @@
-//! What an expression comes to at a point, in double precision, and whether two expressions agree
-//! at random points. The points are of three kinds, because each lets another false equality pass:
-//! positive numbers, numbers of both signs, and integers. Their seed is fixed.
+//! Evaluates expressions at points in double precision, and compares two expressions at random points. The
+//! points are of three kinds, since each kind alone lets other false equalities pass: positive numbers,
+//! numbers of both signs, and integers. Their seed is fixed.
 
 use super::complex::Complex;
 use super::expression::{Constant, Expression, Function};
@@ -14,7 +14,7 @@ use std::f64::consts::{E, PI};
 /// Values of variables, by name.
 pub type Point<'a> = BTreeMap<&'a str, Complex>;
 
-/// The value of an expression at a point; `None` where it has none.
+/// The value of an expression at a point; `None` if it has none.
 pub fn evaluate(expression: &Expression, point: &Point, steps: &mut Steps) -> Option<Complex> {
     steps.take(1)?;
     let value = match expression {
@@ -94,7 +94,7 @@ fn apply(function: Function, values: &[Complex]) -> Option<Complex> {
         Function::CommonLog => x.ln() / real(std::f64::consts::LN_10),
         Function::Log => x.ln() / values.get(1)?.ln(),
         Function::Absolute => real(x.norm()),
-        // Rounding must not push a whole number over the edge.
+        // Rounding errors must not push an integer over the edge.
         Function::Floor => real((with_fraction(x)? + 1e-9).floor()),
         Function::Ceiling => real((with_fraction(x)? - 1e-9).ceil()),
         Function::Factorial => real(gamma(x.real()? + 1.0)),
@@ -106,12 +106,12 @@ fn apply(function: Function, values: &[Complex]) -> Option<Complex> {
     })
 }
 
-/// A denominator, unless it is zero but for rounding.
+/// A denominator, unless it is zero within rounding error.
 fn off_pole(denominator: Complex) -> Option<Complex> {
     (denominator.norm() > 1e-12).then_some(denominator)
 }
 
-/// A real number small enough to have digits behind the point.
+/// A real number that is small enough to have a fractional part.
 fn with_fraction(x: Complex) -> Option<f64> {
     x.real().filter(|x| x.abs() < 1e12)
 }
@@ -143,7 +143,7 @@ fn gamma(x: f64) -> f64 {
 /// Random points per comparison.
 const POINTS: usize = 9;
 
-/// Which numbers the variables of a formula stand for.
+/// The numbers that the variables of a formula stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     /// Numbers of both signs.
@@ -176,8 +176,8 @@ pub fn points<'a>(names: &BTreeSet<&'a str>, domain: Domain) -> Vec<Point<'a>> {
         .collect()
 }
 
-/// Whether variables stand under roots, in logarithms or under broken exponents: there formulas are
-/// meant for positive values.
+/// Whether variables occur in roots, in logarithms, or with fractional exponents. Such formulas are meant for
+/// positive values.
 pub fn wants_positive(expression: &Expression) -> bool {
     expression.any(&|part| match part {
         Expression::Root(inner, _) => !inner.variables().is_empty(),
@@ -195,7 +195,7 @@ pub fn wants_positive(expression: &Expression) -> bool {
     })
 }
 
-/// Whether an expression rounds something with variables: such formulas are meant for integers.
+/// Whether an expression rounds something with variables. Such formulas are meant for integers.
 fn has_steps(expression: &Expression) -> bool {
     expression.any(&|part| {
         matches!(part, Expression::Function(Function::Floor | Function::Ceiling, inner)
@@ -208,14 +208,13 @@ fn has_absolute(expression: &Expression) -> bool {
     expression.any(&|part| matches!(part, Expression::Function(Function::Absolute, _)))
 }
 
-/// Whether two values at a random point are the same but for rounding.
+/// Whether two values at a random point are equal within rounding error.
 pub fn close(a: Complex, b: Complex) -> bool {
     let scale = a.norm().max(b.norm());
     (a - b).norm() <= 1e-9 * scale || scale <= 1e-11
 }
 
-/// Whether two expressions agree at every random point where both have a value, and whether there
-/// are enough of these.
+/// Whether two expressions agree at every random point where both have a value, with enough such points.
 pub fn agree(a: &Expression, b: &Expression, steps: &mut Steps) -> bool {
     let names: BTreeSet<&str> = a.variables().union(&b.variables()).copied().collect();
     let domain = if has_steps(a) && has_steps(b) {
@@ -238,7 +237,7 @@ pub fn agree(a: &Expression, b: &Expression, steps: &mut Steps) -> bool {
                 }
                 shared += 1;
             }
-            // A value on one side only: a pole of a removable kind, or another expression.
+            // A value on one side only: a removable pole, or a different expression.
             (None, None) => {}
             _ => {}
         }
@@ -246,8 +245,7 @@ pub fn agree(a: &Expression, b: &Expression, steps: &mut Steps) -> bool {
     shared >= 3
 }
 
-/// Whether `a` is a constant multiple of `b` at random points, and the constant's sign where it is
-/// real.
+/// Whether `a` is a constant multiple of `b` at random points, with the sign of the constant if it is real.
 pub fn proportion(a: &Expression, b: &Expression, steps: &mut Steps) -> Option<f64> {
     let names: BTreeSet<&str> = a.variables().union(&b.variables()).copied().collect();
     let mut ratio: Option<Complex> = None;

@@ -1,5 +1,5 @@
-//! What an answer is once it is read: a tree whose sums, products and lists are flat, so that its
-//! depth is bounded by the nesting of the text and not by its length.
+//! A parsed answer: a tree with flat sums, products, and lists, so that its depth is bounded by the nesting
+//! of the text rather than by its length.
 
 use num_rational::BigRational;
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ pub enum Constant {
     Infinity,
 }
 
-/// A function of one argument, but for [`Function::Log`] and [`Function::Binomial`].
+/// A function of one argument, except [`Function::Log`] and [`Function::Binomial`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Function {
@@ -35,7 +35,7 @@ pub enum Function {
     Tanh,
     Exp,
     Ln,
-    /// To the base of ten.
+    /// The logarithm to base 10.
     CommonLog,
     /// Argument and base.
     Log,
@@ -43,7 +43,7 @@ pub enum Function {
     Floor,
     Ceiling,
     Factorial,
-    /// How many, out of how many.
+    /// The number of chosen elements, and the number to choose from.
     Binomial,
     Determinant,
 }
@@ -57,7 +57,7 @@ pub enum Bracket {
     Square,
 }
 
-/// What stands between two sides.
+/// A relation between two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Relation {
@@ -85,7 +85,7 @@ impl Relation {
     }
 }
 
-/// What joins the answers of a list.
+/// The conjunction between the answers of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joiner {
     /// A comma, a semicolon or "and".
@@ -94,7 +94,7 @@ pub enum Joiner {
     Or,
 }
 
-/// An answer, or a part of one.
+/// An answer or a part of one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expression {
     /// An exact number and the decimals that it was written with.
@@ -121,11 +121,11 @@ pub enum Expression {
     Root(Box<Expression>, Box<Expression>),
     /// A function and its arguments.
     Function(Function, Vec<Expression>),
-    /// So many percent.
+    /// A percentage.
     Percent(Box<Expression>),
-    /// So many degrees of an angle.
+    /// An angle in degrees.
     Degrees(Box<Expression>),
-    /// Something with a unit or another note after it.
+    /// A value with a unit or another note after it.
     Unit(Box<Expression>, String),
     /// `2:3:5`.
     Ratio(Vec<Expression>),
@@ -135,15 +135,15 @@ pub enum Expression {
     Set(Vec<Expression>),
     /// A set by a condition on its elements.
     SetWhere(Box<Expression>, Box<Expression>),
-    /// Sets united.
+    /// A union of sets.
     Union(Vec<Expression>),
-    /// Sets intersected.
+    /// An intersection of sets.
     Intersection(Vec<Expression>),
-    /// A set without another.
+    /// A set difference.
     Without(Box<Expression>, Box<Expression>),
     /// Rows of a matrix.
     Matrix(Vec<Vec<Expression>>),
-    /// A chain of equations or inequalities: one side more than relations.
+    /// A chain of equations or inequalities, with one more side than relations.
     Chain(Vec<Expression>, Vec<Relation>),
     /// Several answers.
     List(Vec<Expression>, Joiner),
@@ -155,7 +155,7 @@ impl Expression {
         Self::Number(BigRational::from_integer(value.into()), 0)
     }
 
-    /// The parts that it is made of.
+    /// The direct parts of the expression.
     pub fn parts(&self) -> Vec<&Expression> {
         match self {
             Self::Number(..) | Self::Based(..) | Self::Constant(_) | Self::Variable(_) => vec![],
@@ -183,12 +183,12 @@ impl Expression {
         }
     }
 
-    /// How many parts it has, itself included.
+    /// The number of nodes, including itself.
     pub fn size(&self) -> u64 {
         1 + self.parts().into_iter().map(Self::size).sum::<u64>()
     }
 
-    /// Whether `test` holds for it or for any part of it.
+    /// Whether `test` holds for the expression or any part of it.
     pub fn any(&self, test: &dyn Fn(&Expression) -> bool) -> bool {
         test(self) || self.parts().into_iter().any(|part| part.any(test))
     }
@@ -209,7 +209,7 @@ impl Expression {
         }
     }
 
-    /// Whether it is arithmetic and nothing else, so that it is a number once its variables are.
+    /// Whether it consists only of arithmetic, so that it is a number once its variables have values.
     pub fn is_scalar(&self) -> bool {
         !self.any(&|part| {
             matches!(
@@ -229,7 +229,7 @@ impl Expression {
         })
     }
 
-    /// The most decimals that any number in it is written with.
+    /// The maximum number of decimals of any number in it.
     pub fn decimals(&self) -> u32 {
         let own = if let Self::Number(_, decimals) = self { *decimals } else { 0 };
         self.parts().into_iter().map(Self::decimals).max().unwrap_or(0).max(own)

@@ -1,7 +1,6 @@
-//! Finds the final answer in a solution. Each way of stating one is an [`Extractor`] that can be
-//! used alone; special is that the weak ways (the last formula, the last number) ask the parser
-//! whether what they found is mathematics, and that a box which never closes ends the search: a
-//! solution that was cut off states no answer.
+//! Finds the final answer in a solution. Each way of stating an answer is an [`Extractor`] that can be used
+//! on its own. The weak ways (the last formula, the last number) check with the parser that they found
+//! mathematics. A box that never closes ends the search, since a truncated solution states no answer.
 
 use super::boxes::{Boxes, boxed};
 use super::choice::choice;
@@ -19,40 +18,39 @@ use super::words::greek;
 /// A way of stating the final answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extractor {
-    /// The last `\boxed{}` or `\fbox{}`, with nested braces. Boxes that only "and", "or", commas
-    /// and mathematics delimiters part from it, and boxes in the same formula, are answers too;
-    /// they are joined with commas. `\boxed 2` counts up to the end of its formula. An empty box,
-    /// as the instruction has it, does not count; after a last box that never closes no other
-    /// extractor is asked.
+    /// The last `\boxed{}` or `\fbox{}`, with nested braces. Other boxes belong to it if only "and", "or",
+    /// commas, or math delimiters separate them from it, or if they are in the same formula. They are joined
+    /// with commas. `\boxed 2` extends to the end of its formula. An empty box, as in the instruction, does
+    /// not count. If the last box never closes, no other extractor is tried.
     Boxed,
-    /// The answer behind the last `####` that has something like an answer behind it. A Markdown
-    /// heading (`#### Step 1`, `#### 2. Count`) has none, unless it names the answer: `#### Final
-    /// Answer: 18`, or `#### Final Answer` with the answer on the next line.
+    /// The answer after the last `####` that something like an answer follows. A Markdown heading (`#### Step
+    /// 1`, `#### 2. Count`) does not count unless it names the answer: `#### Final Answer: 18`, or `####
+    /// Final Answer` with the answer on the next line.
     Gsm8k,
-    /// What follows the last "final answer is", `<answer>`, "answer is", "answer:" or, at the start
-    /// of a line, `A:`; also in other languages. A reason behind the answer is left out.
+    /// The text after the last "final answer is", `<answer>`, "answer is", "answer:", or, at the start of a
+    /// line, `A:`, in several languages. A reason after the answer is left out.
     FinalAnswerPhrase,
-    /// The whole text, where all of it is one mathematical answer.
+    /// The whole text, if all of it is one mathematical answer.
     Whole,
-    /// The last formula in `$…$`, `$$…$$`, `\(…\)` or `\[…\]` that can be read. As in Markdown, an
-    /// inline formula (`\(…\)`, `$…$`) ends on the line that it starts on, and a `$` before an
-    /// amount of money starts none. Formulas that only "and" or "or" parts from it belong to it.
+    /// The last formula in `$…$`, `$$…$$`, `\(…\)`, or `\[…\]` that can be parsed. As in Markdown, an inline
+    /// formula (`\(…\)`, `$…$`) ends on the line that it starts on, and a `$` before an amount of money
+    /// starts none. Formulas that only "and" or "or" separates from it belong to it.
     Formula,
-    /// The last [`Extractor::Formula`], or the [`Extractor::LastNumber`] where that comes after it.
+    /// The last [`Extractor::Formula`], or the [`Extractor::LastNumber`] if that comes after it.
     Last,
-    /// The last number, as the usual rule for GSM8K has it; fractions count as one number, and digits
-    /// within a word (`AZYUK2A`) as none.
+    /// The last number, the usual rule for GSM8K. A fraction counts as one number, and digits inside a word
+    /// (`AZYUK2A`) do not count.
     LastNumber,
-    /// The letter of a multiple-choice answer, one of those given. Letters that the answer rules out
+    /// The letter of a multiple-choice answer, one of the given letters. Letters that the answer rules out
     /// ("it cannot be A") do not count.
     Choice(Vec<char>),
 }
 
-/// The ways that state an answer expressly, in the order in which [`final_answer`] tries them.
+/// The ways to state an answer explicitly, in the order in which [`final_answer`] tries them.
 pub const STATED: [Extractor; 3] =
     [Extractor::Boxed, Extractor::Gsm8k, Extractor::FinalAnswerPhrase];
 
-/// [`STATED`], then the weak ways: the whole text, the last formula or number.
+/// [`STATED`], then the weak ways: the whole text, and the last formula or number.
 pub const ANY: [Extractor; 5] = [
     Extractor::Boxed,
     Extractor::Gsm8k,
@@ -61,9 +59,9 @@ pub const ANY: [Extractor; 5] = [
     Extractor::Last,
 ];
 
-/// The final answer that a solution states expressly: what its last `\boxed{}` or `\fbox{}` holds,
-/// else what follows its last `####` (GSM8K), else what follows "the final answer is". `None` where
-/// it states none. Only what follows its reasoning counts, see [`after_reasoning`].
+/// The final answer that a solution states explicitly: the content of its last `\boxed{}` or `\fbox{}`, else
+/// the text after its last `####` (GSM8K), else the text after "the final answer is". `None` if it states
+/// none. Only the text after the reasoning counts; see [`after_reasoning`].
 ///
 /// ```
 /// use mixdistill::eval::final_answer;
@@ -114,8 +112,8 @@ pub fn extract(text: &str, extractors: &[Extractor]) -> Option<String> {
     None
 }
 
-/// The whole text, without a label (`Total: 18`) and the mark of a list, where it is an answer and
-/// no prose that happens to read as a product of letters.
+/// The whole text, without a label (`Total: 18`) and a list marker, if it is an answer rather than prose that
+/// happens to parse as a product of letters.
 fn whole(text: &str) -> Option<String> {
     let text = text.trim();
     let text = ["- ", "* ", "• "].iter().find_map(|mark| text.strip_prefix(mark)).unwrap_or(text);
@@ -135,7 +133,7 @@ fn whole(text: &str) -> Option<String> {
     (!sentence && is_answer(text) && !mixes_words(text)).then(stated)
 }
 
-/// Whether it is read as words multiplied by numbers: "forty-two (42)".
+/// Whether it parses as words multiplied by numbers: "forty-two (42)".
 fn mixes_words(text: &str) -> bool {
     let Some(expression) = parse(text, Reading::Number) else { return false };
     let is_word = |part: &Expression| {
@@ -150,7 +148,7 @@ fn mixes_words(text: &str) -> bool {
         && expression.any(&is_word)
 }
 
-/// Whether a text can be read as an answer.
+/// Whether a text can be parsed as an answer.
 pub(super) fn is_answer(text: &str) -> bool {
     let text = text.trim();
     text.len() <= MAX_BYTES

@@ -1,10 +1,10 @@
-//! Formulas in running text, by their delimiters. A `$` before an amount of money delimits none.
+//! Formulas in prose, found by their delimiters. A `$` before an amount of money is not a delimiter.
 
-/// Where the formulas are, without their delimiters.
+/// The positions of the formulas, without their delimiters.
 pub(super) fn formulas(text: &str) -> Vec<(usize, usize)> {
     const DELIMITERS: [(&str, &str, bool); 4] =
         [("\\[", "\\]", false), ("$$", "$$", false), ("\\(", "\\)", true), ("$", "$", true)];
-    // Up to where it is known that a formula does not close, so that no text is searched twice.
+    // Up to where a formula is known not to close, so that no text is searched twice.
     let mut unclosed = [0; 4];
     let mut line_end = 0;
     let mut found = vec![];
@@ -46,7 +46,7 @@ pub(super) fn formulas(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Whether what stands between two `$` is an amount and prose, as in "costs $5 and $x$ is".
+/// Whether the text between two `$` is an amount and prose, as in "costs $5 and $x$ is".
 fn is_amount(inside: &str, behind: &str) -> bool {
     let rest = inside.trim_start_matches(|c: char| c.is_ascii_digit() || ",.'".contains(c));
     if !inside.starts_with(|c: char| c.is_ascii_digit()) {

@@ -1,6 +1,6 @@
-//! The normalization of Hendrycks et al. (2021) for MATH, kept to what it does and no more: a list
-//! of textual rules in a fixed order. It knows no mathematics: `1/2` is `\frac{1}{2}` and `0.5` is
-//! too, but `2/4` is neither, and the order of a list matters.
+//! The normalization of Hendrycks et al. (2021) for MATH, reproduced exactly: a list of textual rules in a
+//! fixed order. It knows no mathematics: `1/2` and `0.5` become `\frac{1}{2}`, but `2/4` does not, and the
+//! order of a list matters.
 
 /// Whether two answers have the same text after the normalization.
 ///
@@ -14,7 +14,7 @@ pub fn hendrycks_equal(a: &str, b: &str) -> bool {
     a == b || hendrycks_normalized(a) == hendrycks_normalized(b)
 }
 
-/// The text that the normalization makes of an answer.
+/// The normalized text of an answer.
 ///
 /// ```
 /// use mixdistill::eval::hendrycks_normalized;
@@ -47,7 +47,7 @@ pub fn hendrycks_normalized(answer: &str) -> String {
     slash_as_fraction(&text).unwrap_or(text)
 }
 
-/// Cuts off a `\text{ unit}` on the right.
+/// Removes a `\text{ unit}` at the end.
 fn without_unit(text: String) -> String {
     match text.split_once("\\text{ ") {
         Some((left, right)) if !right.contains("\\text{ ") => left.to_owned(),
@@ -71,8 +71,8 @@ pub(super) fn with_braced_roots(text: &str) -> String {
     output
 }
 
-/// `\frac12` and `\frac1{72}` as `\frac{1}{2}` and `\frac{1}{72}`. The whole text stays as it is
-/// where a `\frac` has no two arguments.
+/// `\frac12` and `\frac1{72}` as `\frac{1}{2}` and `\frac{1}{72}`. The whole text is unchanged if a `\frac`
+/// does not have two arguments.
 pub(super) fn with_braced_fractions(text: &str) -> String {
     let mut pieces = text.split("\\frac");
     let mut output = pieces.next().unwrap_or_default().to_owned();
@@ -93,7 +93,7 @@ pub(super) fn with_braced_fractions(text: &str) -> String {
     output
 }
 
-/// `a/b` as `\frac{a}{b}` where both are integers and nothing else is there.
+/// `a/b` as `\frac{a}{b}` if both are integers and there is nothing else.
 pub(super) fn slash_as_fraction(text: &str) -> Option<String> {
     let (over, under) = text.split_once('/')?;
     let (over, under) = (over.parse::<i64>().ok()?, under.parse::<i64>().ok()?);

@@ -1,31 +1,32 @@
-//! Where the answers to a benchmark's problems are looked for.
+//! Where to look for the final answers to a benchmark's problems.
 
 use super::extract::{Extractor, STATED, extract};
 use super::reasoning::after_reasoning;
 use serde::{Deserialize, Serialize};
 
-/// Where the answer to a problem is looked for.
+/// Where to look for the final answer in a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerKind {
-    /// Where it is stated: in a box, after `####`, after "the final answer is".
+    /// An explicitly stated answer: in a box, after `####`, or after a phrase such as "the final answer is".
     #[default]
     Stated,
-    /// There, or else the last number of the text, as is usual for word problems.
+    /// A stated answer, or else the last number of the text, as is usual for word problems.
     LastNumber,
-    /// There, or else the letter of an option.
+    /// The letter of a multiple-choice option, A to J: in a box, after `####`, or else the letter that the
+    /// text chooses.
     Choice,
 }
 
 impl AnswerKind {
-    /// The final answer of a text, if there is one. A text that begins with its reasoning states it
-    /// after the end of that, see [`after_reasoning`].
+    /// The final answer of a text, if there is one. Only the text after the reasoning counts; see
+    /// [`after_reasoning`].
     pub fn answer(self, text: &str) -> Option<String> {
         self.answer_after(text, false)
     }
 
-    /// The final answer of a text whose prompt ended with an opening `<think>`, where
-    /// `opened_by_prompt` says so: a text in which that reasoning does not end has none.
+    /// Same as [`AnswerKind::answer`]; `opened_by_prompt` says whether the prompt ended with an opening
+    /// `<think>`. If that reasoning does not end in the text, there is no final answer.
     ///
     /// ```
     /// use mixdistill::eval::AnswerKind;
@@ -44,7 +45,7 @@ impl AnswerKind {
                     return Some(boxed);
                 }
                 match stated() {
-                    // "The answer is in the table" and "#### Thanks!" state none.
+                    // "The answer is in the table" and "#### Thanks!" state no number.
                     Some(words) if !words.contains(char::is_numeric) && !words.contains('\\') => {
                         number().or(Some(words))
                     }
@@ -54,11 +55,10 @@ impl AnswerKind {
             Self::Choice => {
                 let letters = || Extractor::Choice(('A'..='J').collect());
                 let letter = |text: &str| extract(text, &[letters()]);
-                // "(B) 7" in a box is the letter B, and "A as shown" is A: there it is no article.
+                // "(B) 7" in a box is the letter B, and "A as shown" is A: in a box, "A" is not an article.
                 let of_stated =
                     |stated: String| letter(&format!("answer: {stated}")).unwrap_or(stated);
-                // "The answer is B) 12" is B: what follows a phrase is looked at for its letter
-                // first.
+                // "The answer is B) 12" is B: the letter after a phrase comes before its text.
                 let boxed = extract(text, &[Extractor::Boxed, Extractor::Gsm8k]);
                 boxed.map(of_stated).or_else(|| letter(text)).or_else(stated)
             }

@@ -1,6 +1,6 @@
-//! Text to tokens. What is special here: numbers. Whether a comma parts thousands, is a decimal
-//! point or parts the items of a list can only be told from the digits around it, so the lexer is
-//! asked for one [`Reading`] at a time and the comparison tries both.
+//! Splits text into tokens. Only the digits around a comma tell whether it groups thousands, is a decimal
+//! comma, or separates items of a list. The lexer therefore takes one [`Reading`] at a time, and the
+//! comparison tries both.
 
 use super::expression::Joiner;
 use super::limits::{MAX_BYTES, MAX_TOKENS};
@@ -9,27 +9,27 @@ use super::numerals::leading_number;
 use super::scripts::plain_character;
 use super::words::{self, Meaning};
 
-/// How a comma between digits is read outside brackets; within them it always parts items.
+/// How to read a comma between digits outside of brackets. Inside brackets, it always separates items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// As a part of the number, where the digits allow it: `1,234` is 1234.
+    /// As a part of the number, if the digits allow it: `1,234` is 1234.
     Number,
-    /// As parting two numbers: `1,234` is 1 and 234.
+    /// As a separator of two numbers: `1,234` is 1 and 234.
     List,
 }
 
-/// What a piece of text is.
+/// The kind of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Digits with an optional point, the digits that repeat for ever, and the power of ten.
+    /// Digits with an optional point, the repeating digits, and the power of ten.
     Number {
         digits: String,
         repeating: String,
         exponent: i32,
     },
-    /// One letter or a run of them that has no other meaning.
+    /// One or several letters without another meaning.
     Word(String),
-    /// Anything with a meaning of its own.
+    /// Anything with its own meaning.
     Sign(Meaning),
     /// The words of a `\text{}`.
     Text(String),
@@ -54,13 +54,13 @@ pub enum Kind {
 /// A token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// Whether white space stands before it.
+    /// Whether white space precedes the token.
     pub spaced: bool,
 }
 
-/// The tokens of a text; `None` where a character has no meaning or there is too much of it.
+/// The tokens of a text; `None` if a character has no meaning or the text is too long.
 pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
     if text.len() > MAX_BYTES {
         return None;
@@ -90,8 +90,7 @@ pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
     Some(lexer.tokens)
 }
 
-/// Intervals whose open ends have their brackets turned outwards, as in French: `]1, 2[` is `(1,
-/// 2)`.
+/// Converts intervals with outward brackets at open ends, as in French: `]1, 2[` is `(1, 2)`.
 fn turn_brackets(tokens: &mut [Token]) {
     let is_open = |kind: &Kind| {
         matches!(kind, Kind::SquareOpen | Kind::Sign(Meaning::Open | Meaning::SetOpen))
@@ -99,7 +98,7 @@ fn turn_brackets(tokens: &mut [Token]) {
     let is_close = |kind: &Kind| {
         matches!(kind, Kind::SquareClose | Kind::Sign(Meaning::Close | Meaning::SetClose))
     };
-    // For each open bracket, whether it could be that of an interval and has two items by now.
+    // For each open bracket, whether it could belong to an interval and has two items by now.
     let mut open: Vec<Option<bool>> = vec![];
     for at in 0..tokens.len() {
         let next = tokens.get(at + 1).map(|token| &token.kind);
@@ -140,14 +139,14 @@ pub(crate) struct Lexer {
     pub(crate) reading: Reading,
     pub(crate) brackets: usize,
     environments: usize,
-    /// How many of them line up equations, where `&` parts nothing.
+    /// Number of environments that align equations, in which `&` separates nothing.
     aligned: usize,
-    /// Whether the text has `\\frac` for `\frac`, as text that was escaped twice does.
+    /// Whether the text has `\\frac` for `\frac`, as in text that was escaped twice.
     doubled: bool,
     spaced: bool,
-    /// From here on there are only full stops, delimiters and white space.
+    /// From here on, there are only periods, delimiters, and white space.
     ending: usize,
-    /// Up to here commas part items: the digits did not allow another reading.
+    /// Up to here, commas separate items, since the digits do not allow another reading.
     pub(crate) list_until: usize,
     tokens: Vec<Token>,
 }
@@ -176,7 +175,7 @@ impl Lexer {
             '{' if self.peek(0) == Some(',')
                 || self.peek(0) == Some(' ') && self.peek(1) == Some(',') =>
             {
-                // `{,}` not within a number.
+                // `{,}` outside of a number.
                 while self.peek(0)? != '}' {
                     self.at += 1;
                 }
@@ -224,7 +223,7 @@ impl Lexer {
             }
             'ℝ' | 'ℤ' | 'ℕ' | 'ℚ' | 'ℂ' => self.push(Kind::Word(character.to_string())),
             '½' | '¼' | '¾' | '⅓' | '⅔' => self.vulgar_fraction(character),
-            // A full stop ends the answer; elsewhere a dot means nothing that is known here.
+            // A period ends the answer. Elsewhere, a dot has no known meaning.
             '.' | '。' if self.at > self.ending => {
                 self.spaced = true;
             }
@@ -275,7 +274,7 @@ impl Lexer {
             self.at += 1;
         }
         let mut word: String = self.characters[start..self.at].iter().collect();
-        // `1orW`: a connective right behind a digit ends where the small letters end.
+        // `1orW`: a connective right after a digit ends with the lower-case letters.
         let behind_digit = start > 0 && self.characters[start - 1].is_ascii_digit();
         for connective in ["and", "or"] {
             if behind_digit
@@ -287,7 +286,7 @@ impl Lexer {
                 word = connective.into();
             }
         }
-        // In other languages, and not between letters that may be variables.
+        // In any language, but not between letters that may be variables.
         let joins = if word.chars().count() > 1 || !word.is_ascii() { joiner(&word) } else { None };
         if let Some(joiner) = joins.filter(|_| self.spaced || !word.is_ascii()) {
             return self.push(Kind::Sign(joining(joiner)));
@@ -299,7 +298,7 @@ impl Lexer {
         }
     }
 
-    /// Behind a backslash.
+    /// Reads what follows a backslash.
     fn backslash(&mut self) -> Option<()> {
         let character = self.peek(0)?;
         if character.is_ascii_alphabetic() {
@@ -350,7 +349,7 @@ impl Lexer {
             .take(32)
             .count();
         let name: String = self.characters[self.at..self.at + length].iter().collect();
-        // Of an unknown command the longest known beginning counts: `\quadx` is `\quad x`.
+        // For an unknown command, the longest known prefix counts: `\quadx` is `\quad x`.
         let (meaning, name) = (1..=length)
             .rev()
             .find_map(|end| words::command(&name[..end]).map(|meaning| (meaning, &name[..end])))?;
@@ -411,8 +410,8 @@ impl Lexer {
         Some(())
     }
 
-    /// The words of a `\text{}`. A connective at its beginning or end joins what stands on both
-    /// sides of it: `3 \text{ hours and } 20 \text{ minutes}`.
+    /// Reads the words of a `\text{}`. A connective at its beginning or end joins both sides:
+    /// `3 \text{ hours and } 20 \text{ minutes}`.
     fn text(&mut self, text: &str) -> Option<()> {
         if self.tokens.is_empty() && (text.trim().is_empty() || announces(text)) {
             self.spaced = true;
@@ -477,7 +476,7 @@ impl Lexer {
         next.is_some_and(|c| "=≈".contains(*c))
     }
 
-    /// The text of the group, or the one character, that follows.
+    /// The text of the next group, or the next character.
     fn argument(&mut self) -> Option<String> {
         while self.peek(0).is_some_and(char::is_whitespace) {
             self.at += 1;
@@ -490,7 +489,7 @@ impl Lexer {
         let start = self.at;
         let mut depth = 1usize;
         loop {
-            // The answer may end where it was cut off.
+            // The answer may be truncated.
             let Some(character) = self.peek(0) else {
                 return Some(self.characters[start..self.at].iter().collect());
             };
@@ -507,7 +506,7 @@ impl Lexer {
     }
 }
 
-/// Whether an environment is for equations below each other.
+/// Whether an environment aligns equations.
 pub(crate) fn lines_up(environment: &str) -> bool {
     let name = environment.trim_end_matches('*');
     ["align", "aligned", "split", "gather", "gathered", "eqnarray", "alignedat"].contains(&name)
@@ -520,7 +519,7 @@ fn joining(joiner: Joiner) -> Meaning {
     }
 }
 
-/// Whether a `\text{}` holds a formula: it has digits, or lone capitals, and no words but "and" and
+/// Whether a `\text{}` contains a formula: digits or single capital letters, and no words except "and" and
 /// "or".
 fn is_formula(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());

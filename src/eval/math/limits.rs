@@ -1,24 +1,24 @@
-//! The bounds that make every comparison end: on size and depth of what is read, on the digits of
-//! exact numbers, and on the work of one comparison, which is counted in steps and not by a clock,
-//! so that the same two answers get the same verdict on every machine.
+//! The bounds that make every comparison terminate: on the size and depth of answers, on the digits of exact
+//! numbers, and on the work of one comparison. Work is counted in steps rather than time, so that the same
+//! two answers get the same verdict on every machine.
 
-/// Longest answer, in bytes, that is read as mathematics; a longer one equals only its own text.
+/// Maximum length in bytes of an answer that is parsed. A longer one equals only its own text.
 pub const MAX_BYTES: usize = 1 << 16;
-/// Most tokens of an answer.
+/// Maximum number of tokens in an answer.
 pub const MAX_TOKENS: usize = 1 << 14;
-/// Deepest nesting of an answer.
+/// Maximum nesting depth of an answer.
 pub const MAX_DEPTH: usize = 64;
-/// Most marks behind one value, such as factorials; each is a level of the tree as well.
+/// Maximum number of marks after one value, such as factorials. Each is also a level of the tree.
 pub const MAX_MARKS: usize = 8;
-/// Most binary digits of a numerator or denominator.
+/// Maximum number of binary digits of a numerator or denominator.
 pub const MAX_BITS: u64 = 1 << 15;
-/// Most steps of one comparison: a visit to a node of an expression is one, and exact arithmetic
-/// counts by the size of its numbers.
+/// Maximum number of steps in one comparison. A visit to a node of an expression is one step, and exact
+/// arithmetic counts by the size of its numbers.
 pub const MAX_STEPS: u64 = 1 << 20;
-/// Most values that ± may stand for in one answer.
+/// Maximum number of ± signs in one answer.
 pub const MAX_SIGNS: u32 = 4;
 
-/// What is left of the work that one comparison may take.
+/// The remaining steps of one comparison.
 #[derive(Clone, Debug)]
 pub struct Steps {
     left: u64,
@@ -30,7 +30,7 @@ impl Steps {
         Self { left: MAX_STEPS }
     }
 
-    /// Takes `steps` off; `None` once there are none left, so that `?` gives up.
+    /// Subtracts `steps`. Returns `None` once none are left, so that `?` gives up.
     pub fn take(&mut self, steps: u64) -> Option<()> {
         self.left = self.left.saturating_sub(steps);
         (self.left > 0).then_some(())

@@ -1,6 +1,6 @@
-//! What stands behind a value: powers, factorials, percent, degrees, units and notes. Units are
-//! read in `\text{}` and in plain words; a single letter is a unit only in `\text{}`, for in a
-//! formula it is a variable.
+//! Marks after a value: powers, factorials, percent, degrees, units, and notes. Units are recognized in
+//! `\text{}` and in plain words. A single letter is a unit only in `\text{}`, since it is a variable in a
+//! formula.
 
 use super::expression::{Expression, Function};
 use super::lexer::Kind;
@@ -35,7 +35,7 @@ impl Parser {
                 }
                 Some(Kind::Sign(Meaning::Prime)) => {
                     self.at += 1;
-                    // Minutes of an angle, feet: only a name can be primed.
+                    // After a number, a prime means minutes or feet: only a name can be primed.
                     let Expression::Variable(name) = value else { return None };
                     value = Expression::Variable(name + "'");
                 }
@@ -103,13 +103,13 @@ impl Parser {
             negative ^= *sign == Meaning::Minus;
             self.at += 1;
         }
-        // Towers are built from the top: the factor takes the powers behind it.
+        // Towers are built from the top: the factor takes the powers after it.
         let exponent = self.factor()?;
         let power = |exponent: Expression| {
             let exponent = if negative { negated(exponent) } else { exponent };
             Box::new(Expression::Power(Box::new(base), Box::new(exponent)))
         };
-        // The unit of `2^{10}\%` is that of the power.
+        // In `2^{10}\%`, the sign belongs to the power.
         Some(match exponent {
             Expression::Percent(exponent) => Expression::Percent(power(*exponent)),
             Expression::Degrees(exponent) => Expression::Degrees(power(*exponent)),
@@ -118,7 +118,7 @@ impl Parser {
         })
     }
 
-    /// `m/s`: letters that are a unit together.
+    /// `m/s`: letters that form a unit together.
     fn is_rate(&self, word: &str) -> bool {
         let per = |kind: Option<&Kind>| matches!(kind, Some(Kind::Word(time)) if ["s", "h", "min"].contains(&time.as_str()));
         ["m", "L", "l", "g", "J"].contains(&word)
@@ -126,7 +126,7 @@ impl Parser {
             && per(self.peek_ahead(2))
     }
 
-    /// The modulus behind a residue: `\pmod{10}`, `(mod 10)`, `\text{ mod } 10`.
+    /// The modulus after a residue: `\pmod{10}`, `(mod 10)`, `\text{ mod } 10`.
     fn modulus(&mut self) -> Option<Option<String>> {
         let bracketed = self.peek() == Some(&Kind::Sign(Meaning::Open));
         let word = self.peek_ahead(usize::from(bracketed));
@@ -141,7 +141,7 @@ impl Parser {
         Some(Some(format!("mod {}", label(&modulus))))
     }
 
-    /// A fraction of units in `\text{}`, and where it ends.
+    /// A fraction of units in `\text{}`, and its end.
     fn fraction_of_units(&self) -> Option<(String, usize)> {
         let mut at = self.at + 1;
         let mut sides = vec![];
@@ -168,15 +168,15 @@ impl Parser {
         canonical(&unit).map(|unit| (unit, at))
     }
 
-    /// Whether a plain word behind a value and other words is a unit or a note; `None` where it says
-    /// something about the value.
+    /// Whether a plain word after a value and other words is a unit or a note; `None` if it changes the
+    /// value.
     fn is_note(&self, word: &str, names: &[String], behind_number: bool) -> Option<bool> {
         // `2am` is a product of three.
         let spaced = self.tokens[self.at].spaced;
         let parted = spaced || !is_time(words::unit(word).unwrap_or(""));
         let known = word.len() > 1 && canonical(word).is_some() && parted;
-        // Longer words that mean nothing else are notes: `5 apples`. Other scripts write them
-        // without a space.
+        // Longer words without another meaning are notes: `5 apples`. Other scripts write them without a
+        // space.
         let foreign = !word.is_ascii() && !word.chars().all(|c| "ℝℤℕℚℂ".contains(c));
         let note = foreign || spaced && word.chars().count() > 3;
         let per = names.last().is_some_and(|name| name == "/" || name == "per")
@@ -189,7 +189,7 @@ impl Parser {
         (known || adds_nothing(word)).then_some(true)
     }
 
-    /// A unit or another note behind a value, in `\text{}` or in plain words.
+    /// A unit or another note after a value, in `\text{}` or in plain words.
     fn unit_behind(&mut self) -> Option<Option<String>> {
         let behind_number = self.at > 0
             && matches!(
@@ -215,7 +215,7 @@ impl Parser {
                     if self.range_ahead(1) {
                         break;
                     }
-                    // A second value, a negation or a condition is no note.
+                    // A second value, a negation, or a condition is not a note.
                     if canonical(words).is_none() && !adds_nothing(words) {
                         return None;
                     }
@@ -242,7 +242,7 @@ impl Parser {
                     names.push(unit);
                     self.at = end - 1;
                 }
-                // In `5 sec` it is no secant, for there is nothing to take it of.
+                // In `5 sec`, it is not the secant, since there is no argument.
                 Some(Kind::Sign(Meaning::Function(Function::Sec)))
                     if behind_number && self.at + 1 == self.tokens.len() =>
                 {
@@ -269,7 +269,7 @@ impl Parser {
     }
 }
 
-/// One name for the spellings of a unit, or the note as it is.
+/// The canonical name of a unit, or the unchanged note.
 fn unit_name(names: &[String]) -> String {
     if let Some(unit) = canonical(&names.join(" ")) {
         return unit;

@@ -1,13 +1,13 @@
-//! Sums and products of matrices, worked out cell by cell so that two matrices compare by their
-//! cells. Anything that does not fit together is left as it was.
+//! Sums and products of matrices, computed cell by cell so that matrices can be compared by their cells.
+//! Operands that do not fit together are left unchanged.
 
 use super::expression::{Expression, Function};
 use super::number::small_integer;
 
-/// Most rows or columns of a matrix that is multiplied.
+/// Maximum number of rows or columns of a matrix in a product.
 const MAX_SIDE: usize = 12;
 
-/// The same expression with its sums and products of matrices worked out.
+/// The same expression, with its sums and products of matrices computed.
 pub fn folded(expression: Expression) -> Expression {
     if !expression.any(&|part| matches!(part, Expression::Matrix(_))) {
         return expression;
@@ -99,7 +99,7 @@ fn product(factors: &[Expression]) -> Option<Expression> {
     }
     let mut matrices = factors.iter().filter_map(rows_of);
     let mut result = matrices.next()?.to_vec();
-    // Cells grow with every product, so there are few.
+    // Cells grow with every product, so the number of products is limited.
     for (at, other) in matrices.enumerate() {
         let side = other.len();
         let width = other.first()?.len();

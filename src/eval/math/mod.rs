@@ -1,23 +1,22 @@
-//! Final answers to problems in mathematics: found in solutions, and compared.
+//! Finds final answers to math problems in solutions, and compares them.
 //!
-//! The rule: lenient about form, never about content. Units, nouns, moduli, percent signs and other
-//! spellings change nothing; a second value, a negation, a condition or a comparison makes another
-//! answer. Where a comparison of texts and the parser disagree, the parser decides; where the parser
-//! cannot read one of two answers, their texts are compared, and no words are cut off that say
-//! something. Only what follows the end of a model's reasoning states an answer, and a marker, such
-//! as a box or `####`, counts where something like an answer follows it.
+//! The rule is to be lenient about form, but never about content. Units, nouns, moduli, percent signs, and
+//! other spellings do not matter. A second value, a negation, a condition, or a comparison makes a different
+//! answer. If the parser can read both answers, it decides. Otherwise, the texts are compared, without
+//! dropping words that carry meaning. Only the text after a model's reasoning can state an answer, and a
+//! marker such as a box or `####` counts only if something like an answer follows it.
 //!
 //! | stage | files |
 //! | --- | --- |
 //! | where to look | `kind` (of benchmark), `reasoning` |
 //! | finding | `extract`; `boxes`, `phrases`, `statement` and `clauses` (sentences), `formulas`, `numerals`, `choice` |
-//! | tiers of equality | `tier`, `hendrycks` (the normalization of the MATH data set's authors) |
-//! | reading LaTeX and plain text | `lexer`, `digits`, `scripts`, `words`, `parser`, `primary`, `marks`, `calls` to an `expression` |
+//! | tiers of equality | `tier`, `hendrycks` (the normalization of the MATH dataset's authors) |
+//! | parsing LaTeX and plain text | `lexer`, `digits`, `scripts`, `words`, `parser`, `primary`, `marks`, `calls`; the result is an `expression` |
 //! | values | `number` (exact), `complex`, `evaluate` (at random points), `matrix`, `signs` (±), `dates` |
-//! | comparing | `equal`, `names`, `sets`, `text`, `notes` (what words say), `spoken`, `units` |
+//! | comparing | `equal`, `names`, `sets`, `text`, `notes` (meaning of words), `spoken`, `units` |
 //!
-//! Whatever is written in an answer, reading and comparing it is bounded (`limits`): bytes, tokens,
-//! depth, bits of a number, steps. What exceeds a bound is not equal to anything but its own text.
+//! Parsing and comparing are bounded for any input (`limits`): bytes, tokens, depth, bits of a number, and
+//! steps. An answer that exceeds a bound equals only its own text.
 
 mod boxes;
 mod calls;

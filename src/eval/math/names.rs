@@ -1,26 +1,26 @@
-//! What an equation only names. `x = 5`, `f(x) = 5`, `AB = 5`, `(p, q) = (1, 2)` and `2 + 3 = 5`
-//! state a value; `x + y = 5` is an equation of its own. The line between the two is drawn here.
+//! Equations that only name a value. `x = 5`, `f(x) = 5`, `AB = 5`, `(p, q) = (1, 2)`, and `2 + 3 = 5` state
+//! a value, whereas `x + y = 5` is an equation. This module draws the line between the two.
 
 use super::expression::{Bracket, Expression, Relation};
 use super::number::small_integer;
 
-/// A value and what it is called, if anything.
+/// A value and its name, if any.
 #[derive(Clone, Copy, Debug)]
 pub struct Assigned<'a> {
-    /// The left-hand side, where it is a name and not a calculation.
+    /// The left-hand side, if it is a name rather than a calculation.
     pub name: Option<&'a Expression>,
     /// The value.
     pub value: &'a Expression,
 }
 
-/// Reads a chain of relations as a value with a name, where it is no more than that.
+/// Interprets a chain of relations as a named value, if it is nothing more.
 pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     let Expression::Chain(sides, relations) = expression else { return None };
     let name = is_name(&sides[0]).then_some(&sides[0]);
     match relations.as_slice() {
         // `x \in [0, 1]` names the set of its values.
         [Relation::In] => name.map(|_| Assigned { name, value: &sides[1] }),
-        // `\frac13 \approx 0.333` says a third.
+        // `\frac13 \approx 0.333` states a third.
         [Relation::Approximately]
             if name.is_none()
                 && sides[1].decimals() > 0
@@ -32,7 +32,7 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
             name.map(|_| Assigned { name, value: &sides[1] })
         }
         _ => {
-            // `x = 1/3 \approx 0.33` says 1/3.
+            // `x = 1/3 \approx 0.33` states 1/3.
             let equal = relations.iter().take_while(|r| **r == Relation::Equal).count();
             let rest = &relations[equal..];
             if equal == 0 || rest.iter().any(|r| *r != Relation::Approximately) {
@@ -43,9 +43,9 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
             if name.is_none() && closed(&sides[0]) && is_name(value) {
                 return Some(Assigned { name: Some(value), value: &sides[0] });
             }
-            // `35 + 70 = 105`, and `m + n = 35 + 70 = 105` from its last but one side on.
+            // `35 + 70 = 105`, and the last two sides of `m + n = 35 + 70 = 105`.
             let calculation = closed(&sides[equal - 1]) && closed(value);
-            // `1 = z = x = 0` says its last value.
+            // `1 = z = x = 0` states its last value.
             let all_named = || sides[..equal].iter().all(|side| is_name(side) || closed(side));
             let chain = equal > 1 && closed(value) && all_named();
             (name.is_some() || calculation || chain).then_some(Assigned { name, value })
@@ -53,7 +53,7 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     }
 }
 
-/// The last side of a chain of several equations, which is what such a calculation ends in:
+/// The last side of a chain of several equations, the result of such a calculation:
 /// `x - p = (2 - p) - p = 2 - 2p`.
 pub fn last_of_chain(expression: &Expression) -> Option<&Expression> {
     let Expression::Chain(sides, relations) = expression else { return None };
@@ -62,7 +62,7 @@ pub fn last_of_chain(expression: &Expression) -> Option<&Expression> {
     (equal > 1 && exact && sides.iter().all(Expression::is_scalar)).then(|| &sides[equal])
 }
 
-/// Whether it only names something.
+/// Whether an expression is only a name.
 pub fn is_name(expression: &Expression) -> bool {
     match expression {
         Expression::Variable(_) => true,
@@ -98,7 +98,7 @@ pub fn is_name(expression: &Expression) -> bool {
     }
 }
 
-/// Whether it is what functions are called: `y` or `f(x)`.
+/// Whether it is the name of a function: `y` or `f(x)`.
 pub fn is_function_name(name: &Expression) -> bool {
     match name {
         Expression::Variable(name) => name == "y",
@@ -109,7 +109,7 @@ pub fn is_function_name(name: &Expression) -> bool {
     }
 }
 
-/// Whether two names are the same; the argument of a function does not count, and no name fits any.
+/// Whether two names are the same. The argument of a function does not count, and a missing name matches any.
 pub fn same_name(a: Option<&Expression>, b: Option<&Expression>) -> bool {
     match (a, b) {
         (Some(Expression::Product(a)), Some(Expression::Product(b))) => a[0] == b[0] || a == b,

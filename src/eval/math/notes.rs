@@ -1,17 +1,17 @@
-//! What words behind a value say. The rule of the whole grader is drawn here: lenient about form,
-//! never about content. A unit or a noun says nothing about a value, and it is dropped; a second
-//! value, a negation, a condition or a comparison does, and with it the answer is another one.
+//! The meaning of words after a value. This draws the line of the whole grader: lenient about form, but never
+//! about content. A unit or a noun does not change a value and is dropped. A second value, a negation, a
+//! condition, or a comparison makes a different answer.
 
 use super::expression::Joiner;
 use super::spoken::small;
 
-/// "and" and "or" in the languages that answers are met in.
+/// "and" and "or" in the languages of answers.
 const AND: &[&str] =
     &["and", "und", "et", "y", "e", "en", "i", "и", "و", "和", "及", "与", "と", "그리고", "및"];
 const OR: &[&str] =
     &["or", "oder", "ou", "o", "lub", "или", "أو", "或", "或者", "また", "または", "또는"];
 
-/// Words that say something about a value.
+/// Words that change the meaning of a value.
 const TELLING: &[&str] = &[
     // A second value.
     "and",
@@ -172,7 +172,7 @@ const TELLING: &[&str] = &[
     "больше",
     "меньше",
     "more+",
-    // A doubt or another statement.
+    // Doubt, or another statement.
     "maybe",
     "perhaps",
     "possibly",
@@ -196,7 +196,7 @@ const TELLING: &[&str] = &[
     "vielleicht",
     "peut",
     "quizás",
-    // Another value made of this one.
+    // Another value computed from this one.
     "squared",
     "cubed",
     "factorial",
@@ -210,10 +210,10 @@ const TELLING: &[&str] = &[
     "imaginary",
 ];
 
-/// Characters of scripts without spaces that say something wherever they stand.
+/// Characters of scripts without spaces that change the meaning of a value at any position.
 const TELLING_CHARACTERS: &str = "或和与及不非没至如若但当时除到约超余又또는不";
 
-/// What says something behind a value in languages that put it there.
+/// Endings that change the meaning of a value in languages that put them after it.
 const TELLING_ENDINGS: &[&str] = &[
     "以上",
     "以下",
@@ -233,7 +233,7 @@ const TELLING_ENDINGS: &[&str] = &[
     "नहीं",
 ];
 
-/// What compares or denies when it stands right before a value.
+/// Comparisons and negations right before a value.
 const COMPARISONS: &[&str] = &[
     "at least",
     "at most",
@@ -364,7 +364,7 @@ const COMPARISONS: &[&str] = &[
     "bukan",
 ];
 
-/// Words that say how large one of the unit is.
+/// Words that scale a unit.
 const SCALES: &[(&str, u64)] = &[
     ("dozen", 12),
     ("hundred", 100),
@@ -376,7 +376,7 @@ const SCALES: &[(&str, u64)] = &[
 
 /// How a word joins two values, if it does.
 pub fn joiner(word: &str) -> Option<Joiner> {
-    // A lone capital is a name and no "i" or "e".
+    // A single capital letter is a name, not "i" or "e".
     let lone = word.len() == 1 && word.starts_with(char::is_uppercase);
     let lower = if lone { String::new() } else { word.to_lowercase() };
     let lower = lower.as_str();
@@ -391,7 +391,7 @@ pub fn is_connective(word: &str) -> bool {
     joiner(word).is_some()
 }
 
-/// Whether a note behind a value, such as a unit, says nothing about the value.
+/// Whether a note after a value, such as a unit, does not change the value.
 pub fn adds_nothing(note: &str) -> bool {
     let note = &note.replace("to the nearest", "");
     let mut words = note.split(|c: char| !(c.is_alphabetic() || c == '\'' || c == '’'));
@@ -406,7 +406,7 @@ pub fn adds_nothing(note: &str) -> bool {
         })
 }
 
-/// Whether something is said behind a value as other languages do.
+/// Whether the text after a value changes its meaning in another language.
 pub fn tells_natively(behind: &str) -> bool {
     TELLING_ENDINGS.iter().any(|ending| behind.contains(ending))
 }
@@ -452,7 +452,7 @@ pub fn announces(words: &str) -> bool {
             .is_some_and(adds_nothing)
 }
 
-/// By how much a unit multiplies the value before it: `5 million dollars`.
+/// The factor by which a unit multiplies the value before it: `5 million dollars`.
 pub fn scale(unit: &str) -> Option<u64> {
     let first = unit.split(' ').next()?;
     let first = first.strip_suffix('s').unwrap_or(first);

@@ -1,16 +1,16 @@
-//! Numbers in running text. Where a number ends there is less certain than in a formula: groups of
-//! thousands come with commas, points, apostrophes and spaces, and digits within a word or a code
-//! are no number. What is found is read by the lexer like any other answer.
+//! Numbers in prose. The end of a number is less certain there than in a formula: commas, points,
+//! apostrophes, and spaces group thousands, and digits inside a word or a code are not a number. The lexer
+//! parses what is found, like any other answer.
 
-/// What may part groups of thousands in running text. A plain space does so too; see [`end`].
+/// Thousands separators in prose. A plain space can also be one; see [`end`].
 pub(super) const GROUPS: [&str; 8] =
     [",", "'", "’", "\u{a0}", "\u{202f}", "\u{2009}", "\\,", "{,}"];
-/// Signs of currencies.
+/// Currency symbols.
 const CURRENCIES: [char; 6] = ['$', '€', '£', '¥', '₹', '₽'];
-/// Names of currencies that stand right before their amount.
+/// Names of currencies that come right before the amount.
 const CODES: [&str; 10] = ["usd", "eur", "gbp", "inr", "rs", "cad", "aud", "us", "chf", "rmb"];
 
-/// Where the last number is.
+/// The position of the last number.
 pub(super) fn last_number(text: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut found = None;
@@ -33,8 +33,8 @@ pub(super) fn last_number(text: &str) -> Option<(usize, usize)> {
     found
 }
 
-/// Where the number is that a text begins with, behind a sign and a currency at most; its sign and
-/// its percent are a part of it.
+/// The position of a number at the start of a text, after a sign and a currency at most. Its sign and its
+/// percent sign are part of it.
 pub(super) fn leading_number(text: &str) -> Option<(usize, usize)> {
     const MOST: usize = 6;
     let (mut at, mut sign) = (0, None);
@@ -57,8 +57,7 @@ pub(super) fn leading_number(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// A number of running text. One that has a comma for its decimals gets a point: a single number is
-/// no list.
+/// A number in prose. Replaces a decimal comma by a point, since a single number is not a list.
 pub(super) fn numeral(number: &str) -> String {
     match number.split_once(',') {
         Some((whole, decimals))
@@ -80,7 +79,7 @@ fn digit(text: &str, at: usize) -> bool {
 /// Whether a number begins at a byte.
 fn begins(text: &str, at: usize) -> bool {
     let point = || text.as_bytes().get(at) == Some(&b'.') && digit(text, at + 1);
-    // In "No.7" the point ends a word.
+    // In "No.7", the point ends a word.
     digit(text, at) || point() && !text[..at].ends_with(char::is_alphanumeric)
 }
 
@@ -91,19 +90,19 @@ fn digits_end(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// Whether exactly three digits stand at a byte.
+/// Whether exactly three digits start at a byte.
 fn three(text: &str, at: usize) -> bool {
     digits_end(text, at) == at + 3
 }
 
-/// Where the number that begins at a byte ends: groups, decimals.
+/// The end of the number that begins at a byte, with its groups and decimals.
 fn end(text: &str, start: usize) -> usize {
     let mut end = digits_end(text, start);
     let few = (1..=3).contains(&(end - start)) && !text[start..end].starts_with('0');
     if few {
         let rest = &text[end..];
         let mut separator = GROUPS.into_iter().find(|s| rest.starts_with(s));
-        // A plain space parts thousands unless the digits before it are the end of a longer text of
+        // A plain space groups thousands unless the digits before it are the end of a longer series of
         // numbers: "1 000", but not "2 300 400" items of "1 2 300".
         let before = text[..start].trim_end_matches(' ');
         let in_row = before.len() < start && before.ends_with(|c: char| c.is_ascii_digit());
@@ -133,7 +132,7 @@ fn end(text: &str, start: usize) -> usize {
     end
 }
 
-/// Where a number and the denominator behind it end.
+/// The end of a number and its denominator, if any.
 fn fraction_end(text: &str, number_end: usize) -> usize {
     const VULGAR: [char; 5] = ['½', '¼', '¾', '⅓', '⅔'];
     if let Some(sign) = text[number_end..].chars().next().filter(|c| VULGAR.contains(c)) {
@@ -155,8 +154,8 @@ fn fraction_end(text: &str, number_end: usize) -> usize {
     }
 }
 
-/// Whether digits at a byte belong to a word or a code: `AZYUK2A`. Behind the name of a currency
-/// and behind a command they do not, nor where the script puts no spaces between words.
+/// Whether digits at a byte belong to a word or a code: `AZYUK2A`. They do not after the name of a currency
+/// or a command, or in scripts without spaces between words.
 fn within_word(text: &str, at: usize) -> bool {
     let before = &text[..at];
     let spaced =
@@ -170,7 +169,7 @@ fn within_word(text: &str, at: usize) -> bool {
     !(command || CODES.iter().any(|code| word.eq_ignore_ascii_case(code)))
 }
 
-/// A number with its denominator, its `\frac`, its sign and its percent.
+/// Extends a number by its denominator, its `\frac`, its sign, and its percent sign.
 fn extended(text: &str, mut start: usize, number_end: usize) -> (usize, usize) {
     let mut finish = fraction_end(text, number_end);
     // `\frac{2}{5}` outside of any formula.
@@ -199,11 +198,11 @@ fn extended(text: &str, mut start: usize, number_end: usize) -> (usize, usize) {
         if let Some(sign) = head.chars().next_back().filter(signs) {
             let before = head[..head.len() - sign.len_utf8()].trim_end().chars().next_back();
             let gap = &head[head.trim_end_matches(sign).trim_end().len()..];
-            // At the start of a line it is none of an operation.
+            // At the start of a line, it is not an operator.
             let begins_line = gap.contains('\n') && !text[start..].starts_with(' ');
             let operator =
                 !begins_line && before.is_some_and(|c| c.is_alphanumeric() || c == ')' || c == '}');
-            // "-5" behind a word and a space has a sign, "3 - 5" and "x-5" have an operator.
+            // "-5" after a word and a space has a sign; "3 - 5" and "x-5" have an operator.
             let parted = head[..head.len() - sign.len_utf8()].ends_with(' ')
                 && !text[start..].starts_with(' ')
                 && before.is_some_and(|c| c.is_alphabetic());
@@ -215,7 +214,7 @@ fn extended(text: &str, mut start: usize, number_end: usize) -> (usize, usize) {
     (start, finish)
 }
 
-/// Whether the word before a sign is one of prose and no variable: "is -5", "x -5".
+/// Whether the word before a sign is prose rather than a variable: "is -5", but not "x -5".
 fn signed_word(head: &str) -> bool {
     let before = head.trim_end_matches(|c: char| !c.is_alphanumeric());
     let letters = before.chars().rev().take_while(|c| c.is_alphabetic()).count();

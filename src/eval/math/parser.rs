@@ -1,6 +1,6 @@
-//! Tokens to an [`Expression`] by recursive descent, from lists of answers down to products; what
-//! products are made of is in `primary.rs`. Special here is what answers have and formulas have
-//! not: lists with "and", chains of relations, ratios, mixed numbers, units behind a value.
+//! Parses tokens to an [`Expression`] by recursive descent, from lists of answers down to products; the
+//! factors of products are in `primary.rs`. Unlike formulas, answers have lists with "and", chains of
+//! relations, ratios, mixed numbers, and units after a value.
 
 use super::expression::{Expression, Function, Joiner, Relation};
 use super::lexer::{Kind, Reading, Token, tokens};
@@ -10,7 +10,7 @@ use super::primary::label;
 use super::text::is_unit;
 use super::words::Meaning;
 
-/// Reads a whole answer; `None` where it is not mathematics.
+/// Parses a whole answer; `None` if it is not mathematics.
 pub fn parse(text: &str, reading: Reading) -> Option<Expression> {
     let tokens = tokens(text, reading)?;
     let mut parser =
@@ -25,20 +25,20 @@ pub fn parse(text: &str, reading: Reading) -> Option<Expression> {
     (parser.at == parser.tokens.len()).then_some(answer)
 }
 
-/// The state of reading.
+/// The state of the parser.
 pub(crate) struct Parser {
     pub(crate) tokens: Vec<Token>,
     pub(crate) at: usize,
     pub(crate) depth: usize,
-    /// How many `|` are open: within them a `|` closes.
+    /// Number of open `|`. Inside of them, a `|` closes.
     pub(crate) bars: usize,
-    /// Whether a colon comes before the condition of a set and makes no ratio.
+    /// Whether a colon comes before the condition of a set rather than in a ratio.
     pub(crate) colon_ends: bool,
-    /// The work that reading long numbers may still take.
+    /// The remaining steps for long numbers.
     pub(crate) steps: Steps,
 }
 
-/// What separates two items.
+/// A separator of two items.
 #[derive(Clone, Copy, PartialEq)]
 enum Separator {
     Comma,
@@ -65,7 +65,7 @@ impl Parser {
         self.take(&Kind::Sign(meaning))
     }
 
-    /// Runs `read` one level deeper, where that level is allowed.
+    /// Runs `read` one level deeper, if that level is allowed.
     pub(crate) fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         if self.depth >= MAX_DEPTH {
             return None;
@@ -76,7 +76,7 @@ impl Parser {
         result
     }
 
-    /// Runs `read` with so many `|` open.
+    /// Runs `read` with the given number of open `|`.
     pub(crate) fn with_bars<T>(
         &mut self,
         bars: usize,
@@ -108,7 +108,7 @@ impl Parser {
                 _ => return found,
             };
             self.at += 1;
-            // In `a, b, and c` the word says more than the comma before it.
+            // In `a, b, and c`, the word takes precedence over the comma.
             if found.is_none() || found == Some(Separator::Comma) {
                 found = Some(next);
             }
@@ -119,7 +119,7 @@ impl Parser {
     fn list(&mut self) -> Option<Expression> {
         let (mut groups, joiner) = self.items()?;
         if groups.len() > 1 {
-            // `p=5,q=2; p=7,q=2`: the semicolon parts what the commas join.
+            // `p=5,q=2; p=7,q=2`: the semicolon separates groups that the commas join.
             let one = |mut group: Vec<Expression>| match group.len() {
                 1 => group.remove(0),
                 _ => Expression::List(group, Joiner::And),
@@ -165,7 +165,7 @@ impl Parser {
         Some((groups, joiner))
     }
 
-    /// Whether it says next which numbers a variable stands for: `k \in \mathbb{Z}`.
+    /// Whether the range of a variable comes next: `k \in \mathbb{Z}`.
     pub(crate) fn range_ahead(&self, ahead: usize) -> bool {
         let bracketed = self.peek_ahead(ahead) == Some(&Kind::Sign(Meaning::Open));
         let first = ahead + usize::from(bracketed);
@@ -176,20 +176,20 @@ impl Parser {
             && if bracketed { closed() } else { self.tokens.len() == self.at + first + 3 }
     }
 
-    /// Whether another number stands right behind a value with a unit of measurement.
+    /// Whether another number comes right after a value with a unit of measurement.
     fn follows_unit(&self, item: &Expression) -> bool {
         matches!(item, Expression::Unit(_, unit) if is_unit(unit) && !unit.starts_with("mod"))
             && matches!(self.peek(), Some(Kind::Number { .. }))
     }
 
-    /// Sides and what relates them.
+    /// Sides and the relations between them.
     pub(crate) fn relation(&mut self) -> Option<Expression> {
         let mut sides = vec![self.ratio()?];
         let mut relations = vec![];
         while let Some(Kind::Sign(Meaning::Relation(relation))) = self.peek() {
             let mut relation = *relation;
             self.at += 1;
-            // `= <`, `=>` and the like are no relations.
+            // `= <`, `=>`, and similar signs are not relations.
             if let Some(Kind::Sign(Meaning::Relation(next))) = self.peek() {
                 match (relation, next) {
                     (Relation::Equal, Relation::Less) => relation = Relation::LessEqual,
@@ -215,7 +215,7 @@ impl Parser {
         Some(if parts.len() == 1 { parts.remove(0) } else { Expression::Ratio(parts) })
     }
 
-    /// Unions, intersections and differences of sets.
+    /// Unions, intersections, and differences of sets.
     fn sets(&mut self) -> Option<Expression> {
         let mut first = self.sum()?;
         if self.take_sign(Meaning::Over) {
@@ -230,7 +230,7 @@ impl Parser {
             let united = match self.peek() {
                 Some(Kind::Sign(Meaning::Union)) => true,
                 Some(Kind::Sign(Meaning::Intersection)) => false,
-                // In plain text a capital U between brackets unites.
+                // In plain text, a capital U between brackets is a union.
                 Some(Kind::Word(word)) if word == "U" && is_set(&first) => true,
                 Some(Kind::Sign(Meaning::SetMinus)) if turns < MAX_DEPTH => {
                     self.at += 1;
@@ -281,7 +281,7 @@ impl Parser {
             }
             terms.push(term);
             if terms.len() > 1 && matches!(terms.last(), Some(Expression::Unit(..))) {
-                // The unit of `3 + 4 cm` is that of the sum.
+                // In `3 + 4 cm`, the unit belongs to the sum.
                 let Some(Expression::Unit(inner, unit)) = terms.pop() else { return None };
                 terms.push(*inner);
                 return Some(Expression::Unit(Box::new(Expression::Sum(terms)), unit));
@@ -331,26 +331,26 @@ impl Parser {
                     self.at += 1;
                     true
                 }
-                // `4.4 x 10^7`: an x between a number and a power of ten multiplies.
+                // `4.4 x 10^7`: an x between a number and a power of ten is a multiplication sign.
                 Some(Kind::Word(word)) if word == "x" && self.is_power_of_ten(1) => {
                     self.at += 1;
                     false
                 }
-                // The range of a parameter in brackets is no factor.
+                // The range of a parameter in brackets is not a factor.
                 Some(Kind::Sign(Meaning::Open)) if self.range_ahead(0) => break,
-                // A word is no factor: `Answer 9` is prose.
+                // A word is not a factor: `Answer 9` is prose.
                 Some(kind) if self.starts_factor(kind) && over.last().is_none_or(is_word) => {
                     return None;
                 }
                 Some(Kind::Sign(Meaning::Open)) if self.applied(over.last(), under.is_empty()) => {
-                    // `I(0)` is a value of I and not 0.
+                    // `I(0)` is a value of I, not 0.
                     let (name, argument) = (over.pop()?, self.factor()?);
                     next = Expression::Variable(format!("{}({})", label(&name), label(&argument)));
                     divide = false;
                     continue;
                 }
                 Some(kind) if self.starts_factor(kind) => {
-                    // Two numbers side by side are no product.
+                    // Two adjacent numbers are not a product.
                     let number = matches!(kind, Kind::Number { .. });
                     if number && !matches!(over.last(), Some(last) if !ends_in_number(last)) {
                         return None;
@@ -378,7 +378,7 @@ impl Parser {
         })
     }
 
-    /// The last factor without its percent sign, where that is the sign of the whole product: in
+    /// The last factor without its percent sign, if the sign belongs to the whole product, as in
     /// `2\sqrt{2}\%` and `22/7\%`, but not in `200 \cdot 10\%`.
     fn percent_of_all(&self, factor: &Expression, whole: bool) -> Option<Expression> {
         let Expression::Percent(inner) = factor else { return None };
@@ -386,12 +386,12 @@ impl Parser {
         (whole && ends).then(|| (**inner).clone())
     }
 
-    /// Whether a product goes on here.
+    /// Whether a product continues here.
     fn goes_on(&self, kind: &Kind) -> bool {
         matches!(kind, Kind::Sign(Meaning::Times | Meaning::Divide)) || self.starts_factor(kind)
     }
 
-    /// Whether a variable stands right before a number in brackets.
+    /// Whether a variable comes right before a number in brackets.
     fn applied(&self, last: Option<&Expression>, over: bool) -> bool {
         over && matches!(last, Some(Expression::Variable(_)))
             && !self.tokens[self.at].spaced
@@ -399,7 +399,7 @@ impl Parser {
             && self.peek_ahead(2) == Some(&Kind::Sign(Meaning::Close))
     }
 
-    /// A factor behind a sign of multiplication may have a sign: `2 \cdot -3`.
+    /// A factor after a multiplication sign, which may have a sign: `2 \cdot -3`.
     fn signed_factor(&mut self) -> Option<Expression> {
         if self.take_sign(Meaning::Minus) {
             return self.factor().map(negated);
@@ -414,7 +414,7 @@ impl Parser {
             && matches!(self.tokens[self.at - 1].kind, Kind::Number { .. })
     }
 
-    /// Whether a factor can begin here without a sign of multiplication before it.
+    /// Whether a factor can begin here without a multiplication sign before it.
     pub(crate) fn starts_factor(&self, kind: &Kind) -> bool {
         match kind {
             Kind::Number { .. }
@@ -450,7 +450,7 @@ fn ends_in_number(expression: &Expression) -> bool {
     matches!(expression, Expression::Number(..) | Expression::Based(..))
 }
 
-/// Whether it is a word and not the letter of a variable.
+/// Whether it is a word rather than a variable.
 fn is_word(expression: &Expression) -> bool {
     matches!(expression, Expression::Variable(name)
         if name.chars().count() > 3
@@ -469,7 +469,7 @@ fn is_set(expression: &Expression) -> bool {
     )
 }
 
-/// The negative, with the sign inside of a unit.
+/// The negative, with the sign inside the unit.
 pub(crate) fn negated(expression: Expression) -> Expression {
     match expression {
         Expression::Unit(inner, unit) => Expression::Unit(Box::new(negated(*inner)), unit),

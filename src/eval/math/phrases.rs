@@ -1,7 +1,7 @@
-//! Phrases that state an answer, "the answer is" above all, in the languages that models answer in:
-//! what the answer is called, and the word or mark that follows. A new language is a new line.
+//! Phrases that state an answer, such as "the answer is", in the languages that models use: the name of the
+//! answer, and the word or mark that links it to the value. To add a language, add a line.
 
-/// What the answer is called, in small letters; English first, for most texts are ASCII.
+/// Names of the answer, in lower case. English comes first, since most texts are ASCII.
 const NAMES: &[&str] = &[
     "answer",
     "answers",
@@ -72,7 +72,7 @@ const NAMES: &[&str] = &[
     "답",
 ];
 
-/// What may stand between the name and what it links to, in small letters: the rest of the name.
+/// Words that may follow the name as a part of it, in lower case.
 const FINAL: &[&str] = &[
     "finale",
     "final",
@@ -94,7 +94,7 @@ const FINAL: &[&str] = &[
     "สุดท้าย",
 ];
 
-/// What a result is called. On the last line it states the answer, where nothing else does.
+/// Names of a result. On the last line, they state the answer if nothing else does.
 const RESULTS: &[&str] = &[
     "result",
     "ans",
@@ -120,7 +120,7 @@ const RESULTS: &[&str] = &[
     "परिणाम",
 ];
 
-/// Names in languages that write a comma before decimals.
+/// Names in languages with a decimal comma.
 const WITH_DECIMAL_COMMA: &[&str] = &[
     "réponse",
     "reponse",
@@ -151,8 +151,7 @@ const WITH_DECIMAL_COMMA: &[&str] = &[
     "Отговор",
 ];
 
-/// The words and marks that link the name to the answer. Where letters follow directly, it is
-/// another word: those of ASCII letters end with their word.
+/// The words and marks that link the name to the answer. Links of ASCII letters must end with their word.
 const LINKS: &[&str] = &[
     ":",
     "：",
@@ -215,25 +214,25 @@ const LINKS: &[&str] = &[
     "คือ",
 ];
 
-/// Names that state an answer expressly as the final one.
+/// Names that explicitly state the final answer.
 const EXPRESS: &[&str] =
     &["final answer", "réponse finale", "respuesta final", "resposta final", "最终答案"];
 
-/// The English names: the first of [`NAMES`].
+/// Number of English names at the start of [`NAMES`].
 const ENGLISH: usize = 6;
 
-/// Most places of one name that are looked at.
+/// Maximum number of occurrences of one name to examine.
 const MOST: usize = 64;
 
-/// The ends of all phrases in a text that state an answer, the weightiest first: those that call it
-/// final, then the last ones.
+/// The ends of all phrases in a text that state an answer, the strongest first: those that call it final,
+/// then the last ones.
 pub(super) fn statements(text: &str) -> Vec<usize> {
-    // Bytes keep their places.
+    // Byte offsets stay the same.
     let lower = text.to_ascii_lowercase();
     let ascii = lower.is_ascii();
     let mut found: Vec<(bool, usize)> = vec![];
     let mut look_for = |name: &str, express: bool| {
-        // "Cevap 42", "उत्तर 42 है"; in English that may be its number.
+        // "Cevap 42", "उत्तर 42 है"; in English, that may be the number of an answer.
         let bare = name != "final answer" && !NAMES[..ENGLISH].contains(&name);
         for (at, _) in lower.rmatch_indices(name).take(MOST) {
             let inner = lower[..at].ends_with(|c: char| c.is_ascii_alphabetic());
@@ -253,11 +252,11 @@ pub(super) fn statements(text: &str) -> Vec<usize> {
             look_for(name, true);
         }
     }
-    // A tag around the answer says the most.
+    // A tag around the answer is the strongest.
     if let Some(at) = lower.rfind("<answer>") {
         found.push((true, at + "<answer>".len()));
     }
-    // GSM8K's `A: 18`, as the lowest.
+    // GSM8K's `A: 18` is the weakest.
     let line_start = lower.rmatch_indices("a:").find(|(at, _)| {
         lower[..*at].trim_end_matches([' ', '*']).chars().next_back().is_none_or(|c| c == '\n')
     });
@@ -269,7 +268,7 @@ pub(super) fn statements(text: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The end of a phrase on the last line that names the result, in the last of its sentences.
+/// The end of a phrase that names the result in the last sentence of the last line.
 fn result_on_last_line(lower: &str) -> Option<usize> {
     let text = lower.trim_end();
     let line = text.rfind('\n').map_or(0, |at| at + 1);
@@ -281,7 +280,7 @@ fn result_on_last_line(lower: &str) -> Option<usize> {
     found.max().filter(|end| !text.get(*end..).is_none_or(|rest| rest.contains(". ")))
 }
 
-/// Whether the phrase that a text ends with is in a language that writes a comma before decimals.
+/// Whether the phrase at the end of a text is in a language with a decimal comma.
 pub(super) fn has_decimal_comma(before: &str) -> bool {
     const FAR: usize = 40;
     let start = before.char_indices().rev().take(FAR).last().map_or(0, |(at, _)| at);
@@ -289,7 +288,7 @@ pub(super) fn has_decimal_comma(before: &str) -> bool {
     WITH_DECIMAL_COMMA.iter().any(|name| near.contains(name))
 }
 
-/// Where the link ends that follows a name, if one does.
+/// The end of the link after a name, if there is one.
 fn linked(lower: &str, name_end: usize, bare: bool) -> Option<usize> {
     const WRAPPERS: [char; 8] = ['*', '_', '"', '`', ' ', '\'', '’', '\u{a0}'];
     let rest = &lower[name_end..];
@@ -328,8 +327,8 @@ fn linked(lower: &str, name_end: usize, bare: bool) -> Option<usize> {
     (!goes_on && parted).then_some(lower.len() - behind.len())
 }
 
-/// What a line says behind a name of the answer that it begins with: `Final Answer: 18`, and
-/// nothing for `Final Answer`. `None` for other lines.
+/// The text after a name of the answer at the start of a line, as in `Final Answer: 18`; empty for
+/// `Final Answer`. `None` for other lines.
 pub(super) fn labeled(line: &str) -> Option<&str> {
     const MARKS: [char; 5] = ['*', '_', '#', ' ', '"'];
     let lower = line.to_ascii_lowercase();

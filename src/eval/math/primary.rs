@@ -1,5 +1,5 @@
-//! What products are made of: numbers, names, groups, fractions, roots, tuples and sets. Special here
-//! are mixed numbers, numbers in other bases, and `\frac12`, whose arguments are single digits.
+//! The factors of products: numbers, names, groups, fractions, roots, tuples, and sets, including mixed
+//! numbers, numbers in other bases, and `\frac12`, whose arguments are single digits.
 
 use super::expression::{Bracket, Constant, Expression, Function};
 use super::lexer::Kind;
@@ -9,7 +9,7 @@ use super::spoken;
 use super::words::{self, Meaning};
 
 impl Parser {
-    /// A primary and what stands behind it.
+    /// A primary and the marks after it.
     pub(crate) fn factor(&mut self) -> Option<Expression> {
         self.deeper(|parser| {
             let primary = parser.primary()?;
@@ -91,7 +91,7 @@ impl Parser {
         self.take_sign(close).then(|| Expression::Function(function, vec![inside]))
     }
 
-    /// An argument of `\frac` or `\sqrt`: a group, or a single token, and of a number one digit.
+    /// An argument of `\frac` or `\sqrt`: a group, a single token, or a single digit of a number.
     pub(crate) fn argument(&mut self) -> Option<Expression> {
         if let Some(Kind::Number { digits, repeating, exponent }) = self.peek().cloned()
             && repeating.is_empty()
@@ -130,7 +130,7 @@ impl Parser {
         } else {
             None
         };
-        // Only a proper fraction of integers makes a mixed number; others multiply.
+        // Only a proper fraction of integers forms a mixed number. Other fractions multiply.
         if let Some(Expression::Quotient(over, under)) = &fraction
             && let (Some(a), Some(b)) = (number::small_integer(over), number::small_integer(under))
             && 0 < a
@@ -144,7 +144,7 @@ impl Parser {
         Some(whole)
     }
 
-    /// The arguments of `\frac`, where both are integers and nothing else.
+    /// The arguments of `\frac`, if both are integers.
     fn integer_fraction(&mut self) -> Option<Expression> {
         let mut arguments = vec![];
         for _ in 0..2 {
@@ -175,7 +175,7 @@ impl Parser {
         valid.then_some(Expression::Based(digits, base))
     }
 
-    /// A run of letters: a word from four letters on, otherwise the product of them.
+    /// A run of letters: a word if it has at least four letters, else a product of variables.
     fn name(&mut self, word: String) -> Option<Expression> {
         let mut letters = word.chars();
         let first = letters.next()?;
@@ -184,7 +184,7 @@ impl Parser {
             return self.subscripted(word);
         }
         if count > 1 {
-            // A run of letters with a space and then another or a number is prose: `it is 5`.
+            // A run of letters followed by a space and another run or a number is prose: `it is 5`.
             if self.tokens.get(self.at).is_some_and(|next| {
                 next.spaced
                     && (matches!(&next.kind, Kind::Word(other) if other.chars().count() > 1)
@@ -192,7 +192,7 @@ impl Parser {
             }) {
                 return None;
             }
-            // The other letters stay to be read: a power behind them belongs to the last.
+            // Leaves the other letters to be read: a power after them belongs to the last one.
             self.at -= 1;
             self.tokens[self.at].kind = Kind::Word(letters.collect());
             self.tokens[self.at].spaced = false;
@@ -238,7 +238,7 @@ impl Parser {
             return self.set(Kind::GroupClose);
         }
         let (groups, joiner) = self.with_bars(0, Self::items)?;
-        // A box that was cut off at the end is closed there.
+        // A truncated group is closed at the end.
         if !self.take(&Kind::GroupClose) && self.at < self.tokens.len() {
             return None;
         }
@@ -246,7 +246,7 @@ impl Parser {
         Some(if items.len() == 1 { items.remove(0) } else { Expression::List(items, joiner) })
     }
 
-    /// Behind `(` or `[`.
+    /// Reads what follows `(` or `[`.
     fn brackets(&mut self, open: Bracket) -> Option<Expression> {
         let (groups, _) = self.with_bars(0, Self::items)?;
         let close = match self.peek()? {
@@ -271,8 +271,7 @@ impl Parser {
         }
     }
 
-    /// Whether plain braces hold a variable, a bar and a condition. Bars around something come in
-    /// pairs.
+    /// Whether plain braces contain a variable, a bar, and a condition. Bars around something come in pairs.
     fn is_set_by_condition(&self) -> bool {
         let variable = matches!(self.peek(), Some(Kind::Word(word)) if word.chars().count() == 1);
         let bar = Kind::Sign(Meaning::Bar);
@@ -316,7 +315,7 @@ impl Parser {
     }
 }
 
-/// What a subscript or a marked expression is called.
+/// The name of a subscript or a marked expression.
 pub(crate) fn label(expression: &Expression) -> String {
     match expression {
         Expression::Number(value, _) => value.to_string(),

@@ -1,18 +1,17 @@
-//! Where a model's reasoning ends. Only what follows it states an answer: within the reasoning a
-//! model tries answers and drops them again.
+//! The end of a model's reasoning. Only the text after it states an answer: inside the reasoning, a model
+//! tries answers and drops them again.
 
 use crate::data::chat::reasoning::MARKS;
 
-/// Most markers looked at in a text.
+/// Maximum number of markers to examine in a text.
 const MOST: usize = 256;
 
-/// The part of an answer that can state the final answer: what follows the end of the reasoning, or
-/// the whole text where it has none. `None` where the reasoning never ends. `opened_by_prompt` says
-/// that the prompt ended with the opening marker, so that the text begins within the reasoning.
+/// The part of an answer that can state the final answer: the text after the reasoning, or the whole text if
+/// it has no reasoning. `None` if the reasoning never ends. `opened_by_prompt` says whether the prompt ended
+/// with the opening marker, so that the text starts inside the reasoning.
 ///
-/// An opening marker counts at the beginning of the text and on a line of its own; elsewhere a text
-/// merely mentions it. A closing marker without an opening one ends a reasoning too: the template
-/// opened it.
+/// An opening marker counts at the beginning of the text or on its own line; elsewhere, the text only
+/// mentions it. A closing marker without an opening one also ends a reasoning, which the template opened.
 ///
 /// ```
 /// use mixdistill::eval::after_reasoning;
@@ -23,7 +22,7 @@ const MOST: usize = 256;
 /// assert_eq!(after_reasoning("12, without <think>", false), Some("12, without <think>"));
 /// ```
 pub fn after_reasoning(text: &str, opened_by_prompt: bool) -> Option<&str> {
-    // The bytes of both are at the same places.
+    // Byte offsets are the same in both.
     let lower = text.to_ascii_lowercase();
     let mut start = 0;
     let mut inside = opened_by_prompt;
@@ -40,7 +39,7 @@ pub fn after_reasoning(text: &str, opened_by_prompt: bool) -> Option<&str> {
         let alone = begins_line && ends_line;
         match (opens, inside) {
             (true, false) if begins_text || alone => inside = true,
-            // A pair in the middle: around a passage that begins a line, or just mentioned.
+            // A pair in the middle: around a passage that begins a line, or only mentioned.
             (true, false) => {
                 let closed = closing(marker).and_then(|close| lower[at..].find(close));
                 match closed {
@@ -63,7 +62,7 @@ fn closing(opening: &str) -> Option<&'static str> {
     MARKS.iter().find(|(open, _)| *open == opening).map(|(_, close)| *close)
 }
 
-/// The first marker from `from` on: where it is, what it is, whether it opens.
+/// The first marker from `from` on: its position, its text, and whether it opens.
 fn next_marker(lower: &str, from: usize) -> Option<(usize, &'static str, bool)> {
     let starts = lower[from..].match_indices(['<', '[', '◁']).map(|(at, _)| from + at);
     starts.into_iter().find_map(|at| {

@@ -1,10 +1,9 @@
-//! Digits of every script as the ASCII digits, and the full-width forms of letters and signs, so
-//! that all other rules know ASCII digits only.
+//! Converts the digits of all scripts, and the full-width forms of letters and signs, to ASCII, so that all
+//! other rules only deal with ASCII digits.
 
 use std::borrow::Cow;
 
-/// The zeros of Unicode's decimal digits (general category Nd) beyond ASCII; nine digits follow
-/// each.
+/// The zeros of Unicode's decimal digits (general category Nd) beyond ASCII. Nine digits follow each.
 const ZEROS: [u32; 70] = [
     0x0660, 0x06F0, 0x07C0, 0x0966, 0x09E6, 0x0A66, 0x0AE6, 0x0B66, 0x0BE6, 0x0C66, 0x0CE6, 0x0D66,
     0x0DE6, 0x0E50, 0x0ED0, 0x0F20, 0x1040, 0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90,
@@ -15,8 +14,8 @@ const ZEROS: [u32; 70] = [
     0x1FBF0, 0x10D40, 0x11BF0, 0x1CCF0,
 ];
 
-/// A decimal digit of any script, or the full-width form of a letter or a sign, in ASCII; any other
-/// character stays.
+/// Converts a decimal digit of any script, or the full-width form of a letter or a sign, to ASCII. Other
+/// characters stay.
 pub fn plain_character(character: char) -> char {
     let code = u32::from(character);
     if code < 0x0660 {
@@ -26,7 +25,7 @@ pub fn plain_character(character: char) -> char {
         return char::from_digit(code - zero, 10).unwrap_or(character);
     }
     match character {
-        // Arabic separators of decimals and of thousands.
+        // Arabic decimal and thousands separators.
         '٫' => '.',
         '٬' => ',',
         '٪' | '％' => '%',

@@ -1,13 +1,13 @@
-//! Sets of real numbers: intervals, unions, conditions such as `x < 3`. Special here: two of them
-//! are compared by membership and not by solving. They are the same if they agree at every number
-//! that either of them mentions, right beside these, between them, far out, and on a fixed grid.
+//! Sets of real numbers: intervals, unions, and conditions such as `x < 3`. Two sets are compared by
+//! membership rather than by solving. They are the same if they agree at every number that either of them
+//! mentions, right next to these numbers, between them, far out, and on a fixed grid.
 
 use super::complex::Complex;
 use super::evaluate::{Point, evaluate};
 use super::expression::{Bracket, Constant, Expression, Joiner, Relation};
 use super::limits::Steps;
 
-/// Whether it stands for a set of real numbers, as far as can be told from its form.
+/// Whether an expression stands for a set of real numbers, judging by its form.
 pub fn is_region(expression: &Expression) -> bool {
     match expression {
         Expression::Bracketed(_, items, _) => {
@@ -22,7 +22,7 @@ pub fn is_region(expression: &Expression) -> bool {
     }
 }
 
-/// Whether it is an inequality in one variable, or several of them.
+/// Whether an expression is one or several inequalities in one variable.
 pub fn is_condition(expression: &Expression) -> bool {
     match expression {
         Expression::Chain(sides, relations) => {
@@ -47,7 +47,7 @@ fn condition_variables(expression: &Expression) -> usize {
     expression.variables().into_iter().filter(|name| *name != "ℝ").count()
 }
 
-/// Whether two sets of real numbers are the same; `None` where that cannot be told.
+/// Whether two sets of real numbers are the same; `None` if that is unknown.
 pub fn same_region(a: &Expression, b: &Expression, steps: &mut Steps) -> Option<bool> {
     let names = |set: &Expression| -> Vec<String> {
         set.variables().into_iter().filter(|name| *name != "ℝ").map(str::to_owned).collect()
@@ -80,7 +80,7 @@ pub fn same_region(a: &Expression, b: &Expression, steps: &mut Steps) -> Option<
     Some(true)
 }
 
-/// The numbers at which a set may begin or end: those that it mentions, their negatives and roots.
+/// The numbers at which a set may begin or end: those that it mentions, their negatives, and their roots.
 fn landmarks(set: &Expression, numbers: &mut Vec<f64>, steps: &mut Steps) -> Option<()> {
     const MOST: usize = 512;
     if set.is_scalar() && set.variables().is_empty() {
@@ -133,7 +133,7 @@ fn contains(set: &Expression, number: f64, steps: &mut Steps) -> Option<bool> {
                 }
                 let left = side(&pair[0], &point, steps);
                 let right = side(&pair[1], &point, steps);
-                // Where a side has no real value the condition does not hold.
+                // If a side has no real value, the condition does not hold.
                 let (Some(left), Some(right)) = (left, right) else { return Some(false) };
                 let holds = match relation {
                     Relation::Less => after(left, right, false),
@@ -163,7 +163,7 @@ fn any(parts: &[Expression], number: f64, wanted: bool, steps: &mut Steps) -> Op
     Some(false)
 }
 
-/// Whether `high` comes after `low`, or, where `same` allows it, is the same number.
+/// Whether `high` is greater than `low` or, if `same`, equal to it.
 fn after(low: f64, high: f64, same: bool) -> bool {
     let scale = low.abs().max(high.abs()).max(1e-3);
     let near = low == high || scale.is_finite() && (high - low).abs() <= 1e-9 * scale;

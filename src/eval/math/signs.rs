@@ -1,10 +1,10 @@
-//! What ± stands for. `1 \pm 2` is two answers and `\pm 1 \pm 2` four; where ∓ takes part, the signs
-//! move together and there are two.
+//! The values of ±. `1 \pm 2` is two answers, and `\pm 1 \pm 2` is four. With ∓, all signs are coupled and
+//! there are two.
 
 use super::expression::Expression;
 use super::limits::MAX_SIGNS;
 
-/// The values of an expression with ±; `None` where it has none or too many.
+/// The values of an expression with ±; `None` if it has no ± or too many.
 pub fn expanded(expression: &Expression) -> Option<Vec<Expression>> {
     if !expression.is_scalar() {
         return None;
@@ -37,7 +37,7 @@ fn count(expression: &Expression, signs: &mut u32, together: &mut bool) {
     }
 }
 
-/// The expression with each ± replaced as `negative` says.
+/// The expression with each ± replaced according to `negative`.
 fn with_signs(expression: &Expression, negative: &mut dyn FnMut(bool) -> bool) -> Expression {
     use Expression as X;
     let mut one = |part: &Expression| with_signs(part, negative);

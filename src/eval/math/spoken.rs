@@ -1,7 +1,7 @@
-//! Answers in words that have a sign or a number of their own: `\text{eight}`, "all real numbers",
-//! "no solution". Words that say the same in more or fewer words are one answer too.
+//! Answers in words that stand for a symbol or a number: `\text{eight}`, "all real numbers", "no solution".
+//! Words that say the same in more or fewer words are also one answer.
 
-/// The mathematics that words stand for.
+/// The mathematical form of words.
 pub fn symbol(words: &[String]) -> Option<String> {
     let words: Vec<&str> = essential(words);
     let symbol = match words.as_slice() {
@@ -15,7 +15,7 @@ pub fn symbol(words: &[String]) -> Option<String> {
     Some(symbol.to_owned())
 }
 
-/// The words without those that only make a sentence of them, in the singular.
+/// The words in the singular, without those that only complete the sentence.
 pub fn essential(words: &[String]) -> Vec<&str> {
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     for opening in [&["there", "is"][..], &["there", "are"], &["there", "exists"]] {

@@ -1,6 +1,6 @@
-//! From a sentence that states an answer to the answer: all of it, the value that it begins with,
-//! or its last formula or number. A reason behind the value is dropped; a second value, a negation
-//! or a condition is not.
+//! Extracts the answer from a sentence that states it: all of the sentence, the value at its start, or its
+//! last formula or number. A reason after the value is dropped, but not a second value, a negation, or a
+//! condition.
 
 use super::boxes::joins;
 use super::clauses::{
@@ -17,8 +17,8 @@ use super::words::plain_word;
 /// Marks of emphasis and quotation around an answer.
 pub(super) const WRAPPERS: [char; 8] = ['*', '_', '"', '`', '“', '”', '「', '」'];
 
-/// What follows the last of the phrases that state an answer and have something like one behind
-/// them; else the words behind the last of them.
+/// The text after the last phrase that states an answer and has something like an answer after it, else the
+/// words after the last phrase.
 pub(super) fn phrase(text: &str) -> Option<String> {
     const MOST: usize = 16;
     let places = statements(text);
@@ -26,7 +26,7 @@ pub(super) fn phrase(text: &str) -> Option<String> {
         let rest = text[*start..].trim_start_matches(|c: char| {
             c.is_whitespace() || c == ':' || c == '：' || WRAPPERS.contains(&c)
         });
-        // "**42**입니다": what closes the emphasis is no power.
+        // "**42**입니다": the marks that close the emphasis are not a power.
         let opened =
             rest.starts_with(|c: char| c != ' ') && text[..text.len() - rest.len()].ends_with("**");
         let closed = rest.lines().next().and_then(|line| line.find("**")).filter(|_| opened);
@@ -41,11 +41,11 @@ pub(super) fn phrase(text: &str) -> Option<String> {
         }
         words = words.or(Some(found));
     }
-    // "I hope the final answer is correct" states none.
+    // "I hope the final answer is correct" states no answer.
     words.filter(|words| !is_comment(words))
 }
 
-/// A single number with a decimal comma, and its unit, with a point instead.
+/// Replaces the decimal comma of a single number, with or without a unit, by a point.
 pub(super) fn with_point(answer: String) -> String {
     let Some((whole, rest)) = answer.split_once(',') else { return answer };
     let whole_digits = whole.trim_start_matches(['-', '−']);
@@ -57,7 +57,7 @@ pub(super) fn with_point(answer: String) -> String {
     if number { format!("{whole}.{rest}") } else { answer }
 }
 
-/// Whether it is more than words.
+/// Whether an answer is more than words.
 pub(super) fn is_value(answer: &str) -> bool {
     answer.contains(|c: char| c.is_numeric() || "\\$={(".contains(c)) || answer.chars().count() == 1
 }
@@ -79,7 +79,7 @@ fn is_comment(words: &str) -> bool {
     COMMENTS.iter().any(|comment| words.starts_with(comment))
 }
 
-/// The answer that a text begins with: a formula, which may span lines, or its first sentence.
+/// The answer at the start of a text: a formula, which may span lines, or its first sentence.
 fn stated(rest: &str) -> Option<String> {
     if let Some((first, last)) = formulas(rest).first().copied()
         && rest[..first].trim_end_matches(['$', '\\', '(', '[']).trim().is_empty()
@@ -112,15 +112,14 @@ fn stated(rest: &str) -> Option<String> {
     answer_in(line[..end].trim_end_matches(WRAPPERS))
 }
 
-/// Whether a text between delimiters is mathematics by its look, even if it cannot be read.
+/// Whether a text between delimiters looks like mathematics, even if it cannot be parsed.
 fn is_latex(formula: &str) -> bool {
     formula.contains(['^', '_', '{'])
         || formula.contains('\\')
             && formula.split('\\').skip(1).any(|c| c.starts_with(char::is_alphabetic))
 }
 
-/// The answer in a sentence: all of it, the value that it begins with, or its last formula or
-/// number.
+/// The answer in a sentence: all of it, the value at its start, or its last formula or number.
 pub(super) fn answer_in(sentence: &str) -> Option<String> {
     let sentence = sentence.trim();
     if sentence.is_empty() {
@@ -133,7 +132,7 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     let up_to_mark = clause(sentence);
     let clause = first_clause(up_to_mark).trim();
     let cut_at_and = clause.len() < up_to_mark.trim().len();
-    // "5, he says" can be read as a list: of 5 and of a product of letters.
+    // "5, he says" can be parsed as a list of 5 and a product of letters.
     let behind = sentence[clause.len()..].strip_prefix(", ").unwrap_or_default();
     let behind = behind.strip_prefix("a ").unwrap_or(behind);
     let word = behind.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
@@ -149,7 +148,7 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     if is_answer(clause) && (is_value(clause) || letters(clause)) {
         return Some(clause.to_owned());
     }
-    // In `-1./3` the number is a part of something that cannot be read.
+    // In `-1./3`, the number is part of something that cannot be parsed.
     let mathematics = |(_, end): &(usize, usize)| {
         let mut next = clause[*end..].chars();
         let first = next.next().is_some_and(|c| "./^_(\\{*!".contains(c));
@@ -163,7 +162,7 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
         if !calculates(reason) {
             return Some(match is_reason(reason) || !tells(reason) {
                 true => clause[start..end].to_owned(),
-                // A second value, a negation, a condition.
+                // A second value, a negation, or a condition.
                 false => clause.to_owned(),
             });
         }
@@ -174,18 +173,18 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
     Some(last(clause).or_else(|| last(sentence)).unwrap_or_else(|| sentence.to_owned()))
 }
 
-/// Most formulas looked at from the end.
+/// Maximum number of formulas to examine from the end.
 const MOST_FORMULAS: usize = 256;
 
-/// The last formulas that can be read and that only "and", "or" and commas part, or the last number
-/// where that comes after them.
+/// The last formulas that can be parsed and that only "and", "or", and commas separate, or the last number if
+/// it comes after them.
 pub(super) fn last(text: &str) -> Option<String> {
     let (place, formula) = match last_formula(text) {
         Some((place, formula)) => (place, Some(formula)),
         None => ((0, 0), None),
     };
     let number = last_number(text);
-    // A number within a formula that cannot be read is a part of it.
+    // A number inside a formula that cannot be parsed is part of the formula.
     if let Some((number, _)) = number
         && number >= place.1
         && let Some((start, end)) = formulas(text).into_iter().find(|(_, end)| number < *end)
@@ -201,7 +200,7 @@ pub(super) fn last(text: &str) -> Option<String> {
     }
 }
 
-/// The last formulas that can be read, and where they are.
+/// The last formulas that can be parsed, and their position.
 pub(super) fn last_formula(text: &str) -> Option<((usize, usize), String)> {
     let formulas = formulas(text);
     let readable = |(start, end): &(usize, usize)| is_answer(&text[*start..*end]);
@@ -224,9 +223,8 @@ pub(super) fn last_formula(text: &str) -> Option<((usize, usize), String)> {
     Some(((before, last.1), texts.collect::<Vec<_>>().join(", ")))
 }
 
-/// What follows the last `####` that has something like an answer behind it. Four of these marks
-/// make a heading in Markdown too: a heading is no answer, unless it names one or says that one
-/// follows.
+/// The text after the last `####` that something like an answer follows. In Markdown, `####` also starts a
+/// heading. A heading is not an answer unless it names the answer or announces one.
 pub(super) fn marker(text: &str) -> Option<String> {
     const MOST: usize = 64;
     for (at, mark) in text.rmatch_indices("####").take(MOST) {
@@ -234,7 +232,7 @@ pub(super) fn marker(text: &str) -> Option<String> {
         if text[..at].ends_with('#') || behind.starts_with('#') {
             continue;
         }
-        // The line may be the next one: `####\n18`.
+        // The answer may be on the next line: `####\n18`.
         let behind = behind.trim_start();
         let line = behind.lines().next().unwrap_or_default();
         let is_last = behind[line.len()..].trim().is_empty();
@@ -266,7 +264,7 @@ fn of_heading(line: &str, below: &str, is_last: bool) -> Option<String> {
     None
 }
 
-/// Whether a heading is counted: `2. Count`, `3) Add`, `1: Setup`.
+/// Whether a heading is numbered: `2. Count`, `3) Add`, `1: Setup`.
 fn is_numbered(line: &str) -> bool {
     let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let marked = rest.len() < line.len()

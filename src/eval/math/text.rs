@@ -1,4 +1,4 @@
-//! Answers that are words or the letter of a choice, and the units behind values.
+//! Answers that are words or the letter of a choice, and the units after values.
 
 use super::hendrycks::{slash_as_fraction, with_braced_fractions, with_braced_roots};
 use super::limits::MAX_BYTES;
@@ -7,7 +7,7 @@ use super::spoken::{essential, symbol};
 use super::units::{canonical, opposite};
 use super::words;
 
-/// The words of an answer without the commands that wrap them; `None` where there is anything else.
+/// The words of an answer without the commands that wrap them; `None` if there is anything else.
 fn plain_words(answer: &str) -> Option<Vec<String>> {
     let wrappers =
         ["text", "mbox", "textbf", "textit", "textnormal", "textrm", "mathrm", "boxed", "fbox"];
@@ -33,8 +33,8 @@ fn plain_words(answer: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Whether an answer is nothing but words: one of at least three letters that means nothing in
-/// mathematics, or several in `\text{}`.
+/// Whether an answer consists only of words: one word of at least three letters without a mathematical
+/// meaning, or several words in `\text{}`.
 pub fn only_words(answer: &str) -> bool {
     let Some(words) = plain_words(answer) else { return false };
     let prose = |word: &String| word.chars().count() > 2 && words::plain_word(word).is_none();
@@ -53,7 +53,7 @@ pub fn only_words(answer: &str) -> bool {
     }
 }
 
-/// Whether it begins with a lone letter, not in `\text{}`, and goes on in `\text{}`.
+/// Whether it begins with a single letter outside of `\text{}` and continues in `\text{}`.
 fn value_with_note(answer: &str) -> bool {
     let mut characters = answer.trim().trim_start_matches('$').chars();
     characters.next().is_some_and(char::is_alphabetic)
@@ -69,7 +69,7 @@ pub fn same_words(a: &str, b: &str) -> bool {
     words_a == words_b || parts(a).is_some_and(|a| Some(a) == parts(b))
 }
 
-/// What commas and connectives join, in order; with the connective last.
+/// The parts that commas and connectives join, sorted, with the connective last.
 fn parts(answer: &str) -> Option<Vec<String>> {
     let joiner = if answer.contains(" or ") { " or " } else { " and " };
     let words = plain_words(&answer.replace(',', joiner))?;
@@ -77,7 +77,7 @@ fn parts(answer: &str) -> Option<Vec<String>> {
     let joiner = joiner.trim();
     let parts: Vec<&[&str]> =
         words.split(|word| *word == joiner).filter(|part| !part.is_empty()).collect();
-    // "both", "not" and the like say something of all of them.
+    // Words such as "both" and "not" apply to all parts.
     if parts.len() < 2 || parts.iter().any(|part| part.iter().any(|word| !adds_nothing(word))) {
         return None;
     }
@@ -87,7 +87,7 @@ fn parts(answer: &str) -> Option<Vec<String>> {
     Some(parts)
 }
 
-/// The mathematics that an answer in words stands for.
+/// The mathematical form of an answer in words.
 pub fn spoken(answer: &str) -> Option<String> {
     const LONGEST: usize = 128;
     if answer.len() > LONGEST || answer.contains(',') {
@@ -96,7 +96,7 @@ pub fn spoken(answer: &str) -> Option<String> {
     symbol(&plain_words(answer)?)
 }
 
-/// The letter of an answer that is nothing but a letter: `B`, `(B)`, `\text{(B)}`.
+/// The letter of an answer that is only a letter: `B`, `(B)`, `\text{(B)}`.
 pub fn lone_letter(answer: &str) -> Option<char> {
     let (letter, rest) = leading_letter(answer)?;
     rest.trim_matches(|c: char| c.is_whitespace() || ").}$:".contains(c))
@@ -117,7 +117,7 @@ pub fn labeled(answer: &str) -> Option<char> {
     (bracketed && !more.is_empty() && !formula && !another && !telling).then_some(letter)
 }
 
-/// A capital from A to J at the start, behind brackets and wrappers at most, and what follows.
+/// A capital from A to J at the start, after brackets and wrappers at most, and the rest.
 fn leading_letter(answer: &str) -> Option<(char, &str)> {
     let mut rest = answer.trim_start();
     for wrapper in ["\\boxed{", "\\text{", "\\textbf{", "\\mathrm{", "\\mbox{", "(", "$"] {
@@ -127,23 +127,23 @@ fn leading_letter(answer: &str) -> Option<(char, &str)> {
     Some((letter, &rest[1..]))
 }
 
-/// Whether it is a unit of measurement and no mere note.
+/// Whether it is a unit of measurement rather than a note.
 pub fn is_unit(unit: &str) -> bool {
     canonical(unit).is_some()
 }
 
-/// Whether it is the half of the day that a time is in.
+/// Whether it is the half of the day of a time, such as `a.m.`.
 pub fn is_time(unit: &str) -> bool {
     matches!(unit, "am" | "pm")
 }
 
-/// Whether values with these units may be the same: the units are, or one of them is a mere note.
+/// Whether values with these units may be the same: the units are the same, or one of them is only a note.
 pub fn compatible_units(a: &str, b: &str) -> bool {
     a == b || !(is_unit(a) && is_unit(b) || opposite(a, b))
 }
 
-/// Whether two answers that cannot both be read have the same text: the rules of Hendrycks et al.
-/// about form, and of what they cut off only units and nouns.
+/// Whether two answers have the same text, if one of them cannot be parsed. Uses the rules of Hendrycks et
+/// al. about form, but drops only units and nouns.
 pub fn same_text(a: &str, b: &str) -> bool {
     a.len().max(b.len()) <= MAX_BYTES && (a.trim() == b.trim() || plain_text(a) == plain_text(b))
 }
@@ -205,7 +205,7 @@ fn with_bare_scripts(text: &str) -> String {
     output + rest
 }
 
-/// A text without its spaces, but for those between two digits or two words: `1 2` is not `12`.
+/// A text without its spaces, except between two digits or two words: `1 2` is not `12`.
 fn without_spaces(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut pieces = text.split_whitespace();
@@ -222,7 +222,7 @@ fn without_spaces(text: &str) -> String {
     kept
 }
 
-/// Cuts off a unit or a noun in `\text{}` at the end.
+/// Removes a unit or a noun in `\text{}` at the end.
 fn without_note(text: &str) -> &str {
     let Some((left, right)) = text.rsplit_once("\\text{") else { return text };
     let note = right.trim_end().strip_suffix('}').filter(|note| !note.contains(['{', '}']));
@@ -232,7 +232,7 @@ fn without_note(text: &str) -> &str {
     }
 }
 
-/// A text with the words of `\text{}` and its kin in place of the commands.
+/// A text in which `\text{}` and similar commands are replaced by their words.
 fn without_wrappers(text: &str) -> String {
     const MOST: usize = 64;
     const WRAPPERS: [&str; 8] = [

@@ -6,24 +6,24 @@ use super::hendrycks::hendrycks_equal;
 use super::limits::Steps;
 use super::reasoning::after_reasoning;
 
-/// How strictly two answers are compared, from the strictest on.
+/// How strictly two answers are compared, from the strictest tier to the most lenient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
-    /// The same text, but for white space around it.
+    /// The same text, except for white space around it.
     Exact,
-    /// The same text after the normalization of Hendrycks et al. It cuts off what stands behind a
-    /// `\text{ `, so that alone it takes `5 \text{ or } 7` for `5`.
+    /// The same text after the normalization of Hendrycks et al. It drops everything after a `\text{ `, so
+    /// on its own it treats `5 \text{ or } 7` as `5`.
     Hendrycks,
     /// The same mathematics.
     Mathematical,
 }
 
 impl Tier {
-    /// All tiers, from the strictest on.
+    /// All tiers, the strictest first.
     pub const ALL: [Self; 3] = [Self::Exact, Self::Hendrycks, Self::Mathematical];
 }
 
-/// Whether two answers are equal by one tier alone.
+/// Whether two answers are equal by the given tier alone.
 ///
 /// ```
 /// use mixdistill::eval::{Tier, equal};
@@ -40,8 +40,8 @@ pub fn equal(tier: Tier, gold: &str, answer: &str) -> bool {
     }
 }
 
-/// [`Tier::Mathematical`] with another number of decimals that make a decimal number count as an
-/// approximation; [`equal`] asks for six.
+/// Compares by [`Tier::Mathematical`], with the number of decimals from which a decimal number counts as an
+/// approximation. [`equal`] uses six.
 ///
 /// ```
 /// use mixdistill::eval::equal_to_decimals;
@@ -52,11 +52,10 @@ pub fn equal_to_decimals(gold: &str, answer: &str, decimals: u32) -> bool {
     mathematically_equal(gold, answer, decimals)
 }
 
-/// Whether two final answers are the same: lenient about form, never about content. The parser decides
-/// on what it can read of both; only where it cannot read one of them are their texts compared. The
-/// normalization of [`Tier::Hendrycks`] is no reason of its own, for it loses content. Units, nouns,
-/// moduli and percent signs may be missing; a second value, a negation, a condition or a comparison
-/// makes another answer.
+/// Whether two final answers are the same: lenient about form, but never about content. The parser decides if
+/// it can read both answers. Otherwise, their texts are compared. The normalization of [`Tier::Hendrycks`]
+/// alone never makes answers equal, because it drops content. Units, nouns, moduli, and percent signs may be
+/// missing. A second value, a negation, a condition, or a comparison makes a different answer.
 ///
 /// ```
 /// use mixdistill::eval::same_answer;
@@ -73,7 +72,7 @@ pub fn same_answer(gold: &str, answer: &str) -> bool {
     first_tier(gold, answer).is_some()
 }
 
-/// The strictest tier by which two answers are equal, where they are the same answer.
+/// The strictest tier by which two answers are equal, if they are the same answer.
 fn first_tier(gold: &str, answer: &str) -> Option<Tier> {
     if equal(Tier::Exact, gold, answer) {
         return Some(Tier::Exact);
@@ -84,20 +83,19 @@ fn first_tier(gold: &str, answer: &str) -> Option<Tier> {
     })
 }
 
-/// The verdict on a solution.
+/// The grade of a solution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grade {
-    /// The final answer that was found in it, if any.
+    /// The final answer of the solution, if any.
     pub stated: Option<String>,
-    /// Whether that is the reference answer.
+    /// Whether it equals the reference.
     pub correct: bool,
-    /// The strictest tier by which it is.
+    /// The strictest tier by which it equals the reference.
     pub tier: Option<Tier>,
 }
 
-/// Grades a solution against a reference; either may be a bare answer or a whole text. Of the
-/// reference the final answer is taken where it states one expressly, of the solution the best that
-/// [`ANY`] finds after its reasoning.
+/// Grades a solution against a reference. Each may be a bare answer or a whole text. If the reference states
+/// a final answer explicitly, that is used. In the solution, [`ANY`] finds the answer after the reasoning.
 ///
 /// ```
 /// use mixdistill::eval::{Tier, grade};
@@ -111,7 +109,7 @@ pub fn grade(gold_text: &str, answer_text: &str) -> Grade {
     Grade { stated, correct: tier.is_some(), tier }
 }
 
-/// The steps that the mathematical comparison of two answers takes, of at most
+/// The number of steps that the mathematical comparison of two answers takes, at most
 /// [`MAX_STEPS`](super::MAX_STEPS).
 pub fn steps_of_comparison(gold: &str, answer: &str) -> u64 {
     let mut steps = Steps::new();

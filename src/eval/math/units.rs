@@ -1,23 +1,22 @@
-//! Units of measurement: their spellings, and what they are made of. `km/h`, `kilometers per hour`
-//! and `\frac{km}{h}` are one unit, metres and kilometres are two. A word that is no unit is a note
-//! and has no place here.
+//! Units of measurement: their spellings and factors. `km/h`, `kilometers per hour`, and `\frac{km}{h}` are
+//! one unit; meters and kilometers are two. A word that is not a unit is a note, which other modules handle.
 
 use super::words;
 
-/// Most units in a product of them.
+/// Maximum number of units in a product.
 const MOST: usize = 8;
 
-/// One name for all the spellings of a unit: its factors in order, with their powers. `None` where
-/// anything in it is no unit.
+/// The canonical name of a unit for all of its spellings: its sorted factors with their powers. `None` if any
+/// part of it is not a unit.
 ///
-/// A half of the day and a modulus are units of their own.
+/// A half of the day and a modulus count as units.
 pub fn canonical(text: &str) -> Option<String> {
     let text = text.trim();
     if text == "am" || text == "pm" || text.starts_with("mod ") {
         return Some(text.to_owned());
     }
     let mut factors: Vec<(String, i32)> = vec![];
-    // The sign of the powers that follow, and what "square" says of the next factor.
+    // The sign of the following powers, and the power that "square" gives the next factor.
     let (mut sign, mut next_power) = (1, 1);
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -66,7 +65,7 @@ pub fn canonical(text: &str) -> Option<String> {
     Some(factors.iter().map(written).collect::<Vec<_>>().join(" "))
 }
 
-/// A power behind a unit, and its length: `^2`, `^{-2}`, `²`, `⁻¹`.
+/// A power after a unit, and its length: `^2`, `^{-2}`, `²`, `⁻¹`.
 fn power(text: &str) -> Option<(i32, usize)> {
     const RAISED: [(&str, i32); 5] = [("²", 2), ("³", 3), ("⁻¹", -1), ("⁻²", -2), ("⁻³", -3)];
     if let Some((raised, power)) = RAISED.iter().find(|(raised, _)| text.starts_with(raised)) {
@@ -83,7 +82,7 @@ fn power(text: &str) -> Option<(i32, usize)> {
         .then_some((if negative { -power } else { power }, length))
 }
 
-/// Whether a note is the opposite of another: an increase is no decrease.
+/// Whether a note is the opposite of another, such as an increase and a decrease.
 pub fn opposite(a: &str, b: &str) -> bool {
     const OPPOSITES: [(&str, &str); 16] = [
         ("increase", "decrease"),
@@ -110,7 +109,7 @@ pub fn opposite(a: &str, b: &str) -> bool {
     })
 }
 
-/// The currency that an answer names, where it names exactly one.
+/// The currency that an answer names, if it names exactly one.
 pub fn currency(text: &str) -> Option<&'static str> {
     const SIGNS: [(&str, &str); 7] = [
         ("\\$", "dollar"),
@@ -136,7 +135,7 @@ pub fn currency(text: &str) -> Option<&'static str> {
         found = Some(name);
     };
     SIGNS.iter().filter(|(sign, _)| text.contains(sign)).for_each(|(_, name)| note(name));
-    // A lone `$` delimits nothing.
+    // A single `$` is not a delimiter.
     let plain = text.matches('$').count() - text.matches("\\$").count();
     if plain == 1 && text.starts_with('$') {
         note("dollar");

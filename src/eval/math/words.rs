@@ -1,15 +1,15 @@
-//! The vocabulary: what LaTeX commands, plain words and single characters mean. Tables and look-ups
-//! only, so that a new name is a new line.
+//! The vocabulary: the meanings of LaTeX commands, plain words, and single characters. It consists only of
+//! tables and look-ups. To add a name, add a line.
 
 use super::expression::{Function, Relation};
 
-/// What a command or a character means to the parser.
+/// The meaning of a command or a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Meaning {
-    /// Nothing to read: spacing and size.
+    /// No meaning: spacing and size.
     Nothing,
-    /// `\left`, `\right`: nothing either, and a `.` after it is an invisible bracket.
+    /// `\left`, `\right`: no meaning either, and a `.` after it is an invisible bracket.
     Fence,
     Plus,
     Minus,
@@ -46,9 +46,9 @@ pub enum Meaning {
     Text,
     /// The argument is mathematics in another font or in a frame.
     Font,
-    /// A mark over its argument that makes it another name: `\overline`, `\vec`.
+    /// A mark over its argument that makes a different name: `\overline`, `\vec`.
     Mark,
-    /// Something that says what kind of thing follows: `\angle`.
+    /// The kind of what follows: `\angle`.
     Kind,
     Colon,
     And,
@@ -63,7 +63,7 @@ pub enum Meaning {
     End,
 }
 
-/// Commands of LaTeX, without the backslash.
+/// LaTeX commands, without the backslash.
 pub fn command(name: &str) -> Option<Meaning> {
     use Meaning as M;
     use Relation as R;
@@ -161,7 +161,7 @@ pub fn function(name: &str) -> Option<Function> {
     })
 }
 
-/// Greek letters: the variants of a letter are that letter.
+/// Greek letters. Variants of a letter count as that letter.
 pub fn greek(name: &str) -> Option<&'static str> {
     const LETTERS: &[&str] = &[
         "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
@@ -173,7 +173,7 @@ pub fn greek(name: &str) -> Option<&'static str> {
     LETTERS.iter().copied().find(|letter| *letter == plain)
 }
 
-/// Single characters beyond the letters and digits.
+/// Single characters other than letters and digits.
 pub fn character(character: char) -> Option<Meaning> {
     use Meaning as M;
     use Relation as R;
@@ -222,7 +222,7 @@ pub fn character(character: char) -> Option<Meaning> {
     })
 }
 
-/// Words that stand for a sign.
+/// Words that stand for a symbol.
 pub fn plain_word(word: &str) -> Option<Meaning> {
     Some(match word {
         "and" => Meaning::And,
@@ -241,8 +241,7 @@ pub fn plain_word(word: &str) -> Option<Meaning> {
     })
 }
 
-/// The one name of a unit of measurement that has several, or the unit itself; `None` for words
-/// that are no unit.
+/// The canonical name of a unit of measurement; `None` for words that are not units.
 pub fn unit(word: &str) -> Option<&'static str> {
     const UNITS: &[&[&str]] = &[
         &["mm", "millimeter", "millimeters", "millimetres"],

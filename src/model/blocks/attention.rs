@@ -1,4 +1,4 @@
-//! Grouped-query attention with rotary positions, and where the tokens that it mixes stand.
+//! Grouped-query attention with RoPE, and the metadata of the tokens that it mixes.
 
 use super::checks::{check_number, check_parameters, check_size, refuse};
 use super::rms_norm::{RmsNorm, RmsNormConfig};
@@ -16,61 +16,61 @@ use burn::tensor::TensorData;
 use burn::tensor::activation::sigmoid;
 use std::sync::Arc;
 
-/// What of queries and keys is normalized before they are rotated.
+/// Normalization of queries and keys before RoPE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QkNorm {
-    /// Nothing.
+    /// None.
     #[default]
     None,
-    /// Each head by itself, with a weight as wide as a head (Qwen3, Gemma 3).
+    /// Per head, with a weight as wide as a head (Qwen3, Gemma 3).
     Heads,
     /// All heads together, with a weight as wide as the projection (OLMo 2).
     Whole,
 }
 
-/// The shape of a [`SelfAttention`], and how its queries and keys are rotated.
+/// Configuration of a [`SelfAttention`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct SelfAttentionConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Heads of the queries.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Heads of keys and values; divides the heads of the queries.
+    /// Number of key and value heads. Must divide `num_attention_heads`.
     pub num_key_value_heads: usize,
-    /// Width of a head, an even number.
+    /// Width of a head. The rotated part of it must be even.
     pub head_dim: usize,
-    /// Whether the projections to q, k and v have biases.
+    /// Whether the query, key, and value projections have biases.
     pub attention_bias: bool,
-    /// Whether the projections to q, k and v are one matrix, `qkv_proj` (Phi-3).
+    /// Whether the query, key, and value projections are one matrix, `qkv_proj` (Phi-3).
     pub fused: bool,
-    /// What of q and k is normalized before they are rotated.
+    /// Normalization of queries and keys before RoPE.
     pub qk_norm: QkNorm,
-    /// The norms of q and k, and of the block; their width is not looked at.
+    /// Settings of the query and key norms and of the block's norms. `width` is ignored.
     pub norm: RmsNormConfig,
-    /// What scores are multiplied by; `None` is 1 over the root of `head_dim`.
+    /// Scale of the attention scores. `None`: `1 / sqrt(head_dim)`.
     pub score_scale: Option<f64>,
-    /// Keys that a token sees, itself among them; `None` is all of its example before it.
+    /// Number of keys that a token attends to, including its own. `None`: all up to it in its example.
     pub sliding_window: Option<usize>,
-    /// Whether queries and keys are rotated at all.
+    /// Whether queries and keys are rotated.
     pub rotated: bool,
-    /// Share of a head's values that are rotated, from the first on.
+    /// Share of each head's values that is rotated, starting with the first.
     pub partial_rotary_factor: f64,
-    /// Whether `q_proj` gives, after each head's query, a gate of as many values, whose sigmoid the head's output is
-    /// multiplied by (Qwen3.5); not beside `fused`.
+    /// Whether `q_proj` outputs a gate after each head's query, of the same width, whose sigmoid multiplies
+    /// the head's output (Qwen3.5). Excludes `fused`.
     pub output_gate: bool,
     /// Base of RoPE's frequencies.
     pub rope_theta: f64,
-    /// Scaling of those frequencies; `None` leaves them as they are.
+    /// Scaling of RoPE's frequencies. `None`: unscaled.
     pub rope_scaling: Option<RopeScaling>,
-    /// Standard deviation of the initial weights of `q_proj`, `k_proj` and `v_proj`.
+    /// Standard deviation of the initial weights of `q_proj`, `k_proj`, and `v_proj`.
     pub initializer_range: f64,
-    /// The same of `o_proj`, which writes to the residual stream.
+    /// The same for `o_proj`, which writes to the residual stream.
     pub output_initializer_range: f64,
 }
 
 impl SelfAttentionConfig {
-    /// As many heads of keys and values as of queries, which share the width; neither biases nor
-    /// norms of q and k; no window; a base of 10,000; initial weights with the standard deviation 0.02.
+    /// Returns multi-head attention whose heads share the width: no biases, no query and key norms, no
+    /// window, a RoPE base of 10,000, and initial weights with a standard deviation of 0.02.
     pub fn new(hidden_size: usize, num_attention_heads: usize) -> Self {
         Self {
             hidden_size,
@@ -93,28 +93,27 @@ impl SelfAttentionConfig {
         }
     }
 
-    /// Width of all query heads.
+    /// Returns the total width of the query heads.
     pub fn query_width(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
-    /// Width of all key (or value) heads.
+    /// Returns the total width of the key heads, which is also that of the value heads.
     pub fn key_value_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Values of a head that are rotated.
+    /// Returns the number of rotated values per head.
     pub fn rotary_dim(&self) -> usize {
         (self.head_dim as f64 * self.partial_rotary_factor) as usize
     }
 
-    /// Angle per position of each pair of a head's rotated values, in radians: half as many numbers.
+    /// Returns the angle per position of each rotated pair of values, in radians (`rotary_dim / 2` numbers).
     pub fn rope_frequencies(&self) -> Vec<f64> {
         frequencies(self.rotary_dim(), self.rope_theta, self.rope_scaling.as_ref())
     }
 
-    /// Cosine and sine of the first positions, `[positions, rotary_dim / 2]`; `None` where nothing is
-    /// rotated.
+    /// Cosines and sines of the first positions, `[positions, rotary_dim / 2]`. `None` without RoPE.
     pub(in crate::model) fn rotary_table(
         &self,
         positions: usize,
@@ -128,8 +127,8 @@ impl SelfAttentionConfig {
         self.rotated.then(table)
     }
 
-    /// What each query is multiplied by, `[tokens, 1]`, so that scores over the root of `head_dim` are
-    /// those of this attention; `None` where that is 1 for all.
+    /// Factors of the queries, `[tokens, 1]`, for kernels that scale scores by `1 / sqrt(head_dim)`. `None`
+    /// if all are 1.
     pub(in crate::model) fn query_scale(
         &self,
         positions: &[u32],
@@ -146,7 +145,7 @@ impl SelfAttentionConfig {
         Some(Tensor::from_data(scales, device))
     }
 
-    /// The first key that a token sees, where its example begins at `start` of its row.
+    /// The first key that the token at `place` of its row attends to, if its example begins at `start`.
     pub(in crate::model) fn first_key(&self, place: usize, start: usize) -> usize {
         match self.sliding_window {
             Some(window) => start.max((place + 1).saturating_sub(window)),
@@ -154,10 +153,10 @@ impl SelfAttentionConfig {
         }
     }
 
-    /// Checks that the sizes fit together.
+    /// Checks the sizes and numbers.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) with the first that does not.
+    /// [`Error::Config`](crate::Error::Config) for the first invalid size or number.
     pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("hidden_size", self.hidden_size),
@@ -177,21 +176,26 @@ impl SelfAttentionConfig {
         let share = self.partial_rotary_factor;
         if !(0.0..=1.0).contains(&share) {
             let what = format!("it is {share}");
-            return refuse("partial_rotary_factor", what, "Give a share, above 0 to 1");
+            return refuse("partial_rotary_factor", what, "Use a share above 0, up to 1");
         }
         let rotated = self.rotary_dim();
         if self.rotated && (rotated == 0 || !rotated.is_multiple_of(2)) {
             let (head, whole) = (self.head_dim, share == 1.0);
             let key = if whole { "head_dim" } else { "partial_rotary_factor" };
-            let what = format!("{rotated} of {head} values are rotated, and RoPE rotates halves");
+            let what =
+                format!("{rotated} of {head} values are rotated, but RoPE needs an even number");
             return refuse(key, what, "Choose an even number");
         }
         if self.sliding_window == Some(0) {
-            return refuse("sliding_window", "it is 0".into(), "Leave it out, or give its tokens");
+            return refuse(
+                "sliding_window",
+                "it is 0".into(),
+                "Remove it, or set it to a number of tokens",
+            );
         }
         if self.output_gate && self.fused {
-            let what = "it is set beside fused projections".into();
-            return refuse("output_gate", what, "Set one of them");
+            let what = "it cannot be combined with fused projections".into();
+            return refuse("output_gate", what, "Use only one of them");
         }
         let gates = if self.output_gate { self.query_width() } else { 0 };
         let widths = (2 * (self.query_width() + self.key_value_width()) + gates) as u128;
@@ -206,16 +210,16 @@ impl SelfAttentionConfig {
         let finite = scaling.attention_factor().is_finite()
             && self.rope_frequencies().iter().all(|frequency| frequency.is_finite());
         if !finite {
-            let what = "with this base it gives frequencies that are not finite".to_owned();
+            let what = "it leads to frequencies that are not finite".to_owned();
             return refuse("rope_scaling", what, "Check rope_theta and the original context");
         }
         Ok(())
     }
 
-    /// Random weights; the same seed gives the same weights on every backend.
+    /// Initializes random weights. A seed gives the same weights on every backend.
     ///
     /// # Errors
-    /// As [`SelfAttentionConfig::validate`].
+    /// See [`SelfAttentionConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<SelfAttention> {
         self.validate()?;
         self.build(&mut RandomWeights::new(seed, device), "")
@@ -260,35 +264,35 @@ impl SelfAttentionConfig {
     }
 }
 
-/// Where the tokens of a forward pass stand; shared by all layers with the same attention.
+/// Rows and positions of the tokens in a forward pass, shared by all layers with the same attention.
 #[derive(Clone, Debug)]
 pub struct AttentionMetadata {
     shape: AttentionShape,
-    /// Most keys that a token sees, or more.
+    /// Upper bound of the keys that a token attends to.
     longest: usize,
     place: TokenPlaces,
-    /// Index in its row of the first key that each token sees, `[tokens]`.
+    /// Index in its row of the first key that each token attends to, `[tokens]`.
     first_keys: Tensor<1, Int>,
     /// The examples, without padding.
     sequences: Sequences,
-    /// In training, what the adapters' dropout depends on.
+    /// Keys of the adapters' dropout, in training.
     dropout: Option<DropoutKeys>,
 }
 
-/// What rotation and scale of queries and keys depend on.
+/// Inputs to the rotation and scaling of queries and keys.
 #[derive(Clone, Debug)]
 pub(in crate::model) struct TokenPlaces {
     /// Position of each token in its example, `[tokens]`.
     pub positions: Tensor<1, Int>,
-    /// Cosine and sine, `[positions, rotary_dim / 2]`; `None` where nothing is rotated.
+    /// Cosines and sines, `[positions, rotary_dim / 2]`. `None` without RoPE.
     pub table: Option<[Tensor<2>; 2]>,
-    /// What each query is multiplied by, `[tokens, 1]`; `None` where that is 1.
+    /// Factors of the queries, `[tokens, 1]`. `None` if all are 1.
     pub query_scale: Option<Tensor<2>>,
 }
 
 impl AttentionMetadata {
-    /// `rows` rows of `length` tokens, one example each, all starting at position 0. A row that is
-    /// shorter is padded on the right, where nothing before it sees the padding.
+    /// Returns the metadata of `rows` rows of `length` tokens, each a single example from position 0. Pad
+    /// shorter rows on the right; no earlier token attends to the padding.
     pub fn rows(config: &SelfAttentionConfig, rows: usize, length: usize, device: &Device) -> Self {
         let positions: Vec<u32> = (0..length as u32).collect::<Vec<_>>().repeat(rows);
         let starts = vec![0; rows * length];
@@ -296,10 +300,10 @@ impl AttentionMetadata {
         Self::new(config, [rows, length], [&positions, &starts], length, sequences, device)
     }
 
-    /// The rows of a micro-batch, packed or not.
+    /// Returns the metadata of a micro-batch, packed or not.
     pub fn batch(config: &SelfAttentionConfig, batch: &Batch, device: &Device) -> Self {
         let positions = batch.positions.iter().max().map_or(1, |last| *last as usize + 1);
-        // Few different numbers, since some backends prepare each shape anew.
+        // Rounded up, because some backends compile kernels for each new shape.
         let longest = positions.next_multiple_of(64);
         let (size, of_tokens) = ([batch.rows, batch.length], [&batch.positions, &batch.starts]);
         let of_tokens = of_tokens.map(Vec::as_slice);
@@ -345,7 +349,7 @@ impl AttentionMetadata {
         }
     }
 
-    /// The same on the device without autodiff.
+    /// The same, on the device without autodiff.
     pub(in crate::model) fn inner(&self) -> Self {
         Self {
             place: TokenPlaces {
@@ -358,7 +362,7 @@ impl AttentionMetadata {
         }
     }
 
-    /// The same in training with adapters that lose inputs.
+    /// The same, with dropout of the adapters' inputs.
     #[cfg(test)]
     pub(in crate::model) fn with_dropout(self, dropout: DropoutKeys) -> Self {
         Self { dropout: Some(dropout), ..self }
@@ -377,7 +381,7 @@ impl AttentionMetadata {
 fn examples(batch: &Batch) -> Sequences {
     let (mut ranges, mut token) = (vec![], 0);
     while token < batch.lengths.len() {
-        // Padding has no length.
+        // Padding has length 0.
         let length = batch.lengths[token] as usize;
         if length > 0 {
             ranges.push(token..token + length);
@@ -396,25 +400,25 @@ pub(in crate::model) fn int_tensor(
     Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
-/// What layers with the same attention need to know of a step of generation.
+/// Inputs of a generation step, shared by all layers with the same attention.
 pub(in crate::model) struct CacheStep {
-    /// Where the new tokens stand.
+    /// Positions of the new tokens.
     pub place: TokenPlaces,
-    /// What they see.
+    /// Keys that they attend to.
     pub visible: VisibleKeys,
 }
 
-/// What new tokens see of the tokens in the cache and of each other.
+/// Which keys new tokens attend to, in the cache and among themselves.
 pub(in crate::model) enum VisibleKeys {
-    /// At the beginning, when the cache is empty: the first key that each sees, `[rows * new]`, and the
-    /// most that one sees.
+    /// First step, with an empty cache: the first key of each token, `[rows * new]`, and the largest number
+    /// of keys.
     Rows(Tensor<1, Int>, usize),
-    /// Later: added to the scores of the last keys, `[rows, 1, new, keys]`, 0 where visible, else very
-    /// negative.
+    /// Later steps: a mask that is added to the scores of the last keys, `[rows, 1, new, keys]`: 0 if
+    /// visible, very negative otherwise.
     Mask(Tensor<4>),
 }
 
-/// What the heads give times the sigmoid of their gate, where there is one.
+/// Multiplies the heads' output by the sigmoid of their gate, if there is one.
 fn gated(y: Tensor<2>, gate: Option<Tensor<2>>) -> Tensor<2> {
     match gate {
         Some(gate) => y * sigmoid(gate),
@@ -432,7 +436,7 @@ fn gated(y: Tensor<2>, gate: Option<Tensor<2>>) -> Tensor<2> {
 /// let device = mixdistill::device::by_name("auto")?;
 /// let config = SelfAttentionConfig { num_key_value_heads: 2, ..SelfAttentionConfig::new(32, 4) };
 /// let attention = config.init(1, &device)?;
-/// // Two rows of five tokens, one after the other.
+/// // Two concatenated rows of five tokens.
 /// let x = Tensor::<2>::random([10, 32], Distribution::Default, &device);
 /// let metadata = AttentionMetadata::rows(&config, 2, 5, &device);
 /// assert_eq!(attention.forward(x, &metadata).dims(), [10, 32]);
@@ -444,12 +448,12 @@ pub struct SelfAttention {
     q_proj: Option<LoraLinear>,
     k_proj: Option<LoraLinear>,
     v_proj: Option<LoraLinear>,
-    /// In place of those three.
+    /// Replaces those three.
     qkv_proj: Option<LoraLinear>,
     o_proj: LoraLinear,
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
-    /// Widths of all heads of the queries, and of all heads of the keys.
+    /// Total widths of the query heads and of the key heads.
     #[module(skip)]
     widths: [usize; 2],
     #[module(skip)]
@@ -458,21 +462,23 @@ pub struct SelfAttention {
     output_gate: bool,
 }
 
-/// Queries, keys and values of tokens, and the gate of what is made of them.
+/// Queries, keys, and values, and the gate of the output.
 struct Heads {
     qkv: [Tensor<2>; 3],
     gate: Option<Tensor<2>>,
 }
 
 impl SelfAttention {
+    /// Applies attention to the tokens that `metadata` describes, which must come from the same
+    /// configuration.
+    ///
     /// # Shapes
-    /// `[tokens, hidden_size]` to the same; `metadata` is of the same configuration and says which
-    /// rows and positions the tokens have.
+    /// `x` and result: `[tokens, hidden_size]`.
     pub fn forward(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
         self.forward_to(x, None, metadata)
     }
 
-    /// The same, added to `residual` in one operation where there is one.
+    /// The same plus `residual`, if given, in one operation.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -482,7 +488,7 @@ impl SelfAttention {
         self.o_proj.forward_to(self.mixed(x, metadata), residual, metadata.dropout())
     }
 
-    /// What the heads make of the tokens, `[tokens, heads * head_dim]`.
+    /// The output of the heads, `[tokens, heads * head_dim]`.
     fn mixed(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
         let Heads { qkv: [q, k, v], gate } =
             self.heads(x, &metadata.place, metadata.dropout.as_ref());
@@ -491,7 +497,7 @@ impl SelfAttention {
         gated(y, gate)
     }
 
-    /// Queries, keys and values, rotated.
+    /// Queries, keys, and values, normalized and rotated.
     fn heads(&self, x: Tensor<2>, place: &TokenPlaces, dropout: Option<&DropoutKeys>) -> Heads {
         let [q, k, v] = self.projected(x, dropout);
         let (q, gate) = self.without_gate(q);
@@ -514,7 +520,7 @@ impl SelfAttention {
         Heads { qkv: [q, k, v], gate }
     }
 
-    /// Queries, and the gate that stands after each head's.
+    /// Separates the queries from the gate that follows each head's query.
     fn without_gate(&self, q: Tensor<2>) -> (Tensor<2>, Option<Tensor<2>>) {
         if !self.output_gate {
             return (q, None);
@@ -525,7 +531,7 @@ impl SelfAttention {
         (part(0), Some(part(dim)))
     }
 
-    /// Queries, keys and values as the projections give them.
+    /// Queries, keys, and values, as projected.
     fn projected(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> [Tensor<2>; 3] {
         if let Some(all) = &self.qkv_proj {
             let all = all.forward(x, dropout);
@@ -539,8 +545,7 @@ impl SelfAttention {
         LoraLinear::forward_all([q, k, v], x, dropout)
     }
 
-    /// The attention of new tokens to the cache, which takes them in; added to `residual` where there is
-    /// one.
+    /// Attention of new tokens, which are appended to the cache. The result includes `residual`, if given.
     pub(super) fn forward_cached(
         &self,
         x: Tensor<2>,
@@ -564,7 +569,7 @@ impl SelfAttention {
         gated(y, gate)
     }
 
-    /// The linear layers by their names.
+    /// The linear layers, by name.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
         let layers = [
             ("q_proj", self.q_proj.as_mut()),

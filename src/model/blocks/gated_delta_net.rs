@@ -1,10 +1,10 @@
-//! Linear attention by the gated delta rule, as Qwen3.5 has it in place of attention: projections, a short
-//! convolution over queries, keys and values, the rule, and a norm with a gate.
+//! Linear attention with the gated delta rule, as in Qwen3.5: projections, a short convolution over queries,
+//! keys, and values, the rule, and a gated norm.
 //!
-//! Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks", arXiv 2412.06464; names and details are those of
+//! Source: Yang, Kautz, and Hatamizadeh, "Gated Delta Networks", arXiv 2412.06464. Names and details follow
 //! transformers' `Qwen3_5GatedDeltaNet`.
 
-#![allow(non_snake_case, reason = "A_log is the name that files have")]
+#![allow(non_snake_case, reason = "A_log is the name in weight files")]
 
 use super::attention::AttentionMetadata;
 use super::checks::{check_number, check_parameters, check_size, refuse};
@@ -22,32 +22,32 @@ use burn::prelude::*;
 use burn::tensor::activation::{log_sigmoid, sigmoid};
 use std::collections::BTreeMap;
 
-/// The shape of a [`GatedDeltaNet`].
+/// Configuration of a [`GatedDeltaNet`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatedDeltaNetConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Heads of queries and keys.
+    /// Number of query heads, and of key heads.
     pub num_key_heads: usize,
-    /// Heads of values; a multiple of those of keys.
+    /// Number of value heads. Must be a multiple of `num_key_heads`.
     pub num_value_heads: usize,
-    /// Width of a query or key.
+    /// Width of a query or key head.
     pub key_head_dim: usize,
-    /// Width of a value.
+    /// Width of a value head.
     pub value_head_dim: usize,
-    /// Tokens that the convolution sees, including the token itself.
+    /// Tokens that the convolution covers, including the current one.
     pub conv_kernel_dim: usize,
-    /// Added to the mean square in the norm of the rule's output.
+    /// Epsilon of the norm of the rule's output.
     pub rms_norm_eps: f64,
     /// Standard deviation of the initial weights of the projections.
     pub initializer_range: f64,
-    /// The same of `out_proj`, which writes to the residual stream.
+    /// The same for `out_proj`, which writes to the residual stream.
     pub output_initializer_range: f64,
 }
 
 impl GatedDeltaNetConfig {
-    /// As many heads of keys as of values, which share the width; a convolution over four tokens; initial weights
-    /// with the standard deviation 0.02.
+    /// Returns a layer with equally many key and value heads, which share the width, a convolution over four
+    /// tokens, and initial weights with a standard deviation of 0.02.
     pub fn new(hidden_size: usize, num_heads: usize) -> Self {
         let dim = hidden_size / num_heads.max(1);
         Self {
@@ -63,7 +63,7 @@ impl GatedDeltaNetConfig {
         }
     }
 
-    /// The sizes of its heads.
+    /// Returns the sizes of the heads.
     pub fn delta_shape(&self) -> DeltaShape {
         DeltaShape {
             key_heads: self.num_key_heads,
@@ -73,27 +73,27 @@ impl GatedDeltaNetConfig {
         }
     }
 
-    /// Width of all keys.
+    /// Returns the total width of the key heads.
     pub fn key_width(&self) -> usize {
         self.num_key_heads * self.key_head_dim
     }
 
-    /// Width of all values.
+    /// Returns the total width of the value heads.
     pub fn value_width(&self) -> usize {
         self.num_value_heads * self.value_head_dim
     }
 
-    /// Channels of the convolution: all queries, keys and values.
+    /// Returns the channels of the convolution: all queries, keys, and values.
     pub fn channels(&self) -> usize {
         2 * self.key_width() + self.value_width()
     }
 
-    /// Elements of its matrices for each value of the residual stream.
+    /// Total width of the layer's matrices, without the residual stream's side.
     pub(in crate::model) fn row_width(&self) -> usize {
         self.channels() + 2 * self.value_width() + 2 * self.num_value_heads
     }
 
-    /// Its sizes as `config.json` has them.
+    /// The sizes, by their keys in `config.json`.
     pub(in crate::model) fn config_json(&self) -> [(&'static str, usize); 5] {
         [
             ("linear_conv_kernel_dim", self.conv_kernel_dim),
@@ -104,7 +104,7 @@ impl GatedDeltaNetConfig {
         ]
     }
 
-    /// Inputs and outputs of its linear layers.
+    /// Input and output widths of the linear layers.
     pub(in crate::model) fn linear_layers(&self) -> [(&'static str, [usize; 2]); 5] {
         let (width, values, heads) = (self.hidden_size, self.value_width(), self.num_value_heads);
         [
@@ -116,7 +116,7 @@ impl GatedDeltaNetConfig {
         ]
     }
 
-    /// The names and shapes of its tensors, as files hold them.
+    /// Names and shapes of the tensors in weight files.
     pub(in crate::model) fn tensor_shapes(&self, prefix: &str) -> BTreeMap<String, Vec<usize>> {
         let heads = self.num_value_heads;
         let matrices = self.linear_layers().map(|(name, [input, output])| {
@@ -132,10 +132,10 @@ impl GatedDeltaNetConfig {
         matrices.into_iter().chain(others).collect()
     }
 
-    /// Checks that the sizes fit together.
+    /// Checks the sizes and numbers.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) with the first that does not.
+    /// [`Error::Config`](crate::Error::Config) for the first invalid size or number.
     pub fn validate(&self) -> Result<()> {
         check_size("hidden_size", self.hidden_size)?;
         self.config_json().into_iter().try_for_each(|(key, size)| check_size(key, size))?;
@@ -144,7 +144,7 @@ impl GatedDeltaNetConfig {
             let what = format!("{keys} key heads do not divide {values} value heads");
             return refuse("linear_num_key_heads", what, "Choose a divisor");
         }
-        // A state has as many numbers as both widths make together.
+        // The size of a head's state is the product of the two widths.
         for (key, size, most) in [
             ("linear_conv_kernel_dim", self.conv_kernel_dim, 64),
             ("linear_key_head_dim", self.key_head_dim, 1024),
@@ -152,7 +152,7 @@ impl GatedDeltaNetConfig {
             ("linear_num_value_heads", values, 1024),
         ] {
             if size > most {
-                let hint = format!("At most {most}");
+                let hint = format!("Use at most {most}");
                 return refuse(key, format!("{size} is too large"), &hint);
             }
         }
@@ -164,10 +164,10 @@ impl GatedDeltaNetConfig {
         check_number("output_initializer_range", self.output_initializer_range)
     }
 
-    /// Random weights; the same seed gives the same weights on every backend.
+    /// Initializes random weights. A seed gives the same weights on every backend.
     ///
     /// # Errors
-    /// As [`GatedDeltaNetConfig::validate`].
+    /// See [`GatedDeltaNetConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<GatedDeltaNet> {
         self.validate()?;
         self.build(&mut RandomWeights::new(seed, device), "")
@@ -180,12 +180,12 @@ impl GatedDeltaNetConfig {
     ) -> Result<GatedDeltaNet> {
         let at = |part: &str| path(prefix, part);
         let (channels, taps, heads) = (self.channels(), self.conv_kernel_dim, self.num_value_heads);
-        // As wide as PyTorch's uniform ones.
+        // The standard deviation of PyTorch's uniform initialization.
         let deviation = (3.0 * taps as f64).powf(-0.5);
         let weight = source.numbers(&at("conv1d.weight"), [channels, 1, taps], |random| {
             normal(random, channels * taps, deviation)
         })?;
-        // As in transformers: decays between those of 1 and of some hundred tokens.
+        // As in transformers: `A` is uniform, here from 0.01 to 16.
         let A_log = source.numbers(&at("A_log"), [heads], |random| {
             (0..heads).map(|_| (0.01 + 15.99 * random.unit()).ln() as f32).collect()
         })?;
@@ -212,10 +212,10 @@ impl GatedDeltaNetConfig {
     }
 }
 
-/// The weights of a convolution of each channel by itself.
+/// Weights of a depthwise convolution.
 #[derive(Module, Debug)]
 pub struct ChannelConv {
-    /// `[channels, 1, taps]`, as files have it.
+    /// `[channels, 1, taps]`, as in weight files.
     weight: Param<Tensor<3>>,
 }
 
@@ -228,7 +228,7 @@ impl ChannelConv {
     }
 }
 
-/// Linear attention by the gated delta rule; states and gates are in f32.
+/// Linear attention with the gated delta rule. States and gates are f32.
 ///
 /// ```
 /// use burn::tensor::{Distribution, Tensor};
@@ -237,7 +237,7 @@ impl ChannelConv {
 /// # fn main() -> mixdistill::Result<()> {
 /// let device = mixdistill::device::by_name("auto")?;
 /// let layer = GatedDeltaNetConfig::new(32, 4).init(1, &device)?;
-/// // Two rows of five tokens, one after the other.
+/// // Two concatenated rows of five tokens.
 /// let x = Tensor::<2>::random([10, 32], Distribution::Default, &device);
 /// let rows = AttentionMetadata::rows(&SelfAttentionConfig::new(32, 4), 2, 5, &device);
 /// assert_eq!(layer.forward(x, &rows).dims(), [10, 32]);
@@ -259,11 +259,11 @@ pub struct GatedDeltaNet {
     shape: DeltaShape,
 }
 
-/// What the projections make of tokens.
+/// Outputs of the projections.
 struct Projected {
-    /// Queries, keys and values, `[tokens, channels]`.
+    /// Queries, keys, and values, `[tokens, channels]`.
     mixed: Tensor<2>,
-    /// The gate of the output, `[tokens, value_width]`.
+    /// Gate of the output, `[tokens, value_width]`.
     gate: Tensor<2>,
     /// `[tokens, value_heads]`, in f32.
     log_decay: Tensor<2>,
@@ -271,13 +271,15 @@ struct Projected {
 }
 
 impl GatedDeltaNet {
+    /// Applies linear attention to the tokens that `metadata` describes.
+    ///
     /// # Shapes
-    /// `[tokens, hidden_size]` to the same; `metadata` says which rows and examples the tokens have.
+    /// `x` and result: `[tokens, hidden_size]`.
     pub fn forward(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
         self.forward_to(x, None, metadata)
     }
 
-    /// The same, added to `residual` in one operation where there is one.
+    /// The same plus `residual`, if given, in one operation.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -292,7 +294,7 @@ impl GatedDeltaNet {
         self.out_proj.forward_to(self.gated(y, gate), residual, dropout)
     }
 
-    /// The same for new tokens after those that the cache has seen.
+    /// The same for new tokens, which continue the state of the cache.
     pub(super) fn forward_cached(
         &self,
         x: Tensor<2>,
@@ -322,19 +324,19 @@ impl GatedDeltaNet {
         Projected { mixed, gate, log_decay, beta: sigmoid(in_f32(b)) }
     }
 
-    /// Queries, keys and values.
+    /// Queries, keys, and values.
     fn split(&self, mixed: Tensor<2>) -> [Tensor<2>; 3] {
         let (keys, values) = (self.shape.key_width(), self.shape.value_width());
         [(0, keys), (keys, keys), (2 * keys, values)]
             .map(|(start, width)| mixed.clone().narrow(1, start, width))
     }
 
-    /// The rule's output, normalized head by head, times the gate's activation.
+    /// Normalizes the rule's output per head and multiplies it by the activated gate.
     fn gated(&self, y: Tensor<2>, gate: Tensor<2>) -> Tensor<2> {
         gated(gate, self.norm.forward_parts(y), Activation::Silu)
     }
 
-    /// The linear layers by their names.
+    /// The linear layers, by name.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
         vec![
             ("in_proj_qkv", &mut self.in_proj_qkv),

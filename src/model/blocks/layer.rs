@@ -1,5 +1,5 @@
-//! One block of a decoder: attention and feed-forward, each with a norm before it, after it or both, each
-//! added to the residual stream.
+//! A decoder block: attention and feed-forward, each with a norm before it, after it, or both, and each added
+//! to the residual stream.
 //!
 //! ```text
 //!          attention                                   feed-forward
@@ -8,7 +8,7 @@
 //! Both     x + post_attention(attention(input(x)))     x + post_feedforward(mlp(pre_feedforward(x)))
 //! ```
 //!
-//! The names are those of the norms in files, without `_layernorm`.
+//! Norms have their names in weight files, without `_layernorm`.
 
 use super::attention::{AttentionMetadata, CacheStep, SelfAttention, SelfAttentionConfig};
 use super::checks::{check_number, refuse};
@@ -24,21 +24,20 @@ use crate::model::weight_source::{RandomWeights, WeightSource, path};
 use crate::ops::sums_in_norms;
 use burn::prelude::*;
 
-/// Where a block has its norms.
+/// Position of the norms in a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NormPlacement {
     /// Before attention and feed-forward (Llama).
     #[default]
     Before,
-    /// After them, before they are added to the residual stream (OLMo 2).
+    /// After them, before the residual addition (OLMo 2).
     After,
     /// Before and after them (Gemma 3).
     Both,
 }
 
 impl NormPlacement {
-    /// The norms that a block has, by their names in files. All have one of the second name, at different
-    /// places.
+    /// The block's norms, by their names in weight files. `post_attention_layernorm` has different positions.
     pub(crate) fn norms(self) -> &'static [&'static str] {
         match self {
             Self::Before => &["input_layernorm", "post_attention_layernorm"],
@@ -53,33 +52,32 @@ impl NormPlacement {
     }
 }
 
-/// The shape of a [`DecoderLayer`].
+/// Configuration of a [`DecoderLayer`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderLayerConfig {
-    /// Its attention.
+    /// Attention.
     pub attention: SelfAttentionConfig,
-    /// What it has in place of that, where it is linear attention.
+    /// Linear attention, which replaces `attention` if it is set.
     pub linear: Option<GatedDeltaNetConfig>,
-    /// Its feed-forward part, of the same width.
+    /// Feed-forward part, of the same width.
     pub mlp: MlpConfig,
-    /// Where its norms are; they are like those within the attention.
+    /// Position of the norms, whose settings are `attention.norm`.
     pub norm_placement: NormPlacement,
-    /// What attention and feed-forward are multiplied by before they are added (Granite).
+    /// Factor of the attention and feed-forward outputs before the residual addition (Granite).
     pub residual_multiplier: f64,
 }
 
 impl DecoderLayerConfig {
-    /// A block of these parts, with norms before them.
+    /// Returns a block with these parts and norms before them.
     pub fn new(attention: SelfAttentionConfig, mlp: MlpConfig) -> Self {
         let norm_placement = NormPlacement::Before;
         Self { attention, linear: None, mlp, norm_placement, residual_multiplier: 1.0 }
     }
 
-    /// Random weights; the same seed gives the same weights on every backend.
+    /// Initializes random weights. A seed gives the same weights on every backend.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for sizes or numbers that are out of range or do not
-    /// fit together.
+    /// [`Error::Config`](crate::Error::Config) if sizes or numbers are out of range or do not fit together.
     pub fn init(&self, seed: u64, device: &Device) -> Result<DecoderLayer> {
         self.attention.validate()?;
         self.mlp.validate()?;
@@ -92,7 +90,7 @@ impl DecoderLayerConfig {
         for (part, other) in others.into_iter().filter_map(|(part, other)| Some((part, other?))) {
             if width != other {
                 let what = format!("it is {width} in the attention and {other} in the {part}");
-                return refuse("hidden_size", what, "Give both the same width");
+                return refuse("hidden_size", what, "Use the same width for both");
             }
         }
         self.linear.iter().try_for_each(GatedDeltaNetConfig::validate)?;
@@ -130,24 +128,24 @@ impl DecoderLayerConfig {
     }
 }
 
-/// What mixes a block's tokens.
+/// The part of a block that mixes tokens.
 enum Mixer<'a> {
     Full(&'a SelfAttention),
     Linear(&'a GatedDeltaNet),
 }
 
-/// What a block needs for new tokens, and the cache that takes them in, by the kind of its attention.
+/// Inputs and cache of a generation step, by kind of attention.
 pub(in crate::model) enum BlockStep<'a> {
     Full(&'a CacheStep, &'a mut LayerCache),
     Linear(&'a LinearStep, &'a mut LinearCache),
 }
 
-/// One block.
+/// A decoder block.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     input_layernorm: Option<RmsNorm>,
     self_attn: Option<SelfAttention>,
-    /// In its place.
+    /// Replaces `self_attn`.
     linear_attn: Option<GatedDeltaNet>,
     post_attention_layernorm: Option<RmsNorm>,
     pre_feedforward_layernorm: Option<RmsNorm>,
@@ -160,13 +158,15 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
+    /// Applies the block to the tokens that `metadata` describes.
+    ///
     /// # Shapes
-    /// `[tokens, hidden_size]` to the same; `metadata` says which rows and positions the tokens have.
+    /// `x` and result: `[tokens, hidden_size]`.
     pub fn forward(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
         self.forward_stream(Stream::new(x), metadata).value()
     }
 
-    /// As [`DecoderLayer::forward`], for a stream between blocks.
+    /// As [`DecoderLayer::forward`], for a [`Stream`] between blocks.
     pub(in crate::model) fn forward_stream(
         &self,
         stream: Stream,
@@ -175,8 +175,8 @@ impl DecoderLayer {
         self.add_mlp(self.add_attention(stream, metadata), metadata.dropout())
     }
 
-    /// The residual stream with the attention added: the first half of the block, in which tokens see each
-    /// other.
+    /// Adds the attention to the residual stream. This is the first half of the block, in which tokens
+    /// interact.
     pub(in crate::model) fn add_attention(
         &self,
         stream: Stream,
@@ -189,7 +189,7 @@ impl DecoderLayer {
         self.add(self.attention_norms(), stream, attention)
     }
 
-    /// The block on new tokens, which see those in the cache; it takes them in.
+    /// Applies the block to new tokens, which attend to the cache and are appended to it.
     pub(in crate::model) fn forward_cached(&self, stream: Stream, step: BlockStep<'_>) -> Stream {
         let attention = |h, residual| match (self.mixer(), step) {
             (Mixer::Full(attention), BlockStep::Full(step, cache)) => {
@@ -212,7 +212,7 @@ impl DecoderLayer {
         }
     }
 
-    /// The linear layers by their paths in the block.
+    /// The linear layers, by path within the block.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(String, &mut LoraLinear)> {
         let full = self.self_attn.iter_mut().flat_map(SelfAttention::linear_layers_mut);
         let linear = self.linear_attn.iter_mut().flat_map(GatedDeltaNet::linear_layers_mut);
@@ -241,7 +241,7 @@ impl DecoderLayer {
         [before, self.post_feedforward_layernorm.as_ref()]
     }
 
-    /// The residual stream with the feed-forward part added: the second half, token by token.
+    /// Adds the feed-forward part to the residual stream. This is the second half, which is per token.
     pub(in crate::model) fn add_mlp(
         &self,
         stream: Stream,
@@ -251,8 +251,8 @@ impl DecoderLayer {
         self.add(self.mlp_norms(), stream, mlp)
     }
 
-    /// The residual stream with a part of the block added: by the part itself where nothing stands between the
-    /// two, on GPUs by the next norm.
+    /// Adds a part of the block to the residual stream. On GPUs, the next norm performs the addition;
+    /// elsewhere, the part itself does if nothing comes between the two.
     fn add(
         &self,
         [before, after]: [Option<&RmsNorm>; 2],
@@ -308,7 +308,7 @@ mod tests {
         let expected = middle.clone() + layer.mlp.forward(h);
         let found = layer.forward(x.clone(), &metadata);
         assert!(error(found.clone(), expected) < 1e-6);
-        // Rows do not see each other, and nothing sees what comes after it.
+        // Rows do not interact, and no token attends to later ones.
         let changed = x.clone().slice_assign([3..4, 0..16], Tensor::ones([1, 16], &device));
         let after = layer.forward(changed, &metadata);
         let places = |y: &Tensor<2>, places: [usize; 2]| {
@@ -317,7 +317,7 @@ mod tests {
         assert!(error(places(&found, [0, 3]), places(&after, [0, 3])) < 1e-6);
         assert!(error(places(&found, [4, 8]), places(&after, [4, 8])) < 1e-6);
         assert!(error(places(&found, [3, 4]), places(&after, [3, 4])) > 1e-3);
-        // The same seed, the same weights.
+        // The same seed gives the same weights.
         assert_eq!(error(config.init(3, &device).unwrap().forward(x, &metadata), found), 0.0);
     }
 

@@ -7,25 +7,25 @@ use crate::model::weight_source::{RandomWeights, WeightSource, path};
 use crate::ops::{Activation, gated};
 use burn::prelude::*;
 
-/// The shape of an [`Mlp`].
+/// Configuration of an [`Mlp`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MlpConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside.
+    /// Width of the hidden layer.
     pub intermediate_size: usize,
-    /// The gate's activation.
+    /// Activation of the gate.
     pub activation: Activation,
-    /// Whether the projections to gate and up are one matrix, `gate_up_proj` (Phi-3).
+    /// Whether the gate and up projections are one matrix, `gate_up_proj` (Phi-3).
     pub fused: bool,
-    /// Standard deviation of the initial weights of the projections to gate and up.
+    /// Standard deviation of the initial weights of the gate and up projections.
     pub initializer_range: f64,
-    /// The same of `down_proj`, which writes to the residual stream.
+    /// The same for `down_proj`, which writes to the residual stream.
     pub output_initializer_range: f64,
 }
 
 impl MlpConfig {
-    /// SwiGLU with separate projections; initial weights have the standard deviation 0.02.
+    /// Returns SwiGLU with separate projections and initial weights with a standard deviation of 0.02.
     pub fn new(hidden_size: usize, intermediate_size: usize) -> Self {
         Self {
             hidden_size,
@@ -37,10 +37,10 @@ impl MlpConfig {
         }
     }
 
-    /// Checks the sizes.
+    /// Checks the sizes and numbers.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) with the first that is out of range.
+    /// [`Error::Config`](crate::Error::Config) for the first that is out of range.
     pub fn validate(&self) -> Result<()> {
         check_size("hidden_size", self.hidden_size)?;
         check_size("intermediate_size", self.intermediate_size)?;
@@ -49,10 +49,10 @@ impl MlpConfig {
         check_parameters(3 * self.hidden_size as u128 * self.intermediate_size as u128)
     }
 
-    /// Random weights; the same seed gives the same weights on every backend.
+    /// Initializes random weights. A seed gives the same weights on every backend.
     ///
     /// # Errors
-    /// As [`MlpConfig::validate`].
+    /// See [`MlpConfig::validate`].
     pub fn init(&self, seed: u64, device: &Device) -> Result<Mlp> {
         self.validate()?;
         self.build(&mut RandomWeights::new(seed, device), "")
@@ -86,7 +86,7 @@ impl MlpConfig {
 pub struct Mlp {
     gate_proj: Option<LoraLinear>,
     up_proj: Option<LoraLinear>,
-    /// In place of those two.
+    /// Replaces those two.
     gate_up_proj: Option<LoraLinear>,
     down_proj: LoraLinear,
     #[module(skip)]
@@ -94,13 +94,15 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// Applies the feed-forward part to each token.
+    ///
     /// # Shapes
-    /// `[tokens, hidden_size]` to the same.
+    /// `x` and result: `[tokens, hidden_size]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.forward_to(x, None, None)
     }
 
-    /// The same, added to `residual` in one operation where there is one.
+    /// The same plus `residual`, if given, in one operation.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -128,7 +130,7 @@ impl Mlp {
         }
     }
 
-    /// The linear layers by their names.
+    /// The linear layers, by name.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
         let layers = [
             ("gate_proj", self.gate_proj.as_mut()),

@@ -1,8 +1,9 @@
-//! The parts of a decoder, each a configuration, a module that it makes, and the module's `forward`.
+//! The parts of a decoder. Each has a configuration, a module that the configuration initializes, and the
+//! module's `forward`.
 //!
-//! Activations are `[tokens, width]`, rows one after the other, so that a weight's gradient is one
-//! matrix product; what tells rows and positions apart stands in [`AttentionMetadata`]. Module fields
-//! carry the names that Hugging Face gives the tensors.
+//! Activations are `[tokens, width]` with all rows concatenated, so a weight's gradient is one matrix
+//! product. [`AttentionMetadata`] holds rows and positions. Module fields have the tensor names of Hugging
+//! Face.
 
 mod attention;
 mod checks;

@@ -7,27 +7,27 @@ use crate::ops::{add_rms_norm, rms_norm};
 use burn::module::Param;
 use burn::prelude::*;
 
-/// The shape of an [`RmsNorm`].
+/// Configuration of an [`RmsNorm`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RmsNormConfig {
-    /// Values that are normalized together.
+    /// Number of values that are normalized together.
     pub width: usize,
     /// Added to the mean square.
     pub eps: f64,
-    /// Whether it scales by 1 and its weight, so that a weight of 0 changes nothing (Gemma).
+    /// Whether the scale is `1 + weight` instead of `weight` (Gemma).
     pub weight_plus_one: bool,
 }
 
 impl RmsNormConfig {
-    /// A norm over `width` values that scales by its weight, with 1e-5 added to the mean square.
+    /// Returns a norm over `width` values that scales by its weight and has an epsilon of 1e-5.
     pub fn new(width: usize) -> Self {
         Self { width, eps: 1e-5, weight_plus_one: false }
     }
 
-    /// A norm that scales by 1.
+    /// Initializes a norm with a scale of 1.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a size or number out of range.
+    /// [`Error::Config`](crate::Error::Config) if the size or the epsilon is out of range.
     pub fn init(&self, device: &Device) -> Result<RmsNorm> {
         check_size("hidden_size", self.width)?;
         check_number("rms_norm_eps", self.eps)?;
@@ -55,13 +55,15 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
+    /// Normalizes and scales each row.
+    ///
     /// # Shapes
-    /// `[rows, width]` to the same.
+    /// `x` and result: `[rows, width]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         rms_norm(x, self.scale(), self.eps as f32)
     }
 
-    /// The sum of both, and that normalized; the sum goes on in a residual stream.
+    /// Returns the sum, for the residual stream, and the normalized sum.
     pub(super) fn forward_sum(&self, x: Tensor<2>, added: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         add_rms_norm(x, added, self.scale(), self.eps as f32)
     }
@@ -71,8 +73,7 @@ impl RmsNorm {
         if self.weight_plus_one { weight + 1.0 } else { weight }
     }
 
-    /// Normalizes each part as wide as the weight, such as a head: `[tokens, parts * width]` to the
-    /// same.
+    /// Normalizes parts that are as wide as the weight, such as heads: `[tokens, parts * width]` to the same.
     pub(super) fn forward_parts(&self, x: Tensor<2>) -> Tensor<2> {
         let [tokens, total] = x.dims();
         let [width] = self.weight.dims();

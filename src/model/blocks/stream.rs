@@ -1,9 +1,9 @@
-//! The residual stream, to which each part of a block adds something.
+//! The residual stream, to which each part of a block adds its output.
 
 use super::rms_norm::RmsNorm;
 use burn::prelude::*;
 
-/// The residual stream between two parts: a value, and what is still to be added to it. On GPUs the next norm adds it
+/// The residual stream between two parts: a value, and a pending addend. On GPUs, the next norm adds it
 /// ([`RmsNorm::forward_sum`]).
 pub(in crate::model) struct Stream {
     value: Tensor<2>,
@@ -15,12 +15,12 @@ impl Stream {
         Self { value, added: None }
     }
 
-    /// The stream with something that is added when its value is asked for.
+    /// A stream with a pending addend.
     pub(super) fn with(value: Tensor<2>, added: Tensor<2>) -> Self {
         Self { value, added: Some(added) }
     }
 
-    /// The value.
+    /// The value, including the addend.
     pub(in crate::model) fn value(self) -> Tensor<2> {
         match self.added {
             Some(added) => self.value + added,
@@ -28,7 +28,7 @@ impl Stream {
         }
     }
 
-    /// The value, and that normalized.
+    /// The value, and the normalized value.
     pub(super) fn normed(self, norm: Option<&RmsNorm>) -> (Tensor<2>, Tensor<2>) {
         match (self.added, norm) {
             (Some(added), Some(norm)) => norm.forward_sum(self.value, added),

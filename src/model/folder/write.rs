@@ -1,4 +1,4 @@
-//! Models written as folders, whole or not at all.
+//! Writes model folders atomically.
 
 mod template_file;
 
@@ -13,7 +13,7 @@ use crate::files::{flush_folder, remove_folder};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Files that go with a tokenizer; those that are there are copied as they are.
+/// Files of a tokenizer. Those that exist are copied unchanged.
 const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -26,31 +26,30 @@ const TOKENIZER_FILES: [&str; 9] = [
     "chat_template.json",
 ];
 
-/// Largest size of a file of weights before it is divided.
+/// Default of [`SaveFolder::max_shard_bytes`].
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// How a folder is written.
+/// Options of [`DecoderLm::save`].
 #[derive(Clone, Debug)]
 pub struct SaveFolder<'a> {
-    /// The folder that the model came from: its configuration and its tokenizer's files are taken
-    /// over as they are.
+    /// Folder that the model came from. Its configuration and tokenizer files are copied.
     pub base: Option<&'a ModelFolder>,
-    /// The tokenizer; written where there is no base.
+    /// Tokenizer. It is written if there is no base.
     pub tokenizer: &'a TextTokenizer,
-    /// Tokens that end an answer.
+    /// Tokens that end an answer. Empty means the tokenizer's end token.
     pub end_tokens: &'a [u32],
-    /// A chat template that takes the place of the base's.
+    /// Chat template, which replaces the base's.
     pub chat_template: Option<&'a str>,
-    /// The type of the weights.
+    /// Type of the weights in the files.
     pub file_type: FileType,
-    /// Largest size of a file of weights, in bytes, before it is divided.
+    /// Maximum size of a weight file in bytes. Larger models are split into shards.
     pub max_shard_bytes: u64,
-    /// The model card, in Markdown.
+    /// Model card, in Markdown.
     pub card: Option<&'a str>,
 }
 
 impl<'a> SaveFolder<'a> {
-    /// A model of its own: f32, without a card.
+    /// Returns the options of a new model: f32, without a base, a chat template, or a card.
     pub fn new(tokenizer: &'a TextTokenizer) -> Self {
         Self {
             base: None,
@@ -65,19 +64,19 @@ impl<'a> SaveFolder<'a> {
 }
 
 impl DecoderLm {
-    /// Writes the model into a new folder, whole or not at all. Adapters are not written: merge
-    /// them first, or save them by themselves.
+    /// Writes the model to a new folder, atomically. Adapters must be merged first, or saved with
+    /// [`DecoderLm::save_adapter`].
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where the folder exists, or where the model
-    /// has adapters.
+    /// [`Error::Io`] if the folder cannot be written. [`Error::Model`] if it exists, or the model is
+    /// quantized or has adapters.
     pub fn save(&self, folder: &Path, how: &SaveFolder<'_>) -> Result<()> {
         let refuse = |what: &str, hint: &str| {
             Err(Error::Model { path: folder.to_owned(), what: what.into(), hint: hint.into() })
         };
         if self.is_encoded() {
             return refuse(
-                "its weights are stored in codes",
+                "its weights are quantized",
                 "Save the adapters, and merge them into the original weights",
             );
         }
@@ -106,11 +105,11 @@ impl DecoderLm {
             let mut config =
                 how.base.map_or_else(|| write_config(self.config()), |b| b.json.clone());
             if let Some(config) = config.as_object_mut() {
-                // The newer name, and the one that older readers know.
+                // The current key, and the one that older readers use.
                 for key in ["dtype", "torch_dtype"] {
                     config.insert(key.into(), how.file_type.torch_name().into());
                 }
-                // An adapter has made two matrices of one.
+                // An adapter has untied the head.
                 if how.base.is_some_and(|base| base.config.tie_word_embeddings)
                     && !self.config().tie_word_embeddings
                 {
@@ -118,7 +117,7 @@ impl DecoderLm {
                 }
                 if how.base.is_none() {
                     config.insert("eos_token_id".into(), one_or_all(&ends));
-                    // Those of its class may be beyond the vocabulary.
+                    // The defaults of the class may exceed the vocabulary.
                     config.insert("bos_token_id".into(), Value::Null);
                     config.insert("pad_token_id".into(), Value::Null);
                 }
@@ -137,22 +136,22 @@ impl DecoderLm {
     }
 }
 
-/// Merged biases of adapters that are on layers without biases.
+/// The error for merged adapter biases on layers without a bias.
 pub(in crate::model) fn biases_without_place(folder: &Path, names: &[&str]) -> Error {
     Error::Model {
         path: folder.to_owned(),
         what: format!(
-            "the adapter has biases (lora_bias) for layers that have none, and models of this class have no \
-             place for them: {}",
+            "the adapter has biases (lora_bias) on layers without a bias, which models of this class cannot \
+             store: {}",
             listed(names)
         ),
-        hint: "Use the model with its adapter beside it; PEFT does not merge such adapters either"
+        hint: "Use the model together with its adapter; PEFT cannot merge such adapters either"
             .into(),
     }
 }
 
 impl ModelFolder {
-    /// Copies the tokenizer's files as they are, and the generation's settings with the end tokens.
+    /// Copies the tokenizer's files, and the generation settings with the end tokens.
     fn copy_files(&self, folder: &Path, ends: &[u32]) -> Result<()> {
         if let Some(gguf) = &self.gguf {
             let beside = ["config.json", "generation_config.json"];
@@ -171,7 +170,7 @@ impl ModelFolder {
         }
         let mut generation = match &self.generation {
             Value::Object(_) => self.generation.clone(),
-            // What readers take of config.json where there is no such file.
+            // Without this file, readers take these keys from config.json.
             _ => ["bos_token_id", "pad_token_id"]
                 .into_iter()
                 .filter_map(|key| Some((key, self.json.get(key).filter(|id| !id.is_null())?)))
@@ -184,13 +183,13 @@ impl ModelFolder {
     }
 }
 
-/// Copies a file's bytes, and not that it may be read only.
+/// Copies a file's bytes but not its permissions.
 fn copy_bytes(from: &Path, to: &Path) -> Result<()> {
     let copy = || std::io::copy(&mut std::fs::File::open(from)?, &mut std::fs::File::create(to)?);
     copy().map(|_| ()).map_err(|e| Error::io("copy", from, e))
 }
 
-/// A number for one token, a list for more.
+/// A number for one token, a list for several.
 fn one_or_all(tokens: &[u32]) -> Value {
     match tokens {
         [one] => json!(one),
@@ -213,39 +212,42 @@ fn write_own_files(
     write("tokenizer_config.json", &format!("{settings:#}\n"))
 }
 
-/// Refuses a place for a new folder where there is something already.
+/// Checks that nothing exists at the path of a new folder.
 ///
 /// # Errors
-/// [`Error::Model`].
+/// [`Error::Model`] if something does, or the path has no file name.
 pub fn check_new_folder(folder: &Path) -> Result<()> {
     check_new_place(folder, "folder")
 }
 
-/// The same for what is a `folder` or a `file`.
+/// The same for a `kind` of path: `folder` or `file`.
 pub(in crate::model) fn check_new_place(path: &Path, kind: &str) -> Result<()> {
     let refuse =
         |what: String, hint: String| Err(Error::Model { path: path.to_owned(), what, hint });
-    // Links to nowhere exist too.
+    // Broken links count as existing.
     if path.symlink_metadata().is_ok() {
         let hint = format!("Choose another {kind}, or move the old one away");
-        return refuse("it exists already".into(), hint);
+        return refuse("it already exists".into(), hint);
     }
     if path.file_name().is_none() {
-        return refuse(format!("it is no name for a {kind}"), "Choose another".into());
+        return refuse(
+            format!("it is not a valid name for a {kind}"),
+            "Choose another name".into(),
+        );
     }
     Ok(())
 }
 
-/// Where a folder is written before it gets its name.
+/// The temporary path of a folder that is being written.
 pub(crate) fn writing_place(folder: &Path) -> PathBuf {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     folder.with_file_name(format!(".{name}.writing"))
 }
 
-/// Fills a folder beside its place, flushes it and renames it.
+/// Fills a temporary folder next to the final one, flushes it, and renames it.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Model`] where the folder exists; what `fill` gives.
+/// [`Error::Io`]; [`Error::Model`] if the folder exists; the errors of `fill`.
 pub(in crate::model) fn write_folder(
     folder: &Path,
     fill: impl FnOnce(&Path) -> Result<()>,
@@ -254,7 +256,7 @@ pub(in crate::model) fn write_folder(
     let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
     let beside = writing_place(folder);
-    // A process that was killed may have left one.
+    // A killed process may have left one behind.
     remove_folder(&beside)?;
     std::fs::create_dir(&beside).map_err(|e| Error::io("create", &beside, e))?;
     let done = fill(&beside).and_then(|()| {

@@ -1,4 +1,4 @@
-//! What an answer is, what ends it, and who sees it grow.
+//! Answers, the conditions that end them, and their observers.
 
 use crate::data::TextTokenizer;
 use crate::error::Result;
@@ -7,35 +7,35 @@ use std::ops::ControlFlow;
 /// Why an answer ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// The model ended it with this token.
+    /// The model generated this end token.
     EndToken(u32),
-    /// This one of the stop texts appeared.
+    /// This stop text appeared.
     Stop(String),
     /// The length limit was reached.
     Limit,
-    /// The observer asked for a stop.
+    /// The observer requested a stop.
     Interrupted,
 }
 
-/// One answer.
+/// A generated answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
-    /// The answer's tokens, without the end token.
+    /// Tokens of the answer, without the end token.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub end: EndReason,
 }
 
 impl Generation {
-    /// Whether the length limit ended the answer.
+    /// Returns whether the answer hit the length limit.
     pub fn hit_limit(&self) -> bool {
         self.end == EndReason::Limit
     }
 
-    /// The answer's text, without a stop text and what follows it.
+    /// Returns the answer's text, up to the stop text.
     ///
     /// # Errors
-    /// As [`TextTokenizer::decode`].
+    /// See [`TextTokenizer::decode`].
     pub fn text(&self, tokenizer: &TextTokenizer) -> Result<String> {
         let mut text = tokenizer.decode(&self.tokens)?;
         if let EndReason::Stop(stop) = &self.end
@@ -47,27 +47,27 @@ impl Generation {
     }
 }
 
-/// What ends an answer before its length limit.
+/// Conditions that end an answer before its length limit.
 #[derive(Clone, Copy, Debug)]
 pub struct StopConditions<'a> {
-    /// Tokens, any of which ends it.
+    /// End tokens.
     pub tokens: &'a [u32],
-    /// Turns tokens to text, to find [`GenerateConfig::stop`](super::GenerateConfig::stop) in it.
+    /// Decodes the answer, to find [`GenerateConfig::stop`](super::GenerateConfig::stop) in it.
     pub tokenizer: &'a TextTokenizer,
 }
 
-/// A new token of one answer, as an observer sees it.
+/// A new token of an answer, as reported to an observer.
 #[derive(Clone, Copy, Debug)]
 pub struct NewToken<'a> {
-    /// Number of the prompt.
+    /// Index of the prompt.
     pub prompt: usize,
     /// The answer so far, without an end token.
     pub tokens: &'a [u32],
-    /// Set with the last token.
+    /// Set with the last token of the answer.
     pub end: Option<&'a EndReason>,
-    /// Answers finished so far, this one included.
+    /// Number of finished answers, including this one.
     pub finished: usize,
 }
 
-/// Sees every new token, and may end the work.
+/// Receives every new token and can stop the generation.
 pub type TokenObserver<'a> = dyn FnMut(&NewToken<'_>) -> ControlFlow<()> + 'a;

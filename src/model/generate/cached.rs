@@ -1,4 +1,4 @@
-//! Scores from a decoder that keeps the keys and values of the tokens so far.
+//! Generation with a decoder and its caches.
 
 use super::answer::{Generation, StopConditions, TokenObserver};
 use super::config::GenerateConfig;
@@ -21,10 +21,10 @@ use burn::tensor::TensorData;
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-/// Added to the score of a key that a query must not see.
+/// Added to the score of a key that a query must not attend to.
 const HIDDEN: f32 = -1e9;
 
-/// New tokens for which a cache has room at first.
+/// Initial room for new tokens in a cache.
 const FIRST_ROOM: usize = 128;
 
 impl Generate for DecoderLm {
@@ -41,9 +41,9 @@ impl Generate for DecoderLm {
         DecoderLm::logits(self, ids)
     }
 
-    /// With a cache of keys and values; what all prompts begin with is computed once. Scores may differ in
-    /// their last bits between batches of up to 32 rows and larger ones, and between prompts that begin alike
-    /// and the same prompts alone.
+    /// Uses a key-value cache and computes a prefix that all prompts share only once. The last bits of the
+    /// logits may differ between batches of up to 32 rows and larger ones, and between prompts with a shared
+    /// prefix and the same prompts alone.
     fn generate_as(
         &self,
         prompts: &[Vec<u32>],
@@ -53,7 +53,7 @@ impl Generate for DecoderLm {
         observe: &mut TokenObserver<'_>,
     ) -> Result<Vec<Generation>> {
         let model = self.for_answers();
-        // Made where the prompts are checked.
+        // Computed lazily, after the prompts are checked.
         let prefix = OnceCell::new();
         let begin = |first| {
             let prefix = prefix.get_or_init(|| SharedPrefix::of(&model, prompts));
@@ -63,7 +63,7 @@ impl Generate for DecoderLm {
         answer_prompts(limits, prompts, numbers, stop_conditions, config, observe, begin)
     }
 
-    /// `[tokens, vocabulary]` exists for a few hundred tokens at a time.
+    /// Computes the logits of a few hundred tokens at a time.
     fn top_tokens(
         &self,
         batch: &Batch,
@@ -76,10 +76,10 @@ impl Generate for DecoderLm {
 }
 
 impl DecoderLm {
-    /// As [`Generate::generate`], which needs not be in scope for it.
+    /// As [`Generate::generate`], without the trait in scope.
     ///
     /// # Errors
-    /// As there.
+    /// See [`Generate::generate`].
     pub fn generate(
         &self,
         prompts: &[Vec<u32>],
@@ -90,8 +90,8 @@ impl DecoderLm {
         Generate::generate(self, prompts, stop_conditions, config, observe)
     }
 
-    /// Scores of the token after the last new one, `[rows, vocabulary]`; the new tokens `[rows, new]` go
-    /// into the caches.
+    /// Logits after the last new token, `[rows, vocabulary]`. The new tokens, `[rows, new]`, are appended to
+    /// the caches.
     fn logits_cached(&self, ids: Tensor<2, Int>, rows: &mut CachedKinds) -> Tensor<2> {
         let [of_batch, new] = ids.dims();
         let mut stream = Stream::new(self.embed(ids));
@@ -111,15 +111,15 @@ impl DecoderLm {
     }
 }
 
-/// What all prompts begin with.
+/// A prefix that all prompts share.
 struct SharedPrefix {
-    /// How many tokens that is.
+    /// Length in tokens.
     tokens: usize,
-    /// Their keys and values, in one row.
+    /// Its caches, with one row.
     caches: Vec<BlockCache>,
 }
 
-/// What a layer keeps of the tokens so far.
+/// The cache of a layer.
 enum BlockCache {
     Full(LayerCache),
     Linear(LinearCache),
@@ -135,7 +135,7 @@ impl BlockCache {
         }
     }
 
-    /// See [`LayerCache::keep_last`]; a state has no places.
+    /// See [`LayerCache::keep_last`]. A state has no positions to drop.
     fn keep_last(&mut self, tokens: usize) {
         if let Self::Full(cache) = self {
             cache.keep_last(tokens);
@@ -151,11 +151,11 @@ impl BlockCache {
 }
 
 impl SharedPrefix {
-    /// `None` where they are few or a small share of the longest prompt: the others are then computed faster
-    /// from the beginning on; and where layers are linear, whose states are those after all of it, which a
-    /// shorter prompt begins to see later.
+    /// `None` if the prefix is short or a small share of the longest prompt, because whole prompts are then
+    /// faster to compute. Also `None` with linear attention, whose state cannot be truncated to a shorter
+    /// prefix.
     fn of(model: &DecoderLm, prompts: &[Vec<u32>]) -> Option<Rc<Self>> {
-        /// Fewest tokens for which it pays, and their least share, as a divisor.
+        /// Minimum length in tokens, and minimum share of the longest prompt, as a divisor.
         const LEAST: usize = 16;
         const LEAST_SHARE: usize = 4;
         if model.config().has_linear() {
@@ -165,7 +165,7 @@ impl SharedPrefix {
         let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
         let lengths = || prompts.iter().map(Vec::len);
         let (shortest, longest) = (lengths().min()?, lengths().max()?);
-        // Each prompt has a token left, whose scores are asked for.
+        // Each prompt keeps at least one token, to compute its logits.
         let tokens = others.iter().map(alike).min()?.min(shortest - 1);
         if tokens < LEAST.max(longest / LEAST_SHARE) {
             return None;
@@ -176,51 +176,51 @@ impl SharedPrefix {
     }
 }
 
-/// A batch of rows with their cache.
+/// A batch of rows with their caches.
 ///
 /// ```text
-/// row a   . . P P P | A A          prompts are padded on the left, so that all rows write their
-/// row b   P P P P P | A A          next token to the same place
+/// row a   . . P P P | A A          prompts are padded on the left, so all rows write their
+/// row b   P P P P P | A A          next token to the same position
 /// ```
 struct CachedRows<'a> {
     model: &'a DecoderLm,
     device: Device,
-    /// The prompts, until they are in the cache.
+    /// The prompts, until they are in the caches.
     prompts: Vec<Vec<u32>>,
     /// Padding before each row.
     paddings: Vec<usize>,
-    /// The attentions that layers have.
+    /// The distinct attentions of the layers.
     attentions: Vec<SelfAttentionConfig>,
-    /// What those have that are linear.
+    /// The linear attention, if layers have one.
     linear: Option<GatedDeltaNetConfig>,
-    /// Cosines and sines for each of them.
+    /// Cosines and sines for each attention.
     tables: Vec<Option<[Tensor<2>; 2]>>,
-    /// Positions that these have.
+    /// Number of positions in the tables.
     positions: usize,
     kinds: CachedKinds,
-    /// Places that are filled.
+    /// Number of filled positions.
     filled: usize,
     prefix: Option<Rc<SharedPrefix>>,
-    /// Most scores of new tokens and those in the cache at once.
+    /// Maximum number of attention scores at a time.
     most_scores: usize,
 }
 
-/// That many take 128 MiB.
+/// 128 MiB of f32.
 const MOST_SCORES: usize = 32 << 20;
 
-/// The caches of all layers, and what the layers need to know of a step.
+/// The caches of all layers, and the inputs of a step.
 struct CachedKinds {
     caches: Vec<BlockCache>,
-    /// Which of the attentions each layer has.
+    /// Index of each layer's attention.
     of_layer: Vec<usize>,
-    /// For each of the attentions.
+    /// One per attention.
     steps: Vec<CacheStep>,
-    /// For layers that are linear.
+    /// For layers with linear attention.
     linear_step: Option<LinearStep>,
 }
 
 impl<'a> CachedRows<'a> {
-    /// All prompts begin with the prefix.
+    /// All prompts must start with the prefix.
     fn new(
         model: &'a DecoderLm,
         prompts: Vec<Vec<u32>>,
@@ -273,8 +273,8 @@ impl<'a> CachedRows<'a> {
         }
     }
 
-    /// Takes over the prefix: with it, as many places of each row are filled as it has tokens. Of a prompt
-    /// that is shorter than the longest, and begins later, the rest of the prefix is computed again.
+    /// Copies the prefix, which fills as many positions of each row as it has tokens. Shorter prompts start
+    /// at a later position, so the rest of their prefix is recomputed.
     fn take_prefix(&mut self) {
         let Some(prefix) = &self.prefix else { return };
         let of_row = |padding: &usize| prefix.tokens.saturating_sub(*padding);
@@ -288,8 +288,8 @@ impl<'a> CachedRows<'a> {
         self.filled = prefix.tokens;
     }
 
-    /// Of so many new tokens, those that are computed together: all where the cache is empty. Else the scores
-    /// of them and all tokens in the cache exist at once.
+    /// Number of new tokens to compute together: all if the cache is empty. Otherwise, their scores with all
+    /// cached tokens must fit the limit.
     fn tokens_at_a_time(&self, new: usize) -> usize {
         if self.filled == 0 {
             return new;
@@ -299,7 +299,7 @@ impl<'a> CachedRows<'a> {
         (self.most_scores / of_token).clamp(1, new)
     }
 
-    /// The rows of `new` tokens after `start` earlier places, for layers that are linear.
+    /// The inputs of `new` tokens after `start` positions, for linear attention.
     fn linear_step(&self, start: usize, new: usize) -> Option<LinearStep> {
         let linear = self.linear.as_ref()?;
         Some(match start {
@@ -308,8 +308,7 @@ impl<'a> CachedRows<'a> {
         })
     }
 
-    /// Where `new` tokens after `start` earlier places stand, and what they see in layers with an
-    /// attention.
+    /// The inputs of `new` tokens after `start` positions, for an attention.
     fn step(&self, kind: usize, start: usize, new: usize) -> CacheStep {
         let (rows, keys, device) = (self.paddings.len(), start + new, &self.device);
         let attention = &self.attentions[kind];
@@ -321,7 +320,7 @@ impl<'a> CachedRows<'a> {
         let positions = places().map(|(padding, place)| place.saturating_sub(padding) as u32);
         let positions: Vec<u32> = positions.collect();
         let visible = if start == 0 {
-            // A prompt is a row whose padding is an example of its own.
+            // The padding of a row counts as a separate example.
             let first_key = |(padding, place)| {
                 attention.first_key(place, if place < padding { 0 } else { padding }) as u32
             };
@@ -329,12 +328,12 @@ impl<'a> CachedRows<'a> {
             let longest = attention.sliding_window.unwrap_or(new).min(new);
             VisibleKeys::Rows(int_tensor(first_keys.into_iter(), device), longest)
         } else {
-            // Of no use to any of the new tokens are the keys before this one.
+            // No new token attends to earlier keys than this one.
             let padding = self.paddings.iter().min().copied().unwrap_or(0);
             let first = attention.first_key(start, padding).min(start);
             let mut mask = Vec::with_capacity(rows * new * (keys - first));
             for (padding, place) in places() {
-                // Padding sees itself.
+                // Padding attends to itself.
                 let seen = attention.first_key(place, padding).min(place)..=place;
                 mask.extend((first..keys).map(|key| match seen.contains(&key) {
                     true => 0.0,
@@ -354,7 +353,7 @@ impl<'a> CachedRows<'a> {
 }
 
 impl CachedRows<'_> {
-    /// Lets go of the places that are padding in all rows, where they are most of what is there.
+    /// Drops positions that are padding in all rows, if they are the majority.
     fn trim(&mut self) {
         let padding = self.paddings.iter().min().copied().unwrap_or(0);
         let kept = self.filled - padding;
@@ -380,7 +379,7 @@ impl RowScores for CachedRows<'_> {
                 prompts.into_iter().zip(&self.paddings).flat_map(padded).collect()
             }
         };
-        // Prompts keep the threads busy by themselves.
+        // Prompts keep the threads busy anyway.
         let _awake = new.and_then(|_| keep_awake(&self.device));
         let rows = self.paddings.len();
         let new = input.len() / rows;
@@ -408,12 +407,12 @@ impl RowScores for CachedRows<'_> {
         }
     }
 
-    /// Where half of them are finished: dropping them copies the cache.
+    /// If at least half of the rows are finished, because dropping them copies the caches.
     fn drops(&self, active: usize, rows: usize) -> bool {
         active * 2 <= rows
     }
 
-    /// Behind what is there, a shorter prompt stands as if it had been padded.
+    /// A prompt that is no longer than the filled positions can take the place of a padded one.
     fn fits(&self, tokens: usize) -> bool {
         tokens <= self.filled
     }
@@ -459,7 +458,7 @@ mod tests {
             ..DecoderConfig::default()
         };
         let model = config.init(2, &device).unwrap();
-        // Two rows of unequal length, then tokens one by one, beyond the first capacity.
+        // Two rows of different lengths, then single tokens beyond the initial capacity.
         let mut texts = vec![vec![3u32, 1, 4], vec![1, 5, 9, 2, 6]];
         let mut rows = CachedRows::new(&model, texts.clone(), 1, None);
         let mut new: Option<Vec<u32>> = None;
@@ -472,7 +471,7 @@ mod tests {
                 let cached = logits.clone().narrow(0, row, 1);
                 let error = (whole.clone() - cached).abs().max().into_scalar::<f32>();
                 let scale = whole.abs().max().into_scalar::<f32>();
-                // f32 sums in another order.
+                // f32 sums in a different order.
                 assert!(error < 1e-5 * scale, "row {row}, round {round}: {error} of {scale}");
                 text.push((7 * round + row as u32) % 19);
             }
@@ -497,12 +496,12 @@ mod tests {
             let model = config.init(2, &device).unwrap();
             let first: Vec<u32> = (0..20).map(|i| (i * 7 + 3) % 19).collect();
             let with = |rest: &[u32]| [&first[..], rest].concat();
-            // The second begins after the prefix of the first, the third within it.
+            // The second starts after the prefix of the first, the third within it.
             let long: Vec<u32> = (0..30).map(|i| (i * i + 1) % 19).collect();
             let prompts = [with(&long), with(&[4]), with(&long[5..22])];
             let prefix = SharedPrefix::of(&model, &prompts).unwrap();
             assert_eq!(prefix.tokens, 20);
-            // One prompt, others that begin differently, and one that is no more than the prefix.
+            // A single prompt, prompts without a common prefix, and a prompt that is the prefix.
             assert!(SharedPrefix::of(&model, &prompts[..1]).is_none());
             assert!(SharedPrefix::of(&model, &[with(&[]), vec![1; 30]]).is_none());
             assert_eq!(SharedPrefix::of(&model, &[with(&[]), with(&[1])]).unwrap().tokens, 19);

@@ -1,10 +1,10 @@
-//! What tokens a model takes.
+//! Limits of a model's input.
 
-/// The tokens that a model can be asked with.
+/// Limits of the tokens that a model accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Tokens that it knows: their numbers are below this.
+    /// Size of the vocabulary. Token IDs are below it.
     pub vocabulary: usize,
-    /// Tokens of its longest row, prompt and answer together; `usize::MAX` where there is no limit.
+    /// Maximum length of prompt and answer together, in tokens. `usize::MAX` means no limit.
     pub context: usize,
 }

@@ -1,9 +1,9 @@
-//! Answers from a model: tokens drawn one by one until something ends the answer.
+//! Generation of answers, token by token.
 //!
 //! ```text
-//! answer  what an answer is, what ends it      whole_rows  any model: each row anew for each token
-//! model   what is asked of a model             cached      a decoder: keys and values are kept
-//! rows    the loop, batch by batch             sample      from scores to the next token
+//! answer  answers and what ends them           whole_rows  any model: recomputes rows for each token
+//! model   the interface of a model             cached      decoders: caches keys and values
+//! rows    the loop over a batch of rows        config      the settings
 //! ```
 
 mod answer;

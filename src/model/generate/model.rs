@@ -1,4 +1,4 @@
-//! What is asked of a model that answers, grades and teaches.
+//! The interface of a model that generates answers.
 
 use super::answer::{Generation, StopConditions, TokenObserver};
 use super::config::GenerateConfig;
@@ -9,13 +9,13 @@ use crate::data::{Batch, TopTokens};
 use crate::error::Result;
 use burn::tensor::{Device, Int, Tensor};
 
-/// A model that can be asked: it answers prompts, and tells which tokens it finds likely.
+/// A model that answers prompts and reports its most likely tokens.
 ///
-/// Beside [`CausalLm`](crate::model::CausalLm), which is all that training needs, this is all that
-/// [`ask`](crate::eval::ask), [`evaluate`](crate::eval::evaluate) and
-/// [`ModelTeacher`](crate::train::ModelTeacher) need. A model of your own says how many tokens it knows
-/// and gives scores; whole rows are then computed for each new token. [`DecoderLm`] keeps keys and
-/// values instead.
+/// [`ask`](crate::eval::ask), [`evaluate`](crate::eval::evaluate), and
+/// [`ModelTeacher`](crate::train::ModelTeacher) require this trait; training requires
+/// [`CausalLm`](crate::model::CausalLm). For your own model, implement the limits, the device, and the
+/// logits. The default methods then recompute whole rows for each new token. [`DecoderLm`] uses caches
+/// instead.
 ///
 /// [`DecoderLm`]: crate::model::DecoderLm
 ///
@@ -26,7 +26,7 @@ use burn::tensor::{Device, Int, Tensor};
 /// use mixdistill::model::{Generate, GenerateConfig, StopConditions, TokenLimits};
 /// use std::ops::ControlFlow;
 ///
-/// /// The next token depends on the last one alone.
+/// /// The next token depends only on the last one.
 /// struct Bigrams(Embedding);
 ///
 /// impl Generate for Bigrams {
@@ -57,27 +57,27 @@ use burn::tensor::{Device, Int, Tensor};
 /// # }
 /// ```
 pub trait Generate {
-    /// The tokens that it can be asked with.
+    /// Returns the limits of the model's input.
     fn limits(&self) -> TokenLimits;
 
-    /// The device that it takes tokens on.
+    /// Returns the device on which the model expects its input.
     fn device(&self) -> Device;
 
-    /// Scores of every next token: those after `ids[row, i]` depend on `ids[row, ..=i]` alone.
+    /// Returns the logits of all positions. Those after `ids[row, i]` must depend only on `ids[row, ..=i]`.
     ///
     /// # Shapes
     /// `ids`: `[rows, length]`, padded on the right with token 0; result:
     /// `[rows, length, vocabulary]`.
     fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3>;
 
-    /// Answers prompts, in their order.
+    /// Answers prompts and returns the answers in the order of the prompts.
     ///
-    /// `observe` is called with every new token; where it breaks, all unfinished answers end as
-    /// they are.
+    /// Calls `observe` with every new token. If it breaks, all unfinished answers end as
+    /// [`Interrupted`](super::EndReason::Interrupted).
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for settings out of range or an empty prompt; [`Error::Training`](crate::Error::Training) where
-    /// the device fails.
+    /// [`Error::Config`](crate::Error::Config) if settings are out of range, or a prompt is empty, too long,
+    /// or has unknown tokens; [`Error::Training`](crate::Error::Training) if the device fails.
     fn generate(
         &self,
         prompts: &[Vec<u32>],
@@ -89,11 +89,12 @@ pub trait Generate {
         self.generate_as(prompts, &numbers, stop_conditions, config, observe)
     }
 
-    /// As [`Generate::generate`], with a number for each prompt, which its random draws depend on:
-    /// the same number and prompt have the same draws in any call.
+    /// As [`Generate::generate`], with a number for each prompt that selects its random stream. The same
+    /// number and seed give the same stream in any call.
     ///
     /// # Errors
-    /// As [`Generate::generate`]; [`Error::Config`](crate::Error::Config) where numbers and prompts are not as many.
+    /// See [`Generate::generate`]. [`Error::Config`](crate::Error::Config) if there are not as many numbers
+    /// as prompts.
     fn generate_as(
         &self,
         prompts: &[Vec<u32>],
@@ -108,15 +109,15 @@ pub trait Generate {
         answer_prompts(limits, prompts, numbers, stop_conditions, config, observe, begin)
     }
 
-    /// The `k` likeliest of the first `vocabulary` tokens at each trained target of a batch, with
-    /// the logarithms of their probabilities when the logits are divided by `temperature`. Among
-    /// equals the lower token comes first. Logits beyond the `vocabulary`, which pad an embedding's
-    /// size, count for nothing. The scores of one example are there at a time.
+    /// Returns the `k` most likely of the first `vocabulary` tokens at each trained target of a batch, with
+    /// their log-probabilities after the logits are divided by `temperature`. Ties go to the lower token ID.
+    /// Logits beyond `vocabulary`, which pad the embedding, are ignored. Only the logits of one example are
+    /// in memory at a time.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a `k` that is 0 or above the vocabulary, or a vocabulary that the model
-    /// does not have; [`Error::Training`](crate::Error::Training) where the device cannot be read or a logit is not a
-    /// number.
+    /// [`Error::Config`](crate::Error::Config) if `k` is 0 or above `vocabulary`, or `vocabulary` exceeds the
+    /// model's; [`Error::Training`](crate::Error::Training) if the device cannot be read or a logit is not
+    /// finite.
     fn top_tokens(
         &self,
         batch: &Batch,

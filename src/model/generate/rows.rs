@@ -1,4 +1,4 @@
-//! Rows that grow token by token, whatever computes their scores.
+//! The generation loop over a batch of rows, independent of how logits are computed.
 
 use super::answer::{EndReason, Generation, NewToken, StopConditions, TokenObserver};
 use super::config::GenerateConfig;
@@ -12,31 +12,31 @@ use burn::tensor::Tensor;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-/// Computes the scores of a batch of rows.
+/// Computes the logits of a batch of rows.
 pub(super) trait RowScores {
-    /// Adds a token to each row, but at the first call, where the rows are the prompts; the scores of
-    /// the token that follows each row, `[rows, vocabulary]`.
+    /// Appends a token to each row (on the first call, `None`: the rows are the prompts) and returns the
+    /// logits of the next token, `[rows, vocabulary]`.
     fn next(&mut self, new: Option<&[u32]>) -> Result<Tensor<2>>;
 
-    /// Whether it pays to drop the finished rows where only `active` of all `rows` are not finished.
+    /// Whether dropping the finished rows pays off if `active` of `rows` rows are unfinished.
     fn drops(&self, active: usize, rows: usize) -> bool;
 
-    /// Keeps the given rows only, in this order.
+    /// Keeps only the given rows, in this order.
     fn keep(&mut self, rows: &[usize]);
 
-    /// Whether a prompt of so many tokens can take the place of a finished row now.
+    /// Whether a prompt of `tokens` tokens can replace a finished row now.
     fn fits(&self, tokens: usize) -> bool;
 
-    /// Puts prompts that fit in the places of finished rows; the scores of the token that follows each
-    /// of them, `[prompts, vocabulary]`.
+    /// Replaces finished rows by prompts that fit, and returns the logits of their next tokens,
+    /// `[prompts, vocabulary]`.
     fn replace(&mut self, rows: &[usize], prompts: Vec<Vec<u32>>) -> Result<Tensor<2>>;
 }
 
-/// Answers prompts, as many at a time as `config.batch_size` says: where an answer ends, the next prompt
-/// takes its place. `begin` makes the scores of the first prompts.
+/// Answers prompts, `config.batch_size` at a time. When an answer ends, the next prompt takes its place.
+/// `begin` creates the rows of the first prompts.
 ///
 /// # Errors
-/// As [`Generate::generate_as`](super::Generate::generate_as).
+/// See [`Generate::generate_as`](super::Generate::generate_as).
 pub(super) fn answer_prompts<S: RowScores>(
     limits: TokenLimits,
     prompts: &[Vec<u32>],
@@ -48,7 +48,7 @@ pub(super) fn answer_prompts<S: RowScores>(
 ) -> Result<Vec<Generation>> {
     config.validate()?;
     check_prompts(limits, prompts, numbers)?;
-    // The longest first: all others then fit behind what is there.
+    // The longest prompts come first, so all others fit later.
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(prompts[*index].len()));
     let interrupted = Generation { tokens: vec![], end: EndReason::Interrupted };
@@ -75,59 +75,66 @@ pub(super) fn answer_prompts<S: RowScores>(
     Ok(decoding.answers)
 }
 
-/// Refuses prompts that the model cannot be given.
+/// Refuses prompts that the model does not accept.
 fn check_prompts(limits: TokenLimits, prompts: &[Vec<u32>], numbers: &[u64]) -> Result<()> {
     if numbers.len() != prompts.len() {
         let what = format!("{} numbers for {} prompts", numbers.len(), prompts.len());
-        return Err(Error::config("generate", what, "Give one for each"));
+        return Err(Error::config("generate", what, "Pass one number per prompt"));
     }
     let TokenLimits { vocabulary, context: longest } = limits;
     for (index, prompt) in prompts.iter().enumerate() {
         let bad = prompt.iter().find(|token| **token as usize >= vocabulary);
         if prompt.is_empty() || bad.is_some() {
             let what = match bad {
-                Some(token) => format!("prompt {index} has token {token} of {vocabulary}"),
+                Some(token) => format!(
+                    "prompt {index} has the token {token}, but the vocabulary has {vocabulary}"
+                ),
                 None => format!("prompt {index} is empty"),
             };
-            return Err(Error::config("generate", what, "Give at least one known token"));
+            return Err(Error::config(
+                "generate",
+                what,
+                "Use at least one token, and only tokens of the vocabulary",
+            ));
         }
         if prompt.len() >= longest {
             let what = format!("prompt {index} has {} tokens", prompt.len());
-            let hint = format!("The model is made for {longest} tokens, the answer included");
+            let hint =
+                format!("Shorten it; the model's context is {longest} tokens, answer included");
             return Err(Error::config("generate", what, hint));
         }
     }
     Ok(())
 }
 
-/// A row whose answer is not finished.
+/// A row with an unfinished answer.
 struct ActiveRow {
-    /// Number of the prompt.
+    /// Index of the prompt.
     index: usize,
     /// The answer so far.
     tokens: Vec<u32>,
-    /// Tokens that the model's positions leave for the answer.
+    /// Tokens that the context leaves for the answer.
     room: usize,
     random: Stream,
 }
 
-/// Answers on their way.
+/// The state of the generation.
 struct Decoding<'a> {
     prompts: &'a [Vec<u32>],
     numbers: &'a [u64],
-    /// Tokens of the longest row.
+    /// Context length in tokens.
     context: usize,
-    /// The rows that scores are computed for; finished ones stay until others take their places.
+    /// The rows of the batch. Finished ones are `None` until they are replaced or dropped.
     rows: Vec<Option<ActiveRow>>,
     /// Prompts without a row yet.
     waiting: VecDeque<usize>,
-    /// The answers, by the number of their prompt.
+    /// The answers, by index of the prompt.
     answers: Vec<Generation>,
-    /// How many of them have ended.
+    /// Number of finished answers.
     finished: usize,
     stop_conditions: StopConditions<'a>,
     config: &'a GenerateConfig,
-    /// What the observer said last.
+    /// The observer's last result.
     flow: ControlFlow<()>,
 }
 
@@ -161,7 +168,7 @@ impl Decoding<'_> {
         }
     }
 
-    /// A new row for a prompt.
+    /// Returns a new row for a prompt.
     fn row(&self, index: usize) -> ActiveRow {
         ActiveRow {
             index,
@@ -171,7 +178,7 @@ impl Decoding<'_> {
         }
     }
 
-    /// Lets waiting prompts take the places of finished rows, until there are no more of either.
+    /// Replaces finished rows by waiting prompts, until either runs out.
     fn refill(
         &mut self,
         scores: &mut impl RowScores,
@@ -201,7 +208,7 @@ impl Decoding<'_> {
         Ok(())
     }
 
-    /// Takes the next token into each of these rows, whose scores are given; those that end are finished.
+    /// Appends the next token to each of these rows, given their logits, and finishes answers that end.
     fn advance(
         &mut self,
         logits: Tensor<2>,
@@ -233,7 +240,7 @@ impl Decoding<'_> {
         Ok(())
     }
 
-    /// The next token of each of these rows; those that are finished get any.
+    /// Returns the next token of each of these rows. Finished rows get an arbitrary one.
     fn choose(&mut self, logits: Tensor<2>, places: &[usize]) -> Result<Vec<u32>> {
         let config = self.config;
         let sampling = Sampling {
@@ -243,7 +250,6 @@ impl Decoding<'_> {
             top_p: config.top_p,
             min_p: config.min_p,
         };
-        // A row that is finished gets any token.
         let mut point = |place: &usize| match &mut self.rows[*place] {
             Some(row) if config.temperature > 0.0 => row.random.unit(),
             _ => 0.0,
@@ -258,7 +264,7 @@ impl Decoding<'_> {
         Ok(tokens.into_iter().map(|token| token as u32).collect())
     }
 
-    /// The tokens that a row holds already, each once.
+    /// The distinct tokens of a row.
     fn distinct_tokens(&self, place: usize) -> Vec<u32> {
         let Some(row) = &self.rows[place] else { return vec![] };
         let mut tokens = [&self.prompts[row.index][..], &row.tokens].concat();
@@ -269,7 +275,7 @@ impl Decoding<'_> {
 }
 
 impl ActiveRow {
-    /// Takes a token into the answer; says whether and why that ends it.
+    /// Appends a token to the answer. Returns the reason if that ends it.
     fn take(
         &mut self,
         token: u32,
@@ -281,7 +287,7 @@ impl ActiveRow {
         }
         self.tokens.push(token);
         if let Some(longest) = config.stop.iter().map(String::len).max() {
-            // A token is at least a byte, save for those that begin or end a character.
+            // A token has at least one byte, except for parts of a character.
             let tail = self.tokens.len().saturating_sub(longest + 4);
             let text = stop_conditions.tokenizer.decode(&self.tokens[tail..])?;
             let found =

@@ -1,4 +1,4 @@
-//! Scores from a model that keeps nothing: whole rows are computed for each new token.
+//! Generation without a cache: whole rows are recomputed for each new token.
 
 use super::limits::TokenLimits;
 use super::rows::RowScores;
@@ -8,10 +8,10 @@ use crate::model::tensors::host;
 use crate::model::top_tokens::{check_finite, check_request, likeliest};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// Scores that are there at a time, of all places of the rows that are computed together.
+/// Maximum number of logits at a time, over all positions of the rows that are computed together.
 const MOST_SCORES: usize = 1 << 26;
 
-/// A model's scores of all places of rows.
+/// A model that computes the logits of all positions.
 #[derive(Clone, Copy)]
 pub(super) struct WholeModel<'a> {
     pub logits: &'a dyn Fn(Tensor<2, Int>) -> Tensor<3>,
@@ -20,7 +20,7 @@ pub(super) struct WholeModel<'a> {
 }
 
 impl WholeModel<'_> {
-    /// The scores of rows, `[rows, length, vocabulary]`.
+    /// Returns the logits of rows, `[rows, length, vocabulary]`.
     fn scores(&self, rows: &[&[u32]]) -> Result<Tensor<3>> {
         let length = rows.iter().map(|row| row.len()).max().unwrap_or(0);
         let mut ids = vec![0i32; rows.len() * length];
@@ -32,9 +32,9 @@ impl WholeModel<'_> {
         let (found, expected) = (scores.dims(), [rows.len(), length, self.limits.vocabulary]);
         if found != expected {
             return Err(Error::Training {
-                what: format!("the model gives scores of the shape {found:?}, not {expected:?}"),
+                what: format!("the model returned logits of shape {found:?} instead of {expected:?}"),
                 hint:
-                    "Let `Generate::logits` give [rows, length, vocabulary], with the vocabulary \
+                    "Return [rows, length, vocabulary] from `Generate::logits`, with the vocabulary \
                        of `limits`"
                         .into(),
             });
@@ -54,7 +54,7 @@ impl WholeModel<'_> {
         let mut top = TopTokens { k, ..TopTokens::default() };
         let mut place = 0;
         while place < batch.ids.len() {
-            // Padding has no length.
+            // Padding has length 0.
             let length = batch.lengths[place] as usize;
             let example = place..place + length;
             place += length.max(1);
@@ -76,7 +76,7 @@ impl WholeModel<'_> {
     }
 }
 
-/// Rows that are computed anew for each token.
+/// Rows that are recomputed for each token.
 pub(super) struct WholeRows<'a> {
     pub model: WholeModel<'a>,
     /// The rows so far, prompts included.
@@ -91,7 +91,7 @@ impl RowScores for WholeRows<'_> {
         self.last_scores(&(0..self.texts.len()).collect::<Vec<_>>())
     }
 
-    /// Always, since a finished row costs as much as any other and would outgrow the model.
+    /// Always, because a finished row costs as much as any other and would outgrow the context.
     fn drops(&self, active: usize, rows: usize) -> bool {
         active < rows
     }
@@ -113,7 +113,7 @@ impl RowScores for WholeRows<'_> {
 }
 
 impl WholeRows<'_> {
-    /// The scores of the token after each of these rows, `[rows, vocabulary]`.
+    /// Returns the logits of the next token of each of these rows, `[rows, vocabulary]`.
     fn last_scores(&self, rows: &[usize]) -> Result<Tensor<2>> {
         let texts: Vec<&[u32]> = rows.iter().map(|row| self.texts[*row].as_slice()).collect();
         let vocabulary = self.model.limits.vocabulary;

@@ -1,4 +1,4 @@
-//! An adapter as a GGUF file, which llama.cpp adds to its base model when it loads that (`--lora`).
+//! Writes adapters as GGUF files for llama.cpp's `--lora`.
 
 use super::export::{unwritten, write_new};
 use super::families::GgufFamily;
@@ -12,13 +12,14 @@ use crate::model::folder::check_new_place;
 use crate::model::text_model::{LoadOptions, TextModelFiles};
 use std::path::Path;
 
-/// Writes an adapter alone as a GGUF file, which must not exist: for llama.cpp's `--lora`, with a GGUF file of
-/// its base model. Names are as in [`TextModelFiles::open`]. Returns the file's length.
+/// Writes an adapter without its base model as a new GGUF file, for llama.cpp's `--lora`. `model` and
+/// `adapter` are as in [`TextModelFiles::open`]. Returns the length of the file in bytes.
 ///
 /// # Errors
-/// As [`TextModelFiles::open`]; [`Error::Config`] where there is no adapter; [`Error::Model`] for a family that
-/// llama.cpp does not have, and for an adapter that is more than two matrices a layer; [`Error::Io`];
-/// [`Error::Stopped`].
+/// See [`TextModelFiles::open`]. [`Error::Config`] if there is no adapter or the type is not supported.
+/// [`Error::Model`] if the file exists, llama.cpp does not support the family, or the adapter has more than A
+/// and B in a layer. [`Error::Io`] if the file cannot be written; [`Error::Stopped`] if the context was
+/// stopped.
 pub fn export_gguf_adapter(
     model: &str,
     adapter: Option<&Path>,
@@ -28,15 +29,19 @@ pub fn export_gguf_adapter(
 ) -> Result<u64> {
     check_new_place(out, "file")?;
     if ![TensorType::F32, TensorType::F16, TensorType::Bf16, TensorType::Q8_0].contains(&kind) {
-        let what = format!("adapters are not written in {}", kind.name());
-        return Err(Error::config("tensor_type", what, "Choose f32, f16, bf16 or q8_0"));
+        let what = format!("adapters cannot be written as {}", kind.name());
+        return Err(Error::config("tensor_type", what, "Use f32, f16, bf16, or q8_0"));
     }
     let load = LoadOptions { adapter: adapter.map(Path::to_owned), ..LoadOptions::default() };
     let files = TextModelFiles::read(model, &load, context)?;
     let config = files.folder().config();
     let Some(folder) = files.adapter() else {
         let what = format!("{model} has no adapter");
-        return Err(Error::config("adapter", what, "Name its folder, or the run that trained it"));
+        return Err(Error::config(
+            "adapter",
+            what,
+            "Pass the adapter's folder, or the run that trained it",
+        ));
     };
     let failed = |what: String, hint: &str| Error::Model {
         path: folder.to_owned(),
@@ -44,25 +49,24 @@ pub fn export_gguf_adapter(
         hint: hint.into(),
     };
     let family = GgufFamily::of(config.architecture).ok_or_else(|| {
-        let what = format!("llama.cpp has no {}", config.architecture.properties().class);
+        let what = format!("llama.cpp does not support {}", config.architecture.properties().class);
         failed(what, "Serve the adapter with vLLM or transformers")
     })?;
     let mut adapter = AdapterFiles::open(folder, config)?;
     let layers = adapter.low_rank().map_err(|what| {
         failed(
-            format!("{what}, and a file for llama.cpp holds two matrices for each layer alone"),
-            "Leave out --adapter-only: the adapter is then merged into the model",
+            format!("{what}, but an adapter file for llama.cpp has only two matrices per layer"),
+            "Remove --adapter-only, which merges the adapter into the model",
         )
     })?;
-    // One number for all layers: what their output is multiplied by, times their rank. Where a layer has
-    // another, its B makes up for it.
+    // The file has one alpha for all layers: scale times rank. Layers with another alpha get a scaled B.
     let alpha = layers.first().map_or(1.0, |layer| layer.scale * layer.rank as f64);
     let mut tensors = vec![];
     for layer in layers {
         let [mut a, mut b] = adapter.matrices(&layer.path)?;
         let weight = format!("{}.weight", layer.path);
         let name = gguf_name(config, &weight)
-            .ok_or_else(|| unwritten(&weight, "llama.cpp has no name for it".into()))?;
+            .ok_or_else(|| unwritten(&weight, "llama.cpp has no name for this tensor".into()))?;
         let change = Change::of(config, family, &weight);
         match change.is_of_columns() {
             true => a = change.apply(a),
@@ -92,6 +96,6 @@ pub fn export_gguf_adapter(
     ];
     let metadata = entries.map(|(key, value)| (key.to_owned(), value));
     let bytes = write_new(out, &metadata, tensors, context)?;
-    context.emit(&Event::Written { what: "the adapter in GGUF", path: out })?;
+    context.emit(&Event::Written { what: "the GGUF adapter", path: out })?;
     Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! A model written as a GGUF file.
+//! Writes models as GGUF files.
 
 use super::families::GgufFamily;
 use super::model::shape_in_files;
@@ -20,26 +20,26 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// How a GGUF file is written.
+/// Options of [`export_gguf`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GgufOptions {
-    /// The type of the matrices: f32, f16, bf16, q8_0 or q4_0. Norms and biases are f32.
+    /// Type of the matrices: f32, f16, bf16, q8_0, or q4_0. Norms and biases are f32.
     pub tensor_type: TensorType,
-    /// The same for the embedding and the head; without it as the others, and with q4_0, which loses much
-    /// of them, q8_0.
+    /// Type of the embedding and the head. `None`: `tensor_type`, or q8_0 if that is q4_0, which is too
+    /// coarse for them.
     pub embedding_type: Option<TensorType>,
-    /// The model's name in the file; without it that of its folder.
+    /// Name of the model in the file. `None`: the name of its folder.
     pub name: Option<String>,
-    /// The pre-tokenizer's name, where llama.cpp's converter would not find it.
+    /// llama.cpp's name of the pre-tokenizer, if it cannot be detected.
     pub pre_tokenizer: Option<String>,
-    /// Where a Modelfile for Ollama is written, if anywhere.
+    /// Path of a Modelfile for Ollama. `None`: no Modelfile.
     pub modelfile: Option<PathBuf>,
-    /// The device that adds adapters, by the name of its backend.
+    /// Name of the backend that merges adapters.
     pub backend: String,
 }
 
 impl Default for GgufOptions {
-    /// In f16, without a Modelfile, on the fastest backend.
+    /// f16, without a Modelfile, on the fastest backend.
     fn default() -> Self {
         Self {
             tensor_type: TensorType::F16,
@@ -52,27 +52,27 @@ impl Default for GgufOptions {
     }
 }
 
-/// What was written.
+/// Contents of a written GGUF file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GgufReport {
-    /// Its name in `general.architecture`.
+    /// Value of `general.architecture`.
     pub architecture: &'static str,
-    /// Tensors of each type.
+    /// Number of tensors of each type.
     pub tensors: BTreeMap<TensorType, usize>,
-    /// The length of the file.
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// What llama.cpp does otherwise.
+    /// Differences between llama.cpp's computation and the model, and other notices.
     pub notices: Vec<String>,
 }
 
-/// Writes a model as a GGUF file, which must not exist, with its tokenizer and its chat template. Names are as
-/// in [`TextModelFiles::open`]; an adapter is merged on the way.
+/// Writes a model with its tokenizer and its chat template as a new GGUF file. `model` and `adapter` are as
+/// in [`TextModelFiles::open`]; an adapter is merged first.
 ///
 /// # Errors
-/// As [`TextModelFiles::open`] and [`TextModelFiles::load`]; [`Error::Model`] for a family, or settings of a
-/// model, that llama.cpp does not compute, and for numbers that the type cannot hold; [`Error::Tokenizer`] for
-/// a tokenizer that it does not have; [`Error::Config`] for a type that is not written; [`Error::Io`], also
-/// where a file exists; [`Error::Stopped`].
+/// See [`TextModelFiles::open`] and [`TextModelFiles::load`]. [`Error::Model`] if a file exists, llama.cpp
+/// does not support the family or the model's settings, or the type cannot represent a value.
+/// [`Error::Tokenizer`] if llama.cpp does not support the tokenizer. [`Error::Config`] if the type cannot be
+/// written. [`Error::Io`] if a file cannot be written; [`Error::Stopped`] if the context was stopped.
 pub fn export_gguf(
     model: &str,
     adapter: Option<&Path>,
@@ -88,14 +88,15 @@ pub fn export_gguf(
     let refused = |what: String| Error::Model {
         path: path.clone(),
         what,
-        hint: "Serve the model's folder as it is, with vLLM or transformers".into(),
+        hint: "Serve the model folder with vLLM or transformers instead".into(),
     };
     let architecture = files.folder().config().architecture;
-    let family = GgufFamily::of(architecture)
-        .ok_or_else(|| refused(format!("llama.cpp has no {}", architecture.properties().class)))?;
+    let family = GgufFamily::of(architecture).ok_or_else(|| {
+        refused(format!("llama.cpp does not support {}", architecture.properties().class))
+    })?;
     settings(files.folder().config(), family).map_err(refused)?;
     let vocabulary = vocabulary(&files, options)?;
-    // An adapter may give the model a head of its own.
+    // An adapter may untie the head.
     let (source, config) = Source::open(&files, options, context)?;
     let settings = settings(&config, family).map_err(refused)?;
     let mut metadata = general(family, options, &types, model, &config);
@@ -127,12 +128,12 @@ pub fn export_gguf(
     if let Some(path) = &options.modelfile {
         write_text(path, &modelfile(&files, out, path))?;
     }
-    context.emit(&Event::Written { what: "the model in GGUF", path: out })?;
+    context.emit(&Event::Written { what: "the GGUF model", path: out })?;
     Ok(report)
 }
 
 impl GgufReport {
-    /// Counts the tensors of each type, and says which have another one than was asked for.
+    /// Counts the tensors of each type, and adds a notice if some have another type than requested.
     fn count(&mut self, tensors: &[NewTensor<'_>], types: &Types) {
         let mut odd = 0;
         for tensor in tensors {
@@ -143,24 +144,24 @@ impl GgufReport {
         if odd > 0 {
             let kind = types.matrices.name();
             self.notices.push(format!(
-                "the rows of {odd} matrices do not divide into blocks of {kind}; these are in f16, as \
-                 llama.cpp's converter has them"
+                "{odd} matrices have rows that are not a multiple of the block size of {kind}; they are stored \
+                 as f16, as in llama.cpp's converter"
             ));
         }
     }
 }
 
-/// Refuses places where something is already, or one place for two files.
+/// Refuses existing files, and the same path for both files.
 fn check_places(out: &Path, options: &GgufOptions) -> Result<()> {
     check_new_place(out, "file")?;
     let Some(modelfile) = &options.modelfile else { return Ok(()) };
     if std::path::absolute(modelfile).ok() == std::path::absolute(out).ok() {
-        let what = "the Modelfile would have the place of the GGUF file";
-        return Err(Error::config("modelfile", what, "Give one of them another name"));
+        let what = "the Modelfile and the GGUF file have the same path";
+        return Err(Error::config("modelfile", what, "Choose another name for one of them"));
     }
     check_new_place(modelfile, "file").map_err(|error| match error {
         Error::Model { path, what, .. } => {
-            let hint = "Move it away, name another place for the Modelfile, or write none";
+            let hint = "Move it away, or choose another path for the Modelfile";
             Error::Model { path, what, hint: hint.into() }
         }
         other => other,
@@ -171,11 +172,11 @@ pub(super) fn unwritten(name: &str, what: String) -> Error {
     Error::Model {
         path: name.into(),
         what,
-        hint: "Choose another type: f32 holds every number".into(),
+        hint: "Choose another type; f32 can represent every value".into(),
     }
 }
 
-/// Writes a file whose place has been looked at. Returns its length.
+/// Writes a file whose path has been checked. Returns its length in bytes.
 pub(super) fn write_new(
     out: &Path,
     metadata: &[(String, GgufValue)],
@@ -203,7 +204,7 @@ impl Types {
         let embeddings = options.embedding_type.unwrap_or(usual);
         for (key, kind) in [("tensor_type", matrices), ("embedding_type", embeddings)] {
             if let Err(what) = quantize(&[], kind) {
-                let hint = "Choose f32, f16, bf16, q8_0 or q4_0; llama-quantize makes the others of an f16 file";
+                let hint = "Use f32, f16, bf16, q8_0, or q4_0; llama-quantize converts an f16 file to other types";
                 return Err(Error::config(key, what, hint));
             }
         }
@@ -211,7 +212,7 @@ impl Types {
     }
 }
 
-/// What a file says of itself, whatever the family.
+/// The general metadata, which every family has.
 fn general(
     family: &GgufFamily,
     options: &GgufOptions,
@@ -225,7 +226,7 @@ fn general(
         let name = if full.is_file() { full.file_stem() } else { full.file_name() };
         name.unwrap_or_default().to_string_lossy().into_owned()
     };
-    // Of a model on the hub without its revision.
+    // The name of a model on the hub, without its revision.
     let of_hub = || model.split_once('@').map_or(model, |(name, _)| name).to_owned();
     let name = options.name.clone();
     let name = name.unwrap_or_else(|| if path.exists() { of_folder() } else { of_hub() });
@@ -240,7 +241,7 @@ fn general(
     entries.map(|(key, value)| (key.to_owned(), value)).to_vec()
 }
 
-/// The number of parameters, in two digits or more: `1.2B`, `135M`.
+/// The number of parameters with at least two digits: `1.2B`, `135M`.
 fn size_label(config: &DecoderConfig) -> String {
     let count: usize =
         config.tensor_shapes().values().map(|shape| shape.iter().product::<usize>()).sum();
@@ -269,7 +270,7 @@ fn vocabulary(files: &TextModelFiles, options: &GgufOptions) -> Result<Vocabular
     source.vocabulary()
 }
 
-/// The tensors of a file in its order, by their names in folders: the embedding, the layers, the rest.
+/// The tensors in the order of the file, by their names in folders: the embedding, the layers, the rest.
 fn in_order(config: &DecoderConfig, family: &GgufFamily) -> Vec<(String, Vec<usize>)> {
     let mut shapes = config.tensor_shapes();
     if family.needs_head && config.tie_word_embeddings {
@@ -289,16 +290,16 @@ fn in_order(config: &DecoderConfig, family: &GgufFamily) -> Vec<(String, Vec<usi
     all
 }
 
-/// Where a model's tensors come from.
+/// Source of the model's tensors.
 enum Source {
-    /// The files, as they are.
+    /// The model's files.
     Files(RefCell<crate::model::weights::WeightFiles>),
-    /// A model in memory, with its adapter merged.
+    /// A model in memory, with a merged adapter.
     Model(BTreeMap<String, NamedTensor>),
 }
 
 impl Source {
-    /// The tensors, and the shape of the model that they are of.
+    /// Returns the tensors and the configuration of their model.
     fn open(
         files: &TextModelFiles,
         options: &GgufOptions,
@@ -327,7 +328,7 @@ impl Source {
     }
 
     fn read(&self, name: &str) -> Result<HostTensor> {
-        // A head that is tied is there only in some files.
+        // Only some files store a tied head.
         let tied = |holds: bool| match name {
             "lm_head.weight" if !holds => "model.embed_tokens.weight",
             name => name,
@@ -341,7 +342,7 @@ impl Source {
                 let found = tensors.get(tied(tensors.contains_key(name)));
                 match found.map(|tensor| &tensor.elements) {
                     Some(Elements::Numbers(read)) => read(),
-                    _ => Err(unwritten(name, "it is not there in numbers".into())),
+                    _ => Err(unwritten(name, "it is not stored as floats".into())),
                 }
             }
         }

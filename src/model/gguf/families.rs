@@ -1,28 +1,28 @@
-//! The families that llama.cpp has, and what it computes of each.
+//! The families that llama.cpp supports, and how it computes them.
 
 use crate::model::architecture::Architecture;
 use crate::model::rope::RopeType;
 
-/// What llama.cpp makes of a family. A file says sizes and numbers; what is not here and not in the file is
-/// fixed in its code.
+/// How llama.cpp computes a family. Sizes and other values are in the file; everything else is fixed in its
+/// code.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GgufFamily {
     pub architecture: Architecture,
-    /// The name in `general.architecture`.
+    /// Value of `general.architecture`.
     pub name: &'static str,
-    /// Whether it rotates neighbors in place of halves, so that rows of q and k have another order.
+    /// Whether RoPE rotates adjacent pairs instead of halves, which permutes the rows of q and k.
     pub rotates_neighbors: bool,
-    /// Whether it computes sliding windows.
+    /// Whether sliding windows are supported.
     pub windows: bool,
-    /// Whether heads fill the width of the model, whatever the file says.
+    /// Whether the heads must fill the model's width, whatever the file says.
     pub heads_fill_width: bool,
-    /// Whether the head must be in the file, even where it is the embedding.
+    /// Whether the file must have the head, even if it is tied to the embedding.
     pub needs_head: bool,
-    /// Scalings of RoPE that it reads.
+    /// Supported RoPE scalings.
     pub scalings: &'static [RopeType],
-    /// Whether it reads YaRN's `beta_fast` and `beta_slow`, and the scale of queries by position.
+    /// Whether YaRN's `beta_fast` and `beta_slow` and the scaling of queries by position are read.
     pub reads_betas: bool,
-    /// Every how many layers one is not rotated.
+    /// Interval of layers without RoPE.
     pub no_rope_interval: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ const QWEN2: GgufFamily = GgufFamily {
     ..LLAMA
 };
 
-/// All of them. A name stands for the first family that has it.
+/// All families. If several share a name, the name means the first.
 pub(super) const FAMILIES: [GgufFamily; 11] = [
     LLAMA,
     QWEN2,
@@ -57,7 +57,7 @@ pub(super) const FAMILIES: [GgufFamily; 11] = [
         heads_fill_width: false,
         ..QWEN2
     },
-    // What it has beyond Llama is a window.
+    // It differs from Llama only by its window.
     GgufFamily { architecture: Architecture::Mistral, ..LLAMA },
     GgufFamily {
         architecture: Architecture::Smollm3,
@@ -79,7 +79,7 @@ pub(super) const FAMILIES: [GgufFamily; 11] = [
         name: "gemma3",
         windows: true,
         heads_fill_width: false,
-        // Layers with a window are not scaled by it; YaRN would reach them too.
+        // Linear scaling skips layers with a window; YaRN would apply to them, too.
         scalings: &[RopeType::Linear],
         ..QWEN2
     },
@@ -99,17 +99,17 @@ pub(super) const FAMILIES: [GgufFamily; 11] = [
 ];
 
 impl GgufFamily {
-    /// That of a family of models.
+    /// Finds the entry of a model family.
     pub fn of(architecture: Architecture) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| family.architecture == architecture)
     }
 
-    /// That of a name in files.
+    /// Finds the first entry with a name.
     pub fn by_name(name: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| family.name == name)
     }
 
-    /// The names that are read and written.
+    /// The supported names, as a list in text.
     pub fn names() -> String {
         let mut names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
         names.dedup();

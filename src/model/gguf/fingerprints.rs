@@ -1,9 +1,9 @@
-//! Tokenizers that llama.cpp's converter knows, by what they make of one text.
+//! Fingerprints of the tokenizers that llama.cpp's converter knows: a hash of how each encodes one text.
 //!
-//! Facts from its `conversion/base.py` (the version in llama-cpp-python 0.3.36), which that project makes
-//! from the models' own tokenizers.
+//! Source: `conversion/base.py` of llama.cpp (the version in llama-cpp-python 0.3.36), which that project
+//! generates from the models' tokenizers.
 
-/// The text whose tokens tell tokenizers apart.
+/// The text to encode.
 pub(super) const TEXT: &str = "\
     \n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u{200d}🌫\
     \u{fe0f} (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 33333\
@@ -12,7 +12,7 @@ pub(super) const TEXT: &str = "\
     ? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, \
     'D you like some tea? We'Ve a'lL";
 
-/// SHA-256 of those tokens, written as Python writes a list, and the name of the pre-tokenizer.
+/// SHA-256 of the token IDs, formatted as a Python list, and the name of the pre-tokenizer.
 #[rustfmt::skip]
 pub(super) const PRINTS: [(&str, &str); 82] = [
     ("b6e8e1518dc4305be2fe39c313ed643381c4da5db34a98f6a04c093f8afbe99b", "chatglm-bpe"),

@@ -1,15 +1,15 @@
-//! Models as GGUF files, which llama.cpp and Ollama read.
+//! Models as GGUF files, for llama.cpp and Ollama.
 //!
 //! ```text
-//! families   what llama.cpp has, as a table      settings, read_settings      a model's shape
-//! names      of tensors                          vocabulary, read_vocabulary  a tokenizer
-//! tensors    what is done to their numbers       export, adapter, modelfile   what is written
-//! model      a file in place of a folder         pre_tokenizers, fingerprints
-//! stored     blocks in a frozen base
+//! families   llama.cpp's families                settings, read_settings      the configuration
+//! names      names of tensors                    vocabulary, read_vocabulary  the tokenizer
+//! tensors    changes to tensors                  export, adapter, modelfile   written files
+//! model      a file in place of a folder         pre_tokenizers, fingerprints pre-tokenizers
+//! stored     blocks in a frozen base model
 //! ```
 //!
-//! Read and written here is what llama.cpp's own converter writes; sources are its `conversion/` and
-//! `src/models/`, in the version that llama-cpp-python 0.3.36 has.
+//! The format is that of llama.cpp's converter. Sources: `conversion/` and `src/models/` of llama.cpp, in the
+//! version of llama-cpp-python 0.3.36.
 
 mod adapter;
 mod export;

@@ -1,4 +1,4 @@
-//! A GGUF file as what a model folder has.
+//! A GGUF file in place of a model folder.
 
 use super::families::GgufFamily;
 use super::names::gguf_names;
@@ -16,30 +16,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A file's model: what a folder would have in its files, and the tensors under the names of folders.
+/// The model of a GGUF file: the equivalents of a folder's files, and the tensors by their names in folders.
 #[derive(Clone, Debug)]
 pub(in crate::model) struct GgufModel {
     file: GgufFile,
-    /// The files of a folder, by name.
+    /// The equivalents of a folder's text files, by name.
     texts: Arc<BTreeMap<&'static str, String>>,
-    /// Tensors by the folder's name.
+    /// Tensors, by their names in folders.
     tensors: Arc<BTreeMap<String, Held>>,
-    /// Tensors of blocks that predict several tokens at once, by the file's names.
+    /// Tensors of multi-token prediction blocks, by their names in the file.
     others: Arc<Vec<String>>,
 }
 
 /// A tensor in the file.
 #[derive(Debug)]
 struct Held {
-    /// Its name there.
+    /// Name in the file.
     own: String,
-    /// What is done to it.
+    /// Change between folder and file.
     change: Change,
-    /// Its shape in folders.
+    /// Shape in folders.
     shape: Vec<usize>,
 }
 
-/// A matrix as its file has it.
+/// A matrix in the storage type of the file.
 pub(super) struct Blocks {
     pub kind: TensorType,
     /// Rows and columns.
@@ -47,16 +47,16 @@ pub(super) struct Blocks {
     pub bytes: Vec<u8>,
 }
 
-/// Tensors that are settings.
+/// Tensors that belong to the settings.
 const OF_SETTINGS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
 impl GgufModel {
-    /// Reads all but the weights.
+    /// Reads everything except the weights.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`]: a damaged file, or a model or a tokenizer that is not read here,
-    /// which is named.
+    /// [`Error::Io`]; [`Error::Model`] if the file is damaged, or the model or the tokenizer is not supported
+    /// (named).
     pub fn open(path: &Path) -> Result<Self> {
         let file = GgufFile::open(path)?;
         let failed = |what: String, hint: &str| Error::Model {
@@ -66,28 +66,28 @@ impl GgufModel {
         };
         let text = |key: &str| file.metadata().get(key).and_then(GgufValue::as_str);
         if let Some(other) = text("general.type").filter(|kind| *kind != "model") {
-            let what = format!("it holds a part of a model (`general.type` is {other})");
-            return Err(failed(what, "Give the model's own file"));
+            let what = format!("it is not a whole model (`general.type` is {other})");
+            return Err(failed(what, "Pass the file of the model itself"));
         }
         let shards = file.metadata().get("split.count").and_then(GgufValue::as_u64);
         if shards.is_some_and(|shards| shards > 1) {
-            let what = "it is one of several files of a model".to_owned();
-            return Err(failed(what, "Join them with llama.cpp's `llama-gguf-split --merge`"));
+            let what = "it is one file of a split model".to_owned();
+            return Err(failed(what, "Join the files with llama.cpp's `llama-gguf-split --merge`"));
         }
         let name = text("general.architecture").unwrap_or("nothing");
         let family = GgufFamily::by_name(name).ok_or_else(|| {
             let names = GgufFamily::names();
             failed(
-                format!("its architecture is `{name}`; read are {names}"),
+                format!("its architecture is `{name}`; supported architectures are {names}"),
                 "Choose a model of one of these",
             )
         })?;
-        let mend = "Take another file of the model, or its folder with safetensors";
-        let config = read_settings(&file, family).map_err(|what| failed(what, mend))?;
-        config.validate().map_err(|e| failed(e.to_string(), mend))?;
+        let hint = "Use another file of the model, or its folder with safetensors";
+        let config = read_settings(&file, family).map_err(|what| failed(what, hint))?;
+        config.validate().map_err(|e| failed(e.to_string(), hint))?;
         let names = gguf_names(&config);
-        let others = held(&file, &config, &names).map_err(|what| failed(what, mend))?;
-        let read = read_vocabulary(&file, config.vocab_size).map_err(|what| failed(what, mend))?;
+        let others = held(&file, &config, &names).map_err(|what| failed(what, hint))?;
+        let read = read_vocabulary(&file, config.vocab_size).map_err(|what| failed(what, hint))?;
         let texts = Arc::new(texts(&config, read));
         let mut shapes = config.tensor_shapes();
         let with_change = |(name, own): (String, String)| {
@@ -99,35 +99,35 @@ impl GgufModel {
         Ok(Self { file, texts, tensors, others: Arc::new(others) })
     }
 
-    /// Tensors of blocks that predict several tokens at once, by the file's names.
+    /// Tensors of multi-token prediction blocks, by their names in the file.
     pub fn others(&self) -> &[String] {
         &self.others
     }
 
-    /// What a folder has in a file of this name.
+    /// The equivalent of a folder's text file.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.texts.get(name).map(String::as_str)
     }
 
-    /// The files that a folder has beside the weights and `config.json`.
+    /// The equivalents of all text files of a folder.
     pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.texts.iter().map(|(name, text)| (*name, text.as_str()))
     }
 
-    /// Names and shapes of tensors, as folders have them.
+    /// Names and shapes of the tensors, as in folders.
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         self.tensors.iter().map(|(name, held)| (name.clone(), held.shape.clone())).collect()
     }
 
-    /// The type of a tensor, by the folder's name.
+    /// The storage type of a tensor, by its name in folders.
     pub fn tensor_type(&self, name: &str) -> Option<TensorType> {
         self.file.tensors().get(&self.tensors.get(name)?.own).map(|info| info.kind)
     }
 
-    /// The numbers of a tensor, by the folder's name.
+    /// Reads a tensor, by its name in folders.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] where it is not there, or holds numbers that are not finite.
+    /// [`Error::Io`]; [`Error::Model`] if it is missing or has values that are not finite.
     pub fn read(&self, name: &str) -> Result<HostTensor> {
         let missing = || self.damaged(name, "it is missing");
         let Held { own, change, shape } = self.tensors.get(name).ok_or_else(missing)?;
@@ -142,16 +142,16 @@ impl GgufModel {
         Error::Model {
             path: self.file.path().to_owned(),
             what: format!("tensor `{name}`: {what}"),
-            hint: "The file is damaged or incomplete; bring it again".into(),
+            hint: "Download or copy the file again; it is damaged or incomplete".into(),
         }
     }
 
     pub(super) fn not_finite(&self, name: &str) -> Error {
-        self.damaged(name, "some of its numbers are not finite")
+        self.damaged(name, "some of its values are not finite")
     }
 
-    /// The blocks of a matrix, rows in the folder's order; `None` where there is
-    /// no such matrix.
+    /// Reads the blocks of a matrix, with the rows in the order of folders. `None` if there is no such matrix
+    /// or its columns are permuted.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -173,7 +173,7 @@ impl GgufModel {
     }
 }
 
-/// A tensor's shape in files: a convolution's without the dimension that is 1.
+/// A tensor's shape in GGUF files, which drop the dimension of size 1 of a convolution.
 pub(super) fn shape_in_files(shape: &[usize]) -> Vec<usize> {
     match shape[..] {
         [channels, 1, taps] => vec![channels, taps],
@@ -181,8 +181,8 @@ pub(super) fn shape_in_files(shape: &[usize]) -> Vec<usize> {
     }
 }
 
-/// Holds a file's tensors against the names and shapes that its settings call for; gives the names of those that are of
-/// other blocks than the decoder's.
+/// Checks a file's tensors against the names and shapes that its settings require. Returns the names of
+/// tensors in blocks beyond the decoder's.
 fn held(
     file: &GgufFile,
     config: &DecoderConfig,
@@ -213,16 +213,16 @@ fn held(
             others.push(own.clone());
         } else if !expected.contains(own.as_str()) && !OF_SETTINGS.contains(&own.as_str()) && !tied
         {
-            problems.push(format!("{own} is not of this model"));
+            problems.push(format!("{own} does not belong to this model"));
         }
     }
     match problems.is_empty() {
         true => Ok(others),
-        false => Err(format!("its tensors do not fit its settings: {}", listed(&problems))),
+        false => Err(format!("its tensors do not match its settings: {}", listed(&problems))),
     }
 }
 
-/// A folder's files.
+/// The equivalents of a folder's text files.
 fn texts(config: &DecoderConfig, read: TokenizerTexts) -> BTreeMap<&'static str, String> {
     let TokenizerTexts { tokenizer, settings, ends, template } = read;
     let ends = match ends[..] {
@@ -233,7 +233,7 @@ fn texts(config: &DecoderConfig, read: TokenizerTexts) -> BTreeMap<&'static str,
     let mut json = write_config(config);
     json["eos_token_id"] = ends.clone();
     for key in ["bos_token_id", "pad_token_id"] {
-        // Those of its class may be beyond the vocabulary.
+        // The defaults of the class may exceed the vocabulary.
         json[key] = Value::Null;
     }
     let generation = json!({"eos_token_id": ends, "do_sample": false});

@@ -1,20 +1,20 @@
-//! A Modelfile, by which Ollama makes a model of its own of a GGUF file.
+//! Writes Modelfiles, from which Ollama creates a model of a GGUF file.
 //!
-//! Ollama's templates are Go's, chat templates are Jinja's. What stands between the messages is read off a few
-//! conversations that the chat template lays out; where these parts do not make the same conversations
-//! again, the Modelfile has no template, and Ollama finds one by the file's own.
+//! Ollama uses Go templates, chat templates are Jinja. The text between messages is taken from a few
+//! conversations that the chat template renders. If these parts do not reproduce the conversations, the
+//! Modelfile has no template, and Ollama uses the one in the GGUF file.
 
 use crate::data::{ChatTemplate, Message};
 use crate::model::text_model::TextModelFiles;
 use std::path::Path;
 
-/// Texts that no template has by itself.
+/// Placeholders that occur in no template.
 const SYSTEM: &str = "<system's text>";
 const USER: &str = "<user's text>";
 const ANSWER: &str = "<assistant's text>";
 const LATER: &str = "<user's later text>";
 
-/// The text of a Modelfile at `place` for a GGUF file.
+/// The text of a Modelfile at the path `place` for a GGUF file.
 pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path, place: &Path) -> String {
     let name = gguf.file_name().unwrap_or_default().to_string_lossy();
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -37,8 +37,7 @@ pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path, place: &Path) -> St
     match template.filter(|template| !template.contains("\"\"\"")) {
         Some(template) => text.push_str(&format!("TEMPLATE \"\"\"{template}\"\"\"\n\n")),
         None => text.push_str(
-            "# The chat template is in the GGUF file; what it does cannot be said in a template of \
-             Ollama's.\n\n",
+            "# The chat template is in the GGUF file; it cannot be expressed as an Ollama template.\n\n",
         ),
     }
     for end in files.end_tokens() {
@@ -49,20 +48,20 @@ pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path, place: &Path) -> St
     text
 }
 
-/// What a chat template puts around messages.
+/// The text that a chat template puts around messages.
 #[derive(Debug, PartialEq, Eq)]
 struct Parts {
-    /// Before a conversation without a system's message; most often nothing.
+    /// Before a conversation without a system message; usually empty.
     opening: String,
-    /// Before and after a system's message; `None` where the template leaves it out.
+    /// Before and after a system message. `None` if the template ignores it.
     around_system: Option<[String; 2]>,
     before_user: String,
-    /// From a user's message to where the answer begins.
+    /// Between a user message and the answer.
     to_answer: String,
     after_answer: String,
 }
 
-/// What is between the texts of a conversation; `None` where one is missing or changed.
+/// The text between the messages of a conversation. `None` if a message is missing or changed.
 fn between<const N: usize>(laid_out: &str, texts: [&str; N]) -> Option<Vec<String>> {
     let mut rest = laid_out;
     let mut parts = vec![];
@@ -79,7 +78,7 @@ impl Parts {
     fn of(template: &ChatTemplate, bos: &str) -> Option<Self> {
         let render = |messages: &[Message]| {
             let text = template.render(messages, true).ok()?;
-            // Ollama puts it there by itself.
+            // Ollama adds BOS itself.
             Some(text.strip_prefix(bos).unwrap_or(&text).to_owned())
         };
         let [system, user, answer, later] = [
@@ -98,7 +97,7 @@ impl Parts {
             true => Some(between(&with_system, [SYSTEM, USER])?.try_into().ok()?),
             false => None,
         };
-        // What all ways to a user's message end with.
+        // The common end of everything that precedes a user message.
         let before_user = common_end(&before, &to_later);
         let before_user = match &of_system {
             Some([_, to_user, _]) => common_end(&before_user, to_user),
@@ -121,7 +120,7 @@ impl Parts {
         made.iter().all(|(expected, made)| *expected == made).then_some(parts)
     }
 
-    /// A conversation as Ollama lays it out with [`Parts::template`].
+    /// A conversation as Ollama renders it with [`Parts::template`].
     fn conversation(&self, system: Option<&str>, turns: &[&str]) -> String {
         let mut text = match (system, &self.around_system) {
             (Some(system), Some([before, after])) => format!("{before}{system}{after}"),
@@ -136,8 +135,7 @@ impl Parts {
         text
     }
 
-    /// The same in Go's language of templates. Ollama puts the answer at the end, and what follows the last
-    /// answer after it.
+    /// The Go template. Ollama appends the answer, followed by the text after the last answer.
     fn template(&self) -> String {
         let Self { opening, around_system, before_user, to_answer, after_answer } = self;
         let [opening, before_user, to_answer, after_answer] =
@@ -164,7 +162,7 @@ impl Parts {
     }
 }
 
-/// A text that no action beside it trims: Go's `{{-` takes away spaces before it.
+/// A text as an action, so that Go's `{{-` does not trim its spaces.
 fn quoted(text: &str) -> String {
     match text {
         "" => String::new(),
@@ -172,7 +170,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// A text as Go spells it.
+/// A text as a Go string literal.
 fn go_text(text: &str) -> String {
     let mut spelled = String::from("\"");
     for c in text.chars() {
@@ -209,7 +207,7 @@ mod tests {
                       {% endif %}";
         let template = ChatTemplate::new("test", chatml).unwrap();
         let parts = Parts::of(&template, "").unwrap();
-        // Where every message ends alike, that goes to the next one.
+        // A common end of all messages becomes part of the next one.
         assert_eq!(parts.before_user, "<|im_end|>\n<|im_start|>user\n");
         assert_eq!(parts.to_answer, "<|im_end|>\n<|im_start|>assistant\n");
         assert_eq!(parts.opening, "<|im_start|>system\nBe kind.");
@@ -218,14 +216,14 @@ mod tests {
             text.contains("{{ \"<|im_end|>\\n<|im_start|>user\\n\" }}{{ .Content }}"),
             "{text}"
         );
-        // One without a place for the system's text leaves it out.
+        // A template may ignore system messages.
         let plain = "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA: \
                      {% elif m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}";
         let parts = Parts::of(&ChatTemplate::new("test", plain).unwrap(), "").unwrap();
         assert_eq!(parts.around_system, None);
         assert_eq!((parts.before_user.as_str(), parts.after_answer.as_str()), ("Q: ", "</s>"));
         assert!(!parts.template().contains(".System"), "{}", parts.template());
-        // One that counts messages has no such parts.
+        // A template that counts messages has no such parts.
         let counting = "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}";
         let template = ChatTemplate::new("test", counting).unwrap();
         assert_eq!(Parts::of(&template, ""), None);

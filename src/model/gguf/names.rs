@@ -1,14 +1,14 @@
-//! The names of tensors in model folders and in GGUF files.
+//! Names of tensors in model folders and in GGUF files.
 
 use crate::model::blocks::NormPlacement;
 use crate::model::config::DecoderConfig;
 use std::collections::BTreeMap;
 
-/// Names of tensors beside those of layers.
+/// Names of tensors outside layers.
 const OUTER: [(&str, &str); 3] =
     [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
-/// Names of parts of layers, but for the norms between them.
+/// Names of parts of layers, except for the norms between them.
 const PARTS: [(&str, &str); 20] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -28,12 +28,12 @@ const PARTS: [(&str, &str); 20] = [
     ("linear_attn.out_proj", "ssm_out"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
-    // Gate and up together have the name of the one that is there in any family.
+    // The fused matrix has the name that exists in every family.
     ("mlp.gate_up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
 ];
 
-/// Names of norms, which depend on where a layer has them.
+/// Names of norms, which depend on their position in a layer.
 fn norms(config: &DecoderConfig) -> &'static [(&'static str, &'static str)] {
     let properties = config.architecture.properties();
     if properties.full_attention_interval.is_some() {
@@ -59,7 +59,7 @@ fn norms(config: &DecoderConfig) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The name in GGUF of a tensor, or of a module, of a model folder; `None` where there is none.
+/// The name in GGUF of a tensor or module of a model folder. `None` if there is none.
 pub(super) fn gguf_name(config: &DecoderConfig, name: &str) -> Option<String> {
     let (module, suffix) = match name.strip_suffix(".weight") {
         Some(module) => (module, ".weight"),

@@ -1,5 +1,4 @@
-//! How texts are divided before byte-level BPE: the names that llama.cpp has, and the parts of a
-//! `tokenizer.json` that do the same.
+//! Pre-tokenizers of byte-level BPE: llama.cpp's names, and the equivalent parts of a `tokenizer.json`.
 
 use super::fingerprints::{PRINTS, TEXT};
 use crate::data::TextTokenizer;
@@ -11,42 +10,42 @@ use sha2::{Digest, Sha256};
 /// A part of a pre-tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Pieces are what matches, and what is between.
+    /// Splits into matches and the text between them.
     Split(&'static str),
-    /// Each digit is a piece.
+    /// Splits off each digit.
     Digits,
-    /// Bytes become characters; with GPT-2's pattern before it.
+    /// Maps bytes to characters; `divides`: after GPT-2's pattern.
     Bytes { divides: bool },
 }
 
-/// What several names stand for.
+/// A pre-tokenizer with its names in llama.cpp.
 struct PreTokenizer {
-    /// Names; the first is written where no fingerprint tells.
+    /// Names. The first is written if no fingerprint matches.
     names: &'static [&'static str],
     steps: &'static [Step],
-    /// Whether a piece that is a token is not taken apart.
+    /// Whether a piece that is a token skips the merges.
     ignores_merges: bool,
-    /// Whether llama.cpp puts BOS before texts where a file does not say.
+    /// Whether llama.cpp adds BOS if the file does not specify it.
     adds_bos: bool,
 }
 
-/// Letters with a sign before them, up to three digits, signs, line breaks, spaces: Llama 3.
+/// Llama 3: letters after at most one sign, up to three digits, signs, line breaks, spaces.
 const BY_THREE_DIGITS: Step = Step::Split(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
-/// The same, digit by digit: Qwen2.
+/// Qwen2: the same, with single digits.
 const BY_DIGIT: Step = Step::Split(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
-/// The same with marks that go with letters: Qwen3.5.
+/// Qwen3.5: the same, with marks as letters.
 const WITH_MARKS: Step = Step::Split(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
-/// Words divided where a capital follows: Mistral's Tekken.
+/// Mistral's Tekken: words split before capitals.
 const BY_CAPITALS: Step = Step::Split(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
-/// The same with up to three digits, and endings such as `'ll`: GPT-4o.
+/// GPT-4o: the same, with up to three digits and endings such as `'ll`.
 const BY_CAPITALS_AND_DIGITS: Step = Step::Split(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
@@ -106,11 +105,11 @@ const TABLE: [PreTokenizer; 8] = [
     },
 ];
 
-/// The name of a byte-level tokenizer's way to divide texts: by its tokens of one text, as llama.cpp's
-/// converter finds it, else by its parts. `json` is its `tokenizer.json`.
+/// The pre-tokenizer's name of a byte-level tokenizer, by its fingerprint as in llama.cpp's converter, else
+/// by the parts of `json`, its `tokenizer.json`.
 ///
 /// # Errors
-/// What the tokenizer gives.
+/// The errors of the tokenizer.
 pub(super) fn name_of(tokenizer: &TextTokenizer, json: &Value) -> Result<Option<&'static str>> {
     let tokens = tokenizer.encode_with_added(TEXT)?;
     let print = Sha256::digest(format!("{tokens:?}").as_bytes());
@@ -125,12 +124,12 @@ pub(super) fn name_of(tokenizer: &TextTokenizer, json: &Value) -> Result<Option<
     Ok(found.filter(|_| is_plain(&json["normalizer"])).map(|row| row.names[0]))
 }
 
-/// Whether a normalizer does nothing, or what llama.cpp leaves out for these tokenizers too.
+/// Whether a normalizer is absent, or one that llama.cpp also ignores for these tokenizers.
 fn is_plain(normalizer: &Value) -> bool {
     normalizer.is_null() || normalizer["type"] == "NFC"
 }
 
-/// Whether the parts of a pre-tokenizer are these steps.
+/// Whether a pre-tokenizer consists of these steps.
 fn are(pre_tokenizer: &Value, steps: &[Step]) -> bool {
     let one = std::slice::from_ref(pre_tokenizer);
     let parts = match pre_tokenizer["pretokenizers"].as_array() {
@@ -150,7 +149,7 @@ fn is(part: &Value, step: Step) -> bool {
         }
         Step::Digits => part["type"] == "Digits" && part["individual_digits"] == true,
         Step::Bytes { divides } => {
-            // It divides unless it says otherwise.
+            // The default is to split.
             part["type"] == "ByteLevel"
                 && part["add_prefix_space"] == false
                 && part["use_regex"].as_bool().unwrap_or(true) == divides
@@ -158,8 +157,8 @@ fn is(part: &Value, step: Step) -> bool {
     }
 }
 
-/// The parts of a `tokenizer.json` for a name, and whether merges are left aside for whole tokens; `None`
-/// for a name that is not known.
+/// The pre-tokenizer of a `tokenizer.json` for a name, and whether pieces that are tokens skip the merges.
+/// `None` for an unknown name.
 pub(super) fn parts_of(name: &str) -> Option<(Value, bool)> {
     let row = TABLE.iter().find(|row| row.names.contains(&name))?;
     let part = |step: &Step| match step {
@@ -175,7 +174,7 @@ pub(super) fn parts_of(name: &str) -> Option<(Value, bool)> {
     Some((json!({"type": "Sequence", "pretokenizers": parts}), row.ignores_merges))
 }
 
-/// Whether llama.cpp puts BOS before texts where a file of this name does not say.
+/// Whether llama.cpp adds BOS for a pre-tokenizer if the file does not specify it.
 pub(super) fn adds_bos(name: &str) -> bool {
     TABLE.iter().any(|row| row.adds_bos && row.names.contains(&name))
 }
@@ -186,7 +185,7 @@ pub(super) fn is_known(name: &str) -> bool {
         || TABLE.iter().any(|row| row.names.contains(&name))
 }
 
-/// Names whose parts are known.
+/// Names that can be read, as a list in text.
 pub(super) fn known_names() -> String {
     let names: Vec<&str> = TABLE.iter().flat_map(|row| row.names).copied().collect();
     names.join(", ")

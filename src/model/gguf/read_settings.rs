@@ -1,11 +1,11 @@
-//! A model's shape out of GGUF's metadata.
+//! Reads a model's configuration from GGUF metadata.
 
 use super::families::GgufFamily;
 use crate::gguf::{GgufArray, GgufFile, GgufValue};
 use crate::model::config::{DecoderConfig, LayerType, MOST_LAYERS};
 use crate::model::rope::{RopeScaling, RopeType, yarn_scale};
 
-/// What is wrong with a file's metadata, in words.
+/// The error says what is wrong with the metadata.
 pub(super) type Read<T> = Result<T, String>;
 
 /// Reads the keys of a family.
@@ -20,12 +20,12 @@ impl<'a> Keys<'a> {
     }
 
     fn wrong<T>(&self, key: &str) -> Read<T> {
-        Err(format!("`{}.{key}` is not what it should be", self.family.name))
+        Err(format!("`{}.{key}` is invalid", self.family.name))
     }
 
     fn optional_size(&self, key: &str) -> Read<Option<usize>> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        // A list says it layer by layer; all must agree.
+        // A list has one value per layer; all must be equal.
         let size = match value.as_array().and_then(GgufArray::integers) {
             Some(list) => {
                 let first = list.first().copied().filter(|one| list.iter().all(|x| x == one));
@@ -63,7 +63,7 @@ impl<'a> Keys<'a> {
         self.value(key).and_then(GgufValue::as_str)
     }
 
-    /// The numbers of a tensor, if it is there.
+    /// The values of a tensor, if it exists.
     fn numbers(&self, tensor: &str) -> Read<Option<Vec<f64>>> {
         if !self.file.tensors().contains_key(tensor) {
             return Ok(None);
@@ -73,7 +73,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The shape of a file's model.
+/// Reads the configuration of a file's model.
 pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Read<DecoderConfig> {
     let keys = Keys { file, family };
     for key in ["expert_count", "expert_used_count"] {
@@ -87,14 +87,14 @@ pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Rea
         _ => return Err("it has no embedding (`token_embd.weight`)".into()),
     };
     let properties = family.architecture.properties();
-    // Blocks that predict several tokens at once stand after the decoder's.
+    // Multi-token prediction blocks follow the decoder's blocks.
     let others = keys.optional_size("nextn_predict_layers")?.unwrap_or(0);
     let layers = keys.size("block_count")?;
-    let layers = layers
-        .checked_sub(others)
-        .ok_or_else(|| format!("{others} of its {layers} blocks predict further tokens"))?;
+    let layers = layers.checked_sub(others).ok_or_else(|| {
+        format!("`nextn_predict_layers` is {others}, more than its {layers} blocks")
+    })?;
     if layers > MOST_LAYERS {
-        return Err(format!("it has {layers} layers"));
+        return Err(format!("it has {layers} layers; at most {MOST_LAYERS} are supported"));
     }
     let (width, heads) = (keys.size("embedding_length")?, keys.size("attention.head_count")?);
     let usual_head = width / heads.max(1);
@@ -120,7 +120,7 @@ pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Rea
     let rotated = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
     if rotated != head_dim {
         if properties.partial_rotary.is_none() || rotated > head_dim {
-            return Err(format!("it rotates {rotated} of {head_dim} numbers of a head"));
+            return Err(format!("it rotates {rotated} of {head_dim} values of a head"));
         }
         config.partial_rotary_factor = rotated as f64 / head_dim as f64;
     }
@@ -134,20 +134,20 @@ pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Rea
         config.residual_multiplier = keys.number("residual_scale", 1.0)?;
         config.logits_scaling = keys.number("logit_scale", 1.0)?;
     }
-    // As llama.cpp has the deepest model of Gemma 3.
+    // As in llama.cpp for the deepest Gemma 3 model.
     if family.windows && layers == 62 {
         config.attention_multiplier = Some((usual_head as f64).powf(-0.5));
     }
     if let Some(cap) = keys.optional_number("final_logit_softcapping")?
         && cap != 0.0
     {
-        return Err("its logits are capped".into());
+        return Err("it uses logit soft-capping".into());
     }
     config.rope_scaling = scaling(&keys, &config, rotated)?;
     Ok(config)
 }
 
-/// Whether the head is the embedding: it is not there, or where it must be, the same bytes.
+/// Whether the head is tied: it is missing, or it is required and has the bytes of the embedding.
 fn is_tied(file: &GgufFile, family: &GgufFamily) -> bool {
     let tensors = file.tensors();
     let Some(head) = tensors.get("output.weight") else { return true };
@@ -169,7 +169,7 @@ fn windows(keys: &Keys<'_>, config: &mut DecoderConfig) -> Read<()> {
         return Ok(());
     };
     if !keys.family.windows {
-        // The family of which the file says it although llama.cpp does not compute it.
+        // Only Phi-3's files have a window although llama.cpp does not compute it.
         config.sliding_window = properties.fused_projections.then_some(window);
         return Ok(());
     }
@@ -198,7 +198,9 @@ fn windows(keys: &Keys<'_>, config: &mut DecoderConfig) -> Read<()> {
 fn linear_attention(keys: &Keys<'_>, config: &mut DecoderConfig, usual: usize) -> Read<()> {
     let (width, heads) = (keys.size("ssm.inner_size")?, keys.size("ssm.time_step_rank")?);
     if heads == 0 || !width.is_multiple_of(heads) {
-        return Err(format!("its {heads} heads of linear attention do not divide {width}"));
+        return Err(format!(
+            "its {heads} heads of linear attention do not divide the width {width}"
+        ));
     }
     config.linear_conv_kernel_dim = Some(keys.size("ssm.conv_kernel")?);
     config.linear_key_head_dim = Some(keys.size("ssm.state_size")?);
@@ -254,7 +256,7 @@ fn scaling(keys: &Keys<'_>, config: &DecoderConfig, rotated: usize) -> Read<Opti
             Ok(factor.map(|factor| RopeScaling { rope_type: RopeType::Linear, factor, ..read }))
         }
         "yarn" => {
-            let factor = factor.ok_or("YaRN has no factor")?;
+            let factor = factor.ok_or("its YaRN scaling has no factor")?;
             let mut read = RopeScaling { rope_type: RopeType::Yarn, factor, ..read };
             let mut own = yarn_scale(factor, 1.0);
             if keys.family.reads_betas {
@@ -271,19 +273,19 @@ fn scaling(keys: &Keys<'_>, config: &DecoderConfig, rotated: usize) -> Read<Opti
             set_attention(&mut read, attention.unwrap_or(1.0) * own);
             Ok(Some(read))
         }
-        other => Err(format!("its RoPE is scaled by `{other}`")),
+        other => Err(format!("it has the RoPE scaling `{other}`")),
     }
 }
 
-/// Notes what cosines and sines are multiplied by, where it is not what the settings call for.
+/// Sets the attention factor if it differs from the default for these settings.
 fn set_attention(scaling: &mut RopeScaling, factor: f64) {
     if (scaling.attention_factor() / factor - 1.0).abs() > 1e-6 {
         scaling.attention_factor = Some(factor);
     }
 }
 
-/// Llama 3.1's scaling, by what it divides each frequency by. Its three numbers are known up to a factor that
-/// changes nothing, so the low one is 1.
+/// Recovers Llama 3.1's scaling from the divisors of the frequencies. They determine its three other
+/// parameters only up to a common factor, so the low one is set to 1.
 fn llama3(divisors: &[f64], rotated: usize, theta: f64) -> Read<Option<RopeScaling>> {
     let wrong = || "`rope_freqs.weight` is not Llama 3.1's scaling of RoPE".to_owned();
     let factor = divisors.iter().copied().fold(1.0, f64::max);
@@ -301,7 +303,7 @@ fn llama3(divisors: &[f64], rotated: usize, theta: f64) -> Read<Option<RopeScali
         let own = scaling.divisors(rotated, theta);
         own.iter().zip(divisors).all(|(own, divisor)| (own / divisor - 1.0).abs() < 1e-5)
     };
-    // Between the two ends: how far frequencies are kept is linear in them.
+    // On the ramp, the kept share of a frequency is linear in the frequency.
     let plain = crate::ops::rotary_frequencies(rotated, theta);
     let between: Vec<(f64, f64)> = (plain.iter().zip(divisors))
         .filter(|(_, divisor)| **divisor > 1.0 + 1e-6 && **divisor < factor * (1.0 - 1e-6))
@@ -314,7 +316,7 @@ fn llama3(divisors: &[f64], rotated: usize, theta: f64) -> Read<Option<RopeScali
         let slope = (first.1 - last.1) / (first.0 - last.0);
         let low_over_span = slope * first.0 - first.1;
         let high = 1.0 + 1.0 / low_over_span;
-        // The contexts of such models are whole thousands of bits; four times of it is another way to say it.
+        // The fit gives the context; rounding recovers whole numbers.
         let context = slope * (high - 1.0);
         let found = RopeScaling {
             original_max_position_embeddings: context.round().max(1.0) as usize,
@@ -345,7 +347,7 @@ mod tests {
                 original_max_position_embeddings: original,
                 ..RopeScaling::default()
             };
-            // As a file has them.
+            // As stored in a file.
             let divisors: Vec<f64> =
                 scaling.divisors(64, theta).iter().map(|x| f64::from(*x as f32)).collect();
             assert_eq!(llama3(&divisors, 64, theta).unwrap(), Some(scaling));

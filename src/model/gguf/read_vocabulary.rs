@@ -1,4 +1,4 @@
-//! A tokenizer out of GGUF's metadata, as the files that a model folder has.
+//! Reads a tokenizer from GGUF metadata into the files of a model folder.
 
 use super::pre_tokenizers::{adds_bos, known_names, parts_of};
 use super::vocabulary::{SPACE, is_byte, kind};
@@ -12,44 +12,44 @@ pub(super) struct TokenizerTexts {
     pub tokenizer: Value,
     /// `tokenizer_config.json`.
     pub settings: Value,
-    /// Numbers of tokens that end an answer.
+    /// IDs of tokens that end an answer.
     pub ends: Vec<u32>,
     /// The chat template.
     pub template: Option<String>,
 }
 
-/// Texts of tokens that end a turn, whether or not a file names them.
+/// Texts of tokens that end a turn even if the file does not name them.
 const ENDS_OF_TURNS: [&str; 5] =
     ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>"];
 
-/// Longest piece of SentencePiece's that is put together of others, in bytes; by default it makes pieces of
-/// up to 16 characters.
+/// Maximum length in bytes of a SentencePiece piece that merges form. SentencePiece's default limit is 16
+/// characters.
 const LONGEST_PIECE: usize = 128;
 
-/// A file's tokens.
+/// The tokens of a file.
 struct Tokens<'a> {
     file: &'a GgufFile,
     texts: &'a [String],
     kinds: Vec<i64>,
 }
 
-/// Reads the tokenizer of a model with so many tokens.
+/// Reads the tokenizer of a model whose embedding has `size` rows.
 ///
 /// # Errors
-/// What is wrong or not done here, in words.
+/// A message about what is invalid or not supported.
 pub(super) fn read_vocabulary(file: &GgufFile, size: usize) -> Result<TokenizerTexts, String> {
     let list = |key: &str| value(file, key).and_then(GgufValue::as_array);
     let Some(GgufArray::String(texts)) = list("tokens") else {
         return Err("it has no tokens (`tokenizer.ggml.tokens`)".into());
     };
     if texts.len() > size {
-        return Err(format!("it has {} tokens, and {size} in its embedding", texts.len()));
+        return Err(format!("it has {} tokens, but its embedding has {size} rows", texts.len()));
     }
     let kinds = list("token_type").and_then(GgufArray::integers);
     let kinds = kinds.unwrap_or_else(|| vec![i64::from(kind::NORMAL); texts.len()]);
     let different: BTreeSet<&str> = texts.iter().map(String::as_str).collect();
     if kinds.len() != texts.len() || different.len() != texts.len() {
-        return Err("its tokens are not one for each number".into());
+        return Err("its tokens are not distinct, or some have no type".into());
     }
     let tokens = Tokens { file, texts, kinds };
     let tokens_kind = |id: u32| tokens.kinds[id as usize];
@@ -59,7 +59,9 @@ pub(super) fn read_vocabulary(file: &GgufFile, size: usize) -> Result<TokenizerT
         "llama" => tokens.sentence_piece()?,
         "t5" => tokens.unigram()?,
         other => {
-            return Err(format!("its tokenizer is of type `{other}`; gpt2, llama and t5 are read"));
+            return Err(format!(
+                "its tokenizer has the type `{other}`; supported types are gpt2, llama, and t5"
+            ));
         }
     };
     tokenizer["version"] = "1.0".into();
@@ -70,7 +72,7 @@ pub(super) fn read_vocabulary(file: &GgufFile, size: usize) -> Result<TokenizerT
         Some((u32::try_from(id).ok()?, text.as_str()))
     };
     let usual = |key: &str| match (name, key) {
-        // What llama.cpp takes where a file of this type does not say it.
+        // llama.cpp's defaults for this type.
         ("llama", "bos_token_id") => texts.get(1).map(|text| (1, text.as_str())),
         ("llama", "eos_token_id") => texts.get(2).map(|text| (2, text.as_str())),
         _ => None,
@@ -100,7 +102,7 @@ pub(super) fn read_vocabulary(file: &GgufFile, size: usize) -> Result<TokenizerT
             ends.push(id);
         }
     }
-    // llama.cpp knows these by their texts.
+    // llama.cpp recognizes these by their texts.
     for (id, text) in (0u32..).zip(texts) {
         let is_control = tokens_kind(id) == i64::from(kind::CONTROL);
         if is_control && ENDS_OF_TURNS.contains(&text.as_str()) && !ends.contains(&id) {
@@ -116,7 +118,7 @@ fn value<'a>(file: &'a GgufFile, key: &str) -> Option<&'a GgufValue> {
     file.metadata().get(&format!("tokenizer.ggml.{key}"))
 }
 
-/// A part of `tokenizer.json` that puts a token before every text.
+/// The post-processor that puts a token before every text.
 fn puts_before(id: u32, text: &str) -> Value {
     let token = json!({"SpecialToken": {"id": text, "type_id": 0}});
     let part = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
@@ -129,14 +131,14 @@ fn puts_before(id: u32, text: &str) -> Value {
 }
 
 impl Tokens<'_> {
-    /// Whether a token only fills the numbers up to the embedding's size.
+    /// Whether a token only pads the vocabulary to the embedding's size.
     fn is_filler(&self, id: usize) -> bool {
         let number = self.texts[id].strip_prefix("[PAD").and_then(|text| text.strip_suffix(']'));
         self.kinds[id] == i64::from(kind::UNUSED)
             && number.is_some_and(|n| n.parse::<u32>().is_ok())
     }
 
-    /// Tokens that are found in a text before anything else: special ones, and the user's.
+    /// Added tokens, which are matched before anything else: special and user-defined ones.
     fn added(&self, model: &str) -> Vec<Value> {
         let one = |(id, text): (usize, &String)| {
             let special = match i32::try_from(self.kinds[id]).ok()? {
@@ -163,7 +165,7 @@ impl Tokens<'_> {
         let name = value(self.file, "pre").and_then(GgufValue::as_str).unwrap_or("default");
         let Some((pre_tokenizer, ignore_merges)) = parts_of(name) else {
             let known = known_names();
-            return Err(format!("its pre-tokenizer is `{name}`; read are {known}"));
+            return Err(format!("its pre-tokenizer is `{name}`; supported ones are {known}"));
         };
         let merges = value(self.file, "merges").and_then(GgufValue::as_array);
         let Some(GgufArray::String(merges)) = merges else {
@@ -174,7 +176,7 @@ impl Tokens<'_> {
             Some(json!([left, right]))
         };
         let merges: Option<Vec<Value>> = merges.iter().map(pair).collect();
-        let merges = merges.ok_or("one of its merges is not two parts")?;
+        let merges = merges.ok_or("one of its merges does not have two parts")?;
         Ok(json!({
             "normalizer": null,
             "pre_tokenizer": pre_tokenizer,
@@ -192,8 +194,8 @@ impl Tokens<'_> {
         }
     }
 
-    /// SentencePiece's BPE: of two pieces beside each other those are merged first that make the piece with
-    /// the highest score.
+    /// SentencePiece's BPE, which first merges the adjacent pieces that form the piece with the highest
+    /// score.
     fn sentence_piece(&self) -> Result<Value, String> {
         let scores = self.scores()?;
         let vocabulary = self.vocabulary();
@@ -204,7 +206,10 @@ impl Tokens<'_> {
         let mut merges: Vec<(f32, usize, usize, usize)> = vec![];
         for (id, text) in self.texts.iter().enumerate().filter(|(id, _)| mergeable(*id)) {
             if text.len() > LONGEST_PIECE {
-                return Err(format!("its token {id} has {} bytes", text.len()));
+                return Err(format!(
+                    "its token {id} has {} bytes, more than {LONGEST_PIECE}",
+                    text.len()
+                ));
             }
             for (at, _) in text.char_indices().skip(1) {
                 let (left, right) = text.split_at(at);
@@ -251,7 +256,7 @@ impl Tokens<'_> {
             && is("remove_extra_whitespaces") == Some(false)
             && value(self.file, "precompiled_charsmap").is_none();
         if !plain {
-            return Err("its Unigram tokenizer normalizes texts".into());
+            return Err("its Unigram tokenizer normalizes text, which is not supported".into());
         }
         let scores = self.scores()?;
         let last = (0..self.texts.len()).rev().find(|id| {
@@ -259,7 +264,7 @@ impl Tokens<'_> {
             !self.is_filler(*id) && !added.contains(&self.kinds[*id])
         });
         let own = |id: usize| {
-            // Shortest spellings, so that scores are those that were written.
+            // Convert through the shortest decimal form, so scores stay as written.
             let score: f64 = scores[id].to_string().parse().unwrap_or(0.0);
             json!([self.texts[id].replace(SPACE, " "), score])
         };

@@ -1,10 +1,10 @@
-//! SentencePiece's `tokenizer.model`: the pieces with their scores, and how texts are normalized.
+//! Parses SentencePiece's `tokenizer.model`: the pieces with their scores, and the normalization of text.
 //!
-//! It is a message of Protocol Buffers, of which three fields matter:
+//! The file is a Protocol Buffers message with these relevant fields:
 //!
 //! ```text
 //! 1  pieces       each: 1 text, 2 score, 3 type
-//! 3  normalizer   3: whether a space is put before a text
+//! 3  normalizer   3: whether a space is added before a text
 //! ```
 
 /// A piece.
@@ -12,8 +12,8 @@
 pub(super) struct Piece {
     pub text: String,
     pub score: f32,
-    /// Its type's number, which GGUF has too: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused,
-    /// 6 byte.
+    /// Type, with the same numbers as in GGUF: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6
+    /// byte.
     pub kind: i32,
 }
 
@@ -29,11 +29,11 @@ enum Field<'a> {
     Integer(u64),
     Bytes(&'a [u8]),
     Number(f32),
-    /// Eight bytes, which nothing here has.
+    /// Eight bytes, which no relevant field has.
     Other,
 }
 
-/// The fields of a message; `None` where it is none.
+/// The fields of a message. `None` if it is invalid.
 fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
     let mut fields = vec![];
     while !bytes.is_empty() {
@@ -62,7 +62,7 @@ fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     Some(head)
 }
 
-/// Seven bits a byte, the lowest first.
+/// A varint: seven bits per byte, lowest first.
 fn integer(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
@@ -77,7 +77,7 @@ fn integer(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 impl SentencePiece {
-    /// Reads a file's bytes; `None` where they are no such model.
+    /// Parses a file. `None` if it is not a SentencePiece model.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut model = Self { pieces: vec![], adds_space: true };
         for (number, field) in fields(bytes)? {

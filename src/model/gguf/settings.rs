@@ -1,4 +1,4 @@
-//! A model's shape as GGUF's metadata.
+//! Writes a model's configuration as GGUF metadata.
 
 use super::families::GgufFamily;
 use crate::gguf::{GgufArray, GgufValue};
@@ -6,31 +6,31 @@ use crate::model::blocks::GatedDeltaNetConfig;
 use crate::model::config::{DecoderConfig, LayerType};
 use crate::model::rope::{RopeScaling, RopeType, yarn_scale};
 
-/// A model's settings in GGUF.
+/// A model's configuration in GGUF.
 pub(super) struct Settings {
     /// Keys and values.
     pub entries: Vec<(String, GgufValue)>,
-    /// Tensors that follow from the settings: name and numbers.
+    /// Tensors that follow from the configuration: names and values.
     pub tensors: Vec<(&'static str, Vec<f32>)>,
-    /// What llama.cpp does otherwise, in words.
+    /// Messages about differences in llama.cpp's computation.
     pub notices: Vec<String>,
 }
 
-/// The type of RoPE's scaling in files.
+/// The name of a RoPE scaling in files.
 pub(super) fn scaling_name(kind: RopeType) -> Option<&'static str> {
     match kind {
         RopeType::Linear => Some("linear"),
         RopeType::Yarn => Some("yarn"),
         RopeType::LongRope => Some("longrope"),
-        // It is a tensor of divisors.
+        // Stored as a tensor of divisors instead.
         RopeType::Llama3 => None,
     }
 }
 
-/// The settings of a model.
+/// Returns a model's configuration in GGUF.
 ///
 /// # Errors
-/// What llama.cpp does not compute of it, in words.
+/// A message about what llama.cpp does not support.
 pub(super) fn settings(config: &DecoderConfig, family: &GgufFamily) -> Result<Settings, String> {
     check(config, family)?;
     let mut settings = Settings { entries: vec![], tensors: vec![], notices: vec![] };
@@ -67,7 +67,7 @@ pub(super) fn settings(config: &DecoderConfig, family: &GgufFamily) -> Result<Se
             put("attention.sliding_window_pattern", GgufValue::Array(GgufArray::Bool(slides)));
         }
     } else if properties.fused_projections {
-        // The converter's way to tell models of this family apart; the window is not computed.
+        // The converter writes it to mark this family; llama.cpp does not compute the window.
         put("attention.sliding_window", size(config.sliding_window.unwrap_or(0)));
     }
     if properties.multipliers {
@@ -116,7 +116,7 @@ fn linear_attention(
     let is_linear = |kind: &LayerType| *kind == LayerType::LinearAttention;
     let layers: Vec<bool> = config.all_layer_types().iter().map(is_linear).collect();
     put("attention.recurrent_layers", GgufValue::Array(GgufArray::Bool(layers)));
-    // How many pairs of a head's rotated numbers have time, height and width; a text's are all one.
+    // Rotated pairs per head for time, height, and width; all positions of text are the same.
     let pairs = config.attention(0).rotary_dim() / 2;
     let sections = [pairs + 2, pairs + 1, pairs].map(|pairs| (pairs / 3) as i32);
     let sections = sections.into_iter().chain([0]).collect();
@@ -139,7 +139,7 @@ fn scale_rope(scaling: &RopeScaling, family: &GgufFamily, put: &mut impl FnMut(&
         RopeType::Yarn => {
             put("rope.scaling.factor", number(scaling.factor));
             put("rope.scaling.original_context_length", original);
-            // What llama.cpp multiplies by of itself.
+            // The factor that llama.cpp applies itself.
             let mut own = yarn_scale(scaling.factor, 1.0);
             if family.reads_betas {
                 put("rope.scaling.yarn_beta_fast", number(scaling.beta_fast));
@@ -160,7 +160,7 @@ fn scale_rope(scaling: &RopeScaling, family: &GgufFamily, put: &mut impl FnMut(&
     }
 }
 
-/// The longest row of the file's model, and why where that is not the longest of ours.
+/// The context length of the file, and a notice if it differs from the model's.
 fn context(config: &DecoderConfig, family: &GgufFamily) -> (usize, Option<String>) {
     let longest = config.max_position_embeddings;
     let slides = config.all_layer_types().contains(&LayerType::SlidingAttention);
@@ -168,8 +168,8 @@ fn context(config: &DecoderConfig, family: &GgufFamily) -> (usize, Option<String
         None => (longest, None),
         Some(window) => {
             let notice = format!(
-                "llama.cpp computes no sliding windows for `{}`: the file's context is {window} tokens, as \
-                 many as the window has, and not {longest}",
+                "llama.cpp does not support sliding windows for `{}`: the file's context is {window} tokens, \
+                 the size of the window, instead of {longest}",
                 family.name
             );
             (window, Some(notice))
@@ -177,25 +177,29 @@ fn context(config: &DecoderConfig, family: &GgufFamily) -> (usize, Option<String
     }
 }
 
-/// Refuses what llama.cpp does not compute.
+/// Refuses what llama.cpp does not support.
 fn check(config: &DecoderConfig, family: &GgufFamily) -> Result<(), String> {
     let name = family.name;
     let refuse =
-        |what: String| Err(format!("{what}, which llama.cpp does not compute for `{name}`"));
+        |what: String| Err(format!("{what}, which llama.cpp does not support for `{name}`"));
     let properties = config.architecture.properties();
     if config.activation() != properties.activation {
-        return refuse("its activation is not the family's".into());
+        return refuse("its activation differs from the family's".into());
     }
     if family.heads_fill_width && config.query_width() != config.hidden_size {
         let (heads, width) = (config.query_width(), config.hidden_size);
-        return refuse(format!("its heads have {heads} numbers and the model {width}"));
+        return refuse(format!(
+            "its heads have a total width of {heads} in a model of width {width}"
+        ));
     }
     if config.architecture.properties().full_attention_interval.is_some() {
         match config.any_linear_attention() {
             None => return refuse("it has no linear attention".into()),
             Some(linear) if linear.key_head_dim != linear.value_head_dim => {
                 let [keys, values] = [linear.key_head_dim, linear.value_head_dim];
-                return refuse(format!("its keys have {keys} numbers and its values {values}"));
+                return refuse(format!(
+                    "its linear attention has keys of width {keys} and values of width {values}"
+                ));
             }
             Some(_) => {}
         }
@@ -203,7 +207,7 @@ fn check(config: &DecoderConfig, family: &GgufFamily) -> Result<(), String> {
     let interval = family.no_rope_interval;
     let usual = |layer: usize| interval.is_none_or(|every| !(layer + 1).is_multiple_of(every));
     if (0..config.num_hidden_layers).any(|layer| config.is_rotated(layer) != usual(layer)) {
-        return refuse("it rotates other layers than the family's models do".into());
+        return refuse("it has RoPE in other layers than the family".into());
     }
     let head = config.head_dim() as f64;
     if !properties.multipliers {
@@ -213,18 +217,18 @@ fn check(config: &DecoderConfig, family: &GgufFamily) -> Result<(), String> {
         if scales {
             return refuse("it has multipliers".into());
         }
-        // The largest model of Gemma 3 divides by another root.
+        // The largest Gemma 3 model divides by another square root.
         let by_width = (config.hidden_size / config.num_attention_heads) as f64;
         let deepest = family.windows && config.num_hidden_layers == 62;
         let expected = if deepest { by_width } else { head }.powf(-0.5);
         if (config.score_scale() / expected - 1.0).abs() > 1e-6 {
-            return refuse(format!("its scores are multiplied by {}", config.score_scale()));
+            return refuse(format!("its attention scores are scaled by {}", config.score_scale()));
         }
     }
     let local = config.rope_local_base();
     let slides = config.all_layer_types().contains(&LayerType::SlidingAttention);
     if slides && !family.windows && local != config.rope_theta {
-        return refuse(format!("layers with a window have RoPE's base {local}"));
+        return refuse(format!("its layers with a sliding window have the RoPE base {local}"));
     }
     match &config.rope_scaling {
         Some(scaling) => check_scaling(scaling, family).or_else(refuse),
@@ -235,24 +239,24 @@ fn check(config: &DecoderConfig, family: &GgufFamily) -> Result<(), String> {
 fn check_scaling(scaling: &RopeScaling, family: &GgufFamily) -> Result<(), String> {
     if !family.scalings.contains(&scaling.rope_type) {
         let name = scaling_name(scaling.rope_type).unwrap_or("llama3");
-        return Err(format!("its RoPE is scaled by `{name}`"));
+        return Err(format!("it has the RoPE scaling `{name}`"));
     }
     if scaling.rope_type == RopeType::Yarn {
         let usual = RopeScaling::default();
         let betas = [scaling.beta_fast, scaling.beta_slow];
         if !family.reads_betas && betas != [usual.beta_fast, usual.beta_slow] {
             return Err(format!(
-                "YaRN's beta_fast and beta_slow are {} and {}",
+                "its YaRN scaling has beta_fast {} and beta_slow {}",
                 betas[0], betas[1]
             ));
         }
         if !scaling.truncate {
-            return Err("YaRN's `truncate` is off".into());
+            return Err("its YaRN scaling has `truncate` off".into());
         }
     }
     match scaling.llama_4_scaling_beta {
         Some(beta) if beta != 0.0 && !family.reads_betas => {
-            Err(format!("queries are scaled by position (llama_4_scaling_beta {beta})"))
+            Err(format!("its queries are scaled by position (llama_4_scaling_beta {beta})"))
         }
         _ => Ok(()),
     }

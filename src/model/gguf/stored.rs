@@ -1,4 +1,4 @@
-//! Blocks of a GGUF file as the codes of a frozen base.
+//! Blocks of a GGUF file as codes of a frozen base model.
 
 use super::model::{Blocks, GgufModel};
 use crate::error::Result;
@@ -7,21 +7,21 @@ use crate::model::base_weights::BaseType;
 use crate::ops::{EncodedValues, Encoding};
 use half::f16;
 
-/// A matrix in the codes that it has in its file.
+/// A matrix with the codes of its file.
 pub(in crate::model) struct StoredBlocks {
     pub values: EncodedValues,
     pub encoding: Encoding,
     /// Rows and columns.
     pub size: [usize; 2],
-    /// The numbers of the first row.
+    /// Values of the first row.
     pub first_row: Vec<f32>,
 }
 
 impl GgufModel {
-    /// A matrix's codes, where the file has it in the base's bits: q8_0 for int8, q4_0 for nf4.
+    /// Returns a matrix's codes if its type in the file corresponds to `wanted`: q8_0 to int8, q4_0 to nf4.
     ///
     /// # Errors
-    /// As [`GgufModel::read_blocks`]; [`Error::Model`](crate::Error::Model) for numbers that are not finite.
+    /// See [`GgufModel::read_blocks`]. [`Error::Model`](crate::Error::Model) if a scale is not finite.
     pub fn stored(&self, name: &str, wanted: BaseType) -> Result<Option<StoredBlocks>> {
         let encode: fn(&[u8]) -> EncodedValues = match (wanted, self.tensor_type(name)) {
             (BaseType::Int8, Some(TensorType::Q8_0)) => q8_0,
@@ -39,7 +39,7 @@ impl GgufModel {
     }
 }
 
-/// The scale that a block begins with.
+/// The scale at the start of a block.
 fn scale(block: &[u8]) -> f32 {
     f16::from_le_bytes([block[0], block[1]]).to_f32()
 }
@@ -57,8 +57,8 @@ fn q8_0(blocks: &[u8]) -> EncodedValues {
 
 fn q4_0(blocks: &[u8]) -> EncodedValues {
     let blocks = blocks.as_chunks::<18>().0;
-    // The file has the first half of a block in lower halves of bytes; here neighbors share a byte, the
-    // first in the upper half.
+    // The file stores the first half of a block in low nibbles. Here, adjacent values share a byte, the first
+    // in the high nibble.
     let paired = |block: &[u8; 18]| {
         let code = |at: usize| if at < 16 { block[2 + at] & 15 } else { block[at - 14] >> 4 };
         let bytes: [u8; 16] = std::array::from_fn(|pair| code(2 * pair) << 4 | code(2 * pair + 1));

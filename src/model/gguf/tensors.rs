@@ -1,53 +1,53 @@
-//! How llama.cpp has a tensor otherwise than a model folder: the order of rows, norms that scale by one and
-//! their weight, decays in place of their logarithms.
+//! Differences between tensors in model folders and in llama.cpp: the order of rows, norms that store
+//! `1 + weight`, and decays instead of their logarithms.
 
 use super::families::GgufFamily;
 use crate::model::config::DecoderConfig;
 use crate::model::tensors::HostTensor;
 
-/// What is done to a tensor on its way from a folder to llama.cpp.
+/// The change of a tensor from a folder to llama.cpp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
-    /// In each of so many heads, rows of the two halves take turns.
+    /// In each head (the value is their number), interleaves the rows of the two halves.
     Neighbors(usize),
-    /// 1 is added.
+    /// Adds 1.
     PlusOne,
-    /// From a row on, the value heads of linear attention take turns by key head.
+    /// Interleaves the value heads of linear attention by key head, from a row on.
     ValueRows(ValueHeads, usize),
-    /// Columns likewise.
+    /// The same for columns.
     ValueColumns(ValueHeads),
-    /// Minus the exponential, in the order of rows.
+    /// Negates the exponential, and reorders rows the same way.
     Decay(ValueHeads),
 }
 
-/// Value heads: those of a key head follow each other in folders, and in llama.cpp the first ones of all key heads
-/// do, then the second ones.
+/// The order of value heads. Folders group them by key head; llama.cpp has the first ones of all key heads,
+/// then the second ones, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ValueHeads {
     key_heads: usize,
-    /// Value heads of each.
+    /// Value heads per key head.
     group: usize,
-    /// Rows or columns of a head.
+    /// Rows or columns per value head.
     width: usize,
 }
 
 impl ValueHeads {
-    /// The place in a folder of what is at `place` in llama.cpp.
+    /// The index in folders of the row or column at `place` in llama.cpp.
     fn source(self, place: usize) -> usize {
         let Self { key_heads, group, width } = self;
         let (head, within) = (place / width, place % width);
         (head % key_heads * group + head / key_heads) * width + within
     }
 
-    /// The same the other way round.
+    /// The inverse order.
     fn turned(self) -> Self {
         Self { key_heads: self.group, group: self.key_heads, ..self }
     }
 }
 
 impl Change {
-    /// That of a tensor, by its name in folders.
+    /// The change of a tensor, by its name in folders.
     pub fn of(config: &DecoderConfig, family: &GgufFamily, name: &str) -> Self {
         if family.rotates_neighbors {
             for (part, heads) in [
@@ -66,7 +66,7 @@ impl Change {
         if plus_one && name.ends_with("norm.weight") { Self::PlusOne } else { Self::None }
     }
 
-    /// That of a part of linear attention.
+    /// The change of a part of linear attention.
     fn of_linear(config: &DecoderConfig, part: &str) -> Self {
         let Some(linear) = config.any_linear_attention() else { return Self::None };
         let key_heads = linear.num_key_heads;
@@ -83,12 +83,12 @@ impl Change {
         }
     }
 
-    /// Whether it is one of a matrix's columns, which an adapter has in its A.
+    /// Whether it affects a matrix's columns, which belong to A in an adapter.
     pub fn is_of_columns(self) -> bool {
         matches!(self, Self::ValueColumns(_))
     }
 
-    /// A tensor of a folder as llama.cpp has it.
+    /// Converts a tensor from a folder to llama.cpp.
     pub fn apply(self, tensor: HostTensor) -> HostTensor {
         match self {
             Self::None => tensor,
@@ -104,7 +104,7 @@ impl Change {
         }
     }
 
-    /// A tensor of llama.cpp's as folders have it.
+    /// Converts a tensor from llama.cpp to a folder.
     pub fn undo(self, tensor: HostTensor) -> HostTensor {
         match self {
             Self::None => tensor,
@@ -120,7 +120,7 @@ impl Change {
         }
     }
 
-    /// The row of llama.cpp's tensor of so many rows that is `row` in the folder's.
+    /// The row of llama.cpp's tensor, which has `rows` rows, that becomes row `row` in folders.
     pub fn undone_row(self, row: usize, rows: usize) -> usize {
         match self {
             Self::Neighbors(heads) => {
@@ -146,7 +146,7 @@ fn mapped(mut tensor: HostTensor, f: impl Fn(f32) -> f32) -> HostTensor {
     tensor
 }
 
-/// The tensor with its rows from `first` on in another order.
+/// Reorders the rows from `first` on.
 fn with_value_rows(tensor: HostTensor, heads: ValueHeads, first: usize) -> HostTensor {
     let rows = tensor.shape[0];
     let width = tensor.values.len() / rows.max(1);
@@ -158,7 +158,7 @@ fn with_value_rows(tensor: HostTensor, heads: ValueHeads, first: usize) -> HostT
     HostTensor { values: values.collect(), ..tensor }
 }
 
-/// The matrix with its columns in another order.
+/// Reorders the columns.
 fn with_value_columns(tensor: HostTensor, heads: ValueHeads) -> HostTensor {
     let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
     let values = tensor.values.chunks_exact(columns);
@@ -167,7 +167,8 @@ fn with_value_columns(tensor: HostTensor, heads: ValueHeads) -> HostTensor {
     HostTensor { values, ..tensor }
 }
 
-/// The tensor with other rows in each head: which was there, by the place in the head and half its rows.
+/// Reorders the rows of each head. `source` maps a row of the head and half the number of rows to the old
+/// row.
 fn with_rows(
     tensor: HostTensor,
     heads: usize,

@@ -1,4 +1,4 @@
-//! A tokenizer as GGUF's metadata.
+//! Writes a tokenizer as GGUF metadata.
 
 use super::pre_tokenizers::{is_known, known_names, name_of};
 use super::sentence_piece::SentencePiece;
@@ -8,13 +8,13 @@ use crate::gguf::{GgufArray, GgufValue};
 use serde_json::Value;
 use std::collections::HashMap;
 
-/// What stands for a space in SentencePiece's vocabularies.
+/// The space in SentencePiece's vocabularies.
 pub(super) const SPACE: char = '\u{2581}';
 
-/// What to do about a tokenizer that llama.cpp does not have.
+/// Hint for a tokenizer that llama.cpp does not support.
 const OTHER_STUDENT: &str = "Choose a student with a BPE tokenizer, or serve its folder with vLLM";
 
-/// The type of a token, by its number in GGUF.
+/// Types of tokens, by their numbers in GGUF.
 pub(super) mod kind {
     pub const NORMAL: i32 = 1;
     pub const UNKNOWN: i32 = 2;
@@ -24,22 +24,22 @@ pub(super) mod kind {
     pub const BYTE: i32 = 6;
 }
 
-/// What a tokenizer is made of.
+/// The sources of a vocabulary.
 pub(super) struct VocabularySource<'a> {
     pub tokenizer: &'a TextTokenizer,
     /// `tokenizer_config.json`, or null.
     pub settings: Value,
-    /// `config.json`, for tokens that the settings do not name.
+    /// `config.json`, for special tokens that the settings do not name.
     pub config: &'a Value,
-    /// SentencePiece's `tokenizer.model`, where there is one.
+    /// SentencePiece's `tokenizer.model`, if there is one.
     pub sentence_piece: Option<Vec<u8>>,
     /// Rows of the model's embedding.
     pub size: usize,
-    /// The token that ends an answer in the model's layout.
+    /// The token with which the model's layout ends an answer.
     pub end_of_turn: u32,
     /// All tokens that end an answer.
     pub ends: &'a [u32],
-    /// A name for the pre-tokenizer, in place of the one that is found.
+    /// Name of the pre-tokenizer, which overrides detection.
     pub pre_tokenizer: Option<&'a str>,
 }
 
@@ -47,11 +47,11 @@ pub(super) struct VocabularySource<'a> {
 pub(super) struct Vocabulary {
     /// Keys and values.
     pub entries: Vec<(String, GgufValue)>,
-    /// What llama.cpp does otherwise, in words.
+    /// Messages about differences in llama.cpp.
     pub notices: Vec<String>,
 }
 
-/// Tokens, one by one.
+/// Tokens, indexed by ID.
 struct Tokens {
     texts: Vec<String>,
     kinds: Vec<i32>,
@@ -59,14 +59,15 @@ struct Tokens {
 }
 
 impl VocabularySource<'_> {
-    /// The tokenizer.
+    /// Returns the tokenizer in GGUF.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for one that llama.cpp does not have.
+    /// [`Error::Tokenizer`] if llama.cpp does not support it.
     pub fn vocabulary(&self) -> Result<Vocabulary> {
         let json = self.tokenizer.to_json()?;
-        let json: Value = serde_json::from_str(&json)
-            .map_err(|e| self.refused(format!("it cannot be written: {e}"), "Report it"))?;
+        let json: Value = serde_json::from_str(&json).map_err(|e| {
+            self.refused(format!("it cannot be written: {e}"), "Report this as a bug")
+        })?;
         let (mut entries, mut notices) = (vec![], vec![]);
         let mut put = |key: &str, value: GgufValue| {
             entries.push((format!("tokenizer.ggml.{key}"), value));
@@ -84,7 +85,7 @@ impl VocabularySource<'_> {
             }
             Some("Unigram") => {
                 if !json["normalizer"].is_null() || !json["pre_tokenizer"].is_null() {
-                    let what = "it is a Unigram model that normalizes or divides texts";
+                    let what = "it is a Unigram model with a normalizer or a pre-tokenizer";
                     return Err(self.refused(what, OTHER_STUDENT));
                 }
                 put("model", "t5".into());
@@ -96,15 +97,15 @@ impl VocabularySource<'_> {
                 unknown = json["model"]["unk_id"].as_u64().and_then(|id| u32::try_from(id).ok());
                 if bytes {
                     notices.push(
-                        "characters that have no token of their own are bytes for the tokenizer; for llama.cpp's \
-                         Unigram they are the unknown token"
+                        "the tokenizer encodes characters without a token as bytes; llama.cpp's Unigram encodes \
+                         them as the unknown token"
                             .into(),
                     );
                 }
             }
             other => {
                 let name = other.unwrap_or("nameless");
-                let what = format!("it is a {name} model; llama.cpp has BPE and Unigram");
+                let what = format!("it is a {name} model; only BPE and Unigram can be exported");
                 return Err(self.refused(what, OTHER_STUDENT));
             }
         }
@@ -130,15 +131,15 @@ impl VocabularySource<'_> {
         put("tokens", GgufValue::Array(GgufArray::String(tokens.texts)));
         put("token_type", GgufValue::Array(GgufArray::I32(tokens.kinds)));
         let merges = merges(&json["model"]).into_iter().map(|[left, right]| {
-            // A space within a part would divide it elsewhere.
+            // A space within a part would be taken as the separator.
             format!("{} {}", left.replace(' ', "\u{120}"), right.replace(' ', "\u{120}"))
         });
         put("merges", GgufValue::Array(GgufArray::String(merges.collect())));
         Ok(())
     }
 
-    /// The tokens that end an answer: the tokenizer's, the layout's, and one more. llama.cpp knows others by
-    /// their texts. Returns what has no place.
+    /// Writes the end tokens: the tokenizer's, the layout's, and one more. llama.cpp recognizes others by
+    /// their texts. Returns a notice about tokens that do not fit.
     fn put_ends(&self, put: &mut impl FnMut(&str, GgufValue)) -> Option<String> {
         let end = self.tokenizer.end_token();
         put("eos_token_id", GgufValue::U32(end));
@@ -160,11 +161,11 @@ impl VocabularySource<'_> {
             others.map(|token| self.tokenizer.token_text(token).unwrap_or_default()).collect();
         (!left.is_empty()).then(|| {
             let left = left.join(", ");
-            format!("a GGUF file names three tokens that end answers; it does not name {left}")
+            format!("a GGUF file can name only three end tokens; it does not name {left}")
         })
     }
 
-    /// Refuses a normalizer or a pre-tokenizer that SentencePiece does not have.
+    /// Refuses a normalizer or a pre-tokenizer that differs from SentencePiece's.
     fn check_sentence_piece(&self, json: &Value) -> Result<()> {
         let normalizer = &json["normalizer"];
         let one = std::slice::from_ref(normalizer);
@@ -181,15 +182,14 @@ impl VocabularySource<'_> {
         let divides = match pre_tokenizer["type"].as_str() {
             None => !pre_tokenizer.is_null(),
             Some("Metaspace") => false,
-            // What Gemma has, whose texts have no spaces by then.
+            // Gemma's splits at spaces, which are already replaced.
             Some("Split") => pre_tokenizer["pattern"]["String"] != " ",
             Some(_) => true,
         };
         if plain && !divides {
             return Ok(());
         }
-        let what =
-            "it normalizes or divides texts otherwise than SentencePiece, whose tokens it has";
+        let what = "it has SentencePiece's tokens, but a different normalizer or pre-tokenizer";
         Err(self.refused(what, OTHER_STUDENT))
     }
 
@@ -204,22 +204,22 @@ impl VocabularySource<'_> {
                 true => Ok(name.to_owned()),
                 false => Err(Error::config(
                     "pre_tokenizer",
-                    format!("llama.cpp has no `{name}`"),
-                    format!("Give one of {}", known_names()),
+                    format!("llama.cpp has no pre-tokenizer `{name}`"),
+                    format!("Use one of {}", known_names()),
                 )),
             };
         }
         let found = name_of(self.tokenizer, json)?;
         found.map(str::to_owned).ok_or_else(|| {
-            let what = "llama.cpp's converter does not know its pre-tokenizer, and none that it has \
-                        divides texts as this one does";
-            let hint = "If you know the name of one that does, give it as the pre-tokenizer; a wrong one \
-                        makes other tokens";
+            let what = "llama.cpp's converter does not know its pre-tokenizer, and no known one splits text \
+                        the same way";
+            let hint = "Pass the name of an equivalent pre-tokenizer if you know one; a wrong one changes \
+                        the tokens";
             self.refused(what, hint)
         })
     }
 
-    /// The number of a special token, by `tokenizer_config.json` or `config.json`.
+    /// The ID of a special token, from `tokenizer_config.json` or `config.json`.
     fn named(&self, name: &str) -> Option<u32> {
         let token = &self.settings[format!("{name}_token")];
         let text = token.as_str().or_else(|| token["content"].as_str());
@@ -252,7 +252,7 @@ impl VocabularySource<'_> {
         Ok(tokens)
     }
 
-    /// Tokens that were added to the model's own.
+    /// Adds the added tokens.
     fn add(&self, json: &Value, tokens: &mut Tokens) -> Result<()> {
         for added in json["added_tokens"].as_array().into_iter().flatten() {
             let id = self.number(&added["id"])?;
@@ -268,27 +268,29 @@ impl VocabularySource<'_> {
         Ok(())
     }
 
-    /// A token's number, which the embedding must have.
+    /// A token's ID, which must be within the embedding.
     fn number(&self, id: &Value) -> Result<usize> {
         let found = id.as_u64().and_then(|id| usize::try_from(id).ok());
         found.filter(|id| *id < self.size).ok_or_else(|| {
-            let what = format!("it has a token {id}, and the model {} of them", self.size);
+            let what =
+                format!("it has the token ID {id}, but the model has only {} tokens", self.size);
             self.refused(what, "Use the tokenizer that belongs to the model")
         })
     }
 
-    /// The tokens of a BPE tokenizer that came from SentencePiece, with its scores, or where it is not
-    /// there with scores that merge in the same order.
+    /// The tokens of a BPE tokenizer from SentencePiece, with the scores of `tokenizer.model`, or without
+    /// that file with scores that give the same order of merges.
     fn scored(&self, json: &Value) -> Result<Tokens> {
         let mut tokens = self.tokens(json)?;
         if let Some(bytes) = &self.sentence_piece {
             let model = SentencePiece::parse(bytes).ok_or_else(|| {
-                let hint = "Bring the file again, or remove it: tokenizer.json is enough";
-                self.refused("tokenizer.model beside it is damaged", hint)
+                let hint =
+                    "Download or copy the file again, or remove it; tokenizer.json is enough";
+                self.refused("the file tokenizer.model is damaged", hint)
             })?;
             for (id, piece) in model.pieces.into_iter().enumerate().take(self.size) {
                 tokens.scores[id] = piece.score;
-                // Otherwise it has another meaning today.
+                // Otherwise, the token has been redefined.
                 if tokens.texts[id] == piece.text && tokens.kinds[id] != kind::CONTROL {
                     tokens.kinds[id] = piece.kind;
                 }
@@ -312,7 +314,7 @@ impl VocabularySource<'_> {
         let mut tokens = Tokens {
             texts: (0..size).map(|id| format!("[PAD{id}]")).collect(),
             kinds: vec![kind::UNUSED; size],
-            // Unused tokens match texts, too.
+            // llama.cpp also matches unused tokens in text.
             scores: vec![-1e9; size],
         };
         let unknown = json["model"]["unk_id"].as_u64();
@@ -332,7 +334,7 @@ impl VocabularySource<'_> {
         Ok(tokens)
     }
 
-    /// Whether a space is put before a text.
+    /// Whether a space is added before a text.
     fn adds_space(&self, json: &Value) -> bool {
         if let Some(adds) = self.settings["add_prefix_space"].as_bool() {
             return adds;
@@ -355,14 +357,13 @@ fn put_scored(tokens: Tokens, put: &mut impl FnMut(&str, GgufValue)) {
     put("token_type", GgufValue::Array(GgufArray::I32(tokens.kinds)));
 }
 
-/// Whether a token stands for a byte: `<0x0A>`.
+/// Whether a token represents a byte, such as `<0x0A>`.
 pub(super) fn is_byte(text: &str) -> bool {
     let digits = text.strip_prefix("<0x").and_then(|text| text.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
-/// Whether a token is one that some models use as special, and do not say so; as llama.cpp's converter
-/// has it.
+/// Whether a token is special in some models that do not mark it as such, as in llama.cpp's converter.
 fn looks_special(text: &str) -> bool {
     let between = |left: &str, right: &str| text.starts_with(left) && text.ends_with(right);
     ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)

@@ -1,16 +1,16 @@
-//! Which layers have a sliding window or linear attention, and which are not rotated.
+//! Per-layer settings: sliding windows, linear attention, and layers without RoPE.
 
 use super::super::architecture::{ArchitectureProperties, WindowRule};
 use super::super::config::{LayerType, MOST_LAYERS};
 use super::{Read, flag, size, unsupported};
 use serde_json::{Value, json};
 
-/// What a configuration says of its layers.
+/// Per-layer settings of a configuration.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
-    /// Keys that a token sees in layers with a window.
+    /// Size of the sliding window.
     pub window: Option<usize>,
-    /// Which layers have it, or linear attention, one by one.
+    /// Attention of each layer. Empty means the family's pattern.
     pub types: Vec<LayerType>,
     /// 0 for layers without RoPE, 1 for the others.
     pub no_rope: Vec<u8>,
@@ -22,11 +22,11 @@ pub(super) fn read(
     layers: usize,
 ) -> Read<Layers> {
     if layers > MOST_LAYERS {
-        // Refused by name when the whole is checked; lists of so many are not made.
+        // Validation refuses it; do not build lists of this size.
         return Ok(Layers::default());
     }
     let no_rope = read_no_rope(value, properties, layers)?;
-    // One that is null is none; where nothing is said it is that of the class.
+    // Null means no window; a missing key means the default of the class.
     let given_or = |default: Option<usize>| match value.get("sliding_window") {
         None => Ok(default),
         Some(Value::Null) => Ok(None),
@@ -59,19 +59,19 @@ pub(super) fn read(
         return Err(unsupported(what));
     }
     if window.is_some() && properties.window == WindowRule::All && has(LayerType::FullAttention) {
-        let what = "`layer_types` has \"full_attention\" beside `sliding_window`, which this family \
-                    has in all layers";
+        let what = "`layer_types` has \"full_attention\" together with `sliding_window`, which applies to all \
+                    layers of this family";
         return Err(unsupported(what));
     }
     let types = match (window, properties.window) {
-        // The family's rule says it all.
+        // The family's rule is sufficient.
         (None, _) | (_, WindowRule::All) => vec![],
         _ => given.unwrap_or_else(|| counted_types(value, properties, layers)),
     };
     Ok(Layers { window, types, no_rope })
 }
 
-/// The types of layers that are named one by one.
+/// Reads `layer_types`.
 fn read_types(
     value: &Value,
     properties: &ArchitectureProperties,
@@ -96,11 +96,11 @@ fn read_types(
     let types = types.collect::<Read<Vec<_>>>()?;
     match types.len() == layers {
         true => Ok(Some(types)),
-        false => Err(format!("`layer_types` has {} of {layers} layers", types.len()).into()),
+        false => Err(format!("`layer_types` lists {} of {layers} layers", types.len()).into()),
     }
 }
 
-/// The types where none are named, and each so many layers have one with full attention.
+/// The types without `layer_types`, if every n-th layer has full attention.
 fn by_interval(value: &Value, usual: usize, layers: usize) -> Read<Vec<LayerType>> {
     let interval = match value["full_attention_interval"].is_null() {
         true => usual,
@@ -116,8 +116,7 @@ fn by_interval(value: &Value, usual: usize, layers: usize) -> Read<Vec<LayerType
     Ok((0..layers).map(kind).collect())
 }
 
-/// The types where none are named and the configuration counts them; empty where the family's rule alone
-/// says which.
+/// The types without `layer_types`, if other keys determine them. Empty if the family's rule does.
 fn counted_types(
     value: &Value,
     properties: &ArchitectureProperties,
@@ -152,13 +151,13 @@ fn read_no_rope(
         Value::Array(given) => {
             let is_rotated = |part: &Value| match part.as_u64() {
                 Some(flag @ (0 | 1)) => Ok(flag as u8),
-                _ => Err(format!("`no_rope_layers` holds {part}, not 0 or 1").into()),
+                _ => Err(format!("`no_rope_layers` has {part}, not 0 or 1").into()),
             };
             let list: Vec<u8> = given.iter().map(is_rotated).collect::<Read<_>>()?;
             match list.len() >= layers {
                 true => Ok(list[..layers].to_vec()),
                 false => {
-                    Err(format!("`no_rope_layers` has {} of {layers} layers", list.len()).into())
+                    Err(format!("`no_rope_layers` lists {} of {layers} layers", list.len()).into())
                 }
             }
         }

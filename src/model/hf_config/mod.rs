@@ -1,4 +1,4 @@
-//! `config.json` and `generation_config.json`, as Hugging Face's tools read and write them.
+//! Hugging Face's `config.json` and `generation_config.json`.
 
 mod layers;
 mod rope;
@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 pub(super) use write::write_config;
 
-/// What a configuration asks for in vain, and what to do about it.
+/// An invalid or unsupported part of a configuration, and a hint.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub what: String,
@@ -20,29 +20,29 @@ pub(super) struct Refusal {
 }
 
 impl From<String> for Refusal {
-    /// A value that is none: the family of the model has nothing to do with it.
+    /// An invalid value, independent of the family.
     fn from(what: String) -> Self {
-        Self { what, hint: "Take config.json from the model again, or mend what is named" }
+        Self { what, hint: "Fix this setting, or download config.json again" }
     }
 }
 
-/// A setting that means another computation than the one that is done here.
+/// A setting that requires an unsupported computation.
 fn unsupported(what: impl Into<String>) -> Refusal {
-    let hint = "This build does not compute that; choose a model without it";
+    let hint = "Choose a model without this setting";
     Refusal { what: what.into(), hint }
 }
 
 type Read<T> = std::result::Result<T, Refusal>;
 
-/// The part of a `config.json` that describes the decoder: all of it, or in a model of text and images
-/// its text part, in the form that a model of text alone has.
+/// The part of a `config.json` that describes the decoder: all of it, or for a vision-language model its text
+/// part, in the form of a text-only model.
 pub(super) fn text_part(value: &Value) -> Read<Cow<'_, Value>> {
     let class = value["architectures"][0].as_str();
     let Some(class) = class.filter(|class| Architecture::is_within(class)) else {
         return Ok(Cow::Borrowed(value));
     };
     let Value::Object(text) = &value["text_config"] else {
-        return Err(format!("`{class}` without a `text_config`").into());
+        return Err(format!("`{class}` has no `text_config`").into());
     };
     let mut text = text.clone();
     let family = text.get("model_type").and_then(Value::as_str);
@@ -54,13 +54,13 @@ pub(super) fn text_part(value: &Value) -> Read<Cow<'_, Value>> {
         return Err(unsupported(what));
     }
     text.insert("architectures".into(), vec![properties.class].into());
-    // The whole model's word alone counts, or its class's default.
+    // Only the key of the whole model counts, or the default of its class.
     let tied = match &value["tie_word_embeddings"] {
         Value::Null => properties.tie_within.into(),
         whole => whole.clone(),
     };
     text.insert("tie_word_embeddings".into(), tied);
-    // transformers looks at its version in files of tokenizers.
+    // transformers checks its version when it reads tokenizers.
     let whole = [
         "eos_token_id",
         "bos_token_id",
@@ -76,8 +76,7 @@ pub(super) fn text_part(value: &Value) -> Read<Cow<'_, Value>> {
     Ok(Cow::Owned(Value::Object(text)))
 }
 
-/// The decoder that a `config.json` describes. What it asks for and the decoder does not do is
-/// refused by name, in words.
+/// Reads the decoder that a `config.json` describes. The error names an invalid or unsupported setting.
 pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
     if !value.is_object() {
         return Err("it is not a JSON object".to_owned().into());
@@ -103,7 +102,7 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
         true => number(value, key, 1.0),
         false => Ok(1.0),
     };
-    // Of no use to families without linear attention, and not theirs.
+    // Other families do not have these keys.
     let of_linear = |key: &str| match properties.full_attention_interval {
         Some(_) => size(key).map(Some),
         None => Ok(None),
@@ -142,7 +141,7 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
         residual_multiplier: multiplier("residual_multiplier")?,
         logits_scaling: multiplier("logits_scaling")?,
         tie_word_embeddings: flag(value, "tie_word_embeddings", properties.tie_word_embeddings)?,
-        // Of no use to weights that are there.
+        // Existing weights do not need it.
         initializer_range: value["initializer_range"]
             .as_f64()
             .filter(|range| range.is_finite() && *range > 0.0)
@@ -150,7 +149,7 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
     })
 }
 
-/// A size, or where it is not given that of the class.
+/// A size, or the default of the class if it is missing.
 fn size_or_usual(value: &Value, key: &str, properties: &ArchitectureProperties) -> Read<usize> {
     match properties.sizes.iter().find(|(name, _)| *name == key) {
         Some((_, usual)) if value[key].is_null() => Ok(*usual),
@@ -158,7 +157,7 @@ fn size_or_usual(value: &Value, key: &str, properties: &ArchitectureProperties) 
     }
 }
 
-/// The dropouts that a configuration asks for in training, by key and rate; none is done here.
+/// The dropouts of a configuration, by key and rate, which training does not apply.
 pub(super) fn dropouts(value: &Value) -> Read<Vec<(&'static str, f64)>> {
     let keys = ["attention_dropout", "resid_pdrop", "embd_pdrop"];
     let rates = keys.map(|key| number(value, key, 0.0).map(|rate| (key, rate)));
@@ -166,7 +165,7 @@ pub(super) fn dropouts(value: &Value) -> Read<Vec<(&'static str, f64)>> {
     Ok(rates.into_iter().filter(|(_, rate)| *rate > 0.0).collect())
 }
 
-/// The family that is found by a name.
+/// Finds a family by a name.
 fn named(
     what: &str,
     name: &str,
@@ -175,8 +174,8 @@ fn named(
     find(name).ok_or_else(|| {
         let known = Architecture::ALL.map(|family| family.properties().class).join(", ");
         Refusal {
-            what: format!("{what} `{name}` is not supported; supported are {known}"),
-            hint: "Choose a model of one of these",
+            what: format!("{what} `{name}` is not supported; supported classes are {known}"),
+            hint: "Choose a model of one of these classes",
         }
     })
 }
@@ -187,7 +186,7 @@ fn read_architecture(value: &Value) -> Read<Architecture> {
     match (class, model_type) {
         (Some(class), _) => named("architecture", class, Architecture::of_class),
         (None, Some(kind)) => named("model type", kind, Architecture::of_model_type),
-        (None, None) => Err("it names neither `architectures` nor `model_type`".to_owned().into()),
+        (None, None) => Err("it has neither `architectures` nor `model_type`".to_owned().into()),
     }
 }
 
@@ -195,17 +194,17 @@ fn read_activation(value: &Value, properties: &ArchitectureProperties) -> Read<A
     let key = properties.activation_key;
     match &value[key] {
         Value::Null => Ok(properties.activation),
-        // Two names of one function.
+        // Another name of the same function.
         Value::String(name) if name == "swish" => Ok(Activation::Silu),
         given => serde_json::from_value(given.clone()).map_err(|_| {
             unsupported(format!(
-                "activation {given} is not supported, only `silu` and `gelu_pytorch_tanh`"
+                "activation {given} is not supported, only `silu` and `gelu_pytorch_tanh` are"
             ))
         }),
     }
 }
 
-/// What scores are multiplied by; `None` is 1 over the root of the heads' width.
+/// The scale of attention scores. `None`: `1 / sqrt(head_dim)`.
 fn read_score_scale(value: &Value, properties: &ArchitectureProperties) -> Read<Option<f64>> {
     match properties.score_scale {
         None => Ok(None),
@@ -222,7 +221,7 @@ fn read_score_scale(value: &Value, properties: &ArchitectureProperties) -> Read<
     }
 }
 
-/// What changes the computation and is not done here.
+/// Refuses settings that change the computation and are not supported.
 fn refuse_unsupported(value: &Value, properties: &ArchitectureProperties) -> Read<()> {
     for key in ["attention_bias", "mlp_bias"] {
         if flag(value, key, false)? {
@@ -237,14 +236,14 @@ fn refuse_unsupported(value: &Value, properties: &ArchitectureProperties) -> Rea
     }
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if !value[key].is_null() {
-            let what = format!("`{key}` is {}; capped scores are not supported", value[key]);
+            let what = format!("`{key}` is {}; soft-capping is not supported", value[key]);
             return Err(unsupported(what));
         }
     }
     if !value["quantization_config"].is_null() {
         return Err(Refusal {
             what: "`quantization_config` is set; quantized weights are not supported".into(),
-            hint: "Take the model's release in bf16, f16 or f32",
+            hint: "Use the model's release in bf16, f16, or f32",
         });
     }
     Ok(())
@@ -274,7 +273,7 @@ fn flag(value: &Value, key: &str, default: bool) -> Read<bool> {
     }
 }
 
-/// The token numbers under a key: a number, or a list of them.
+/// The token IDs under a key: a number or a list.
 pub(super) fn token_ids(value: &Value, key: &str) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match &value[key] {

@@ -1,4 +1,4 @@
-//! RoPE's settings, in their older and their newer form.
+//! RoPE settings, in their older and newer forms.
 
 use super::super::architecture::{ArchitectureProperties, WindowRule};
 use super::super::rope::{RopeScaling, RopeType};
@@ -6,32 +6,32 @@ use super::{Read, Refusal, flag, number, size, size_or_usual, unsupported};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What a configuration says of RoPE.
+/// RoPE settings of a configuration.
 pub(super) struct Rope {
     pub theta: f64,
-    /// The base in layers with a sliding window, where these have one of their own.
+    /// Base in layers with a sliding window, if they have their own.
     pub local_theta: Option<f64>,
-    /// Share of a head's values that are rotated.
+    /// Share of each head's values that is rotated.
     pub partial: f64,
     pub scaling: Option<RopeScaling>,
 }
 
-/// The two places of RoPE's settings: the older form, beside `rope_theta`, and the newer one, which
-/// holds all of them.
+/// The keys of the older form, which has `rope_theta` next to it, and of the newer form, which includes all
+/// settings.
 const ROPE: [&str; 2] = ["rope_scaling", "rope_parameters"];
 
-/// The types of layers that may have settings of their own.
+/// Layer types that may have separate settings.
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// Base and scaling of RoPE. Either form may hold them, and both where they say the same.
+/// Reads base and scaling of RoPE from either form, or from both if they agree.
 pub(super) fn read(value: &Value, properties: &ArchitectureProperties) -> Read<Rope> {
     let (mut value, local) = without_layer_types(value, properties)?;
     if let Some(usual) = properties.rope_parameters
         && ROPE.iter().all(|key| value[*key].is_null())
     {
         value["rope_parameters"] = serde_json::from_str(usual)
-            .map_err(|e| format!("`rope_parameters` of the class are no JSON: {e}"))?;
+            .map_err(|e| format!("the default `rope_parameters` of the class are not JSON: {e}"))?;
     }
     let value = &value;
     for key in ROPE {
@@ -41,13 +41,13 @@ pub(super) fn read(value: &Value, properties: &ArchitectureProperties) -> Read<R
     if let [old, new] = given[..]
         && plain(&value[old]) != plain(&value[new])
     {
-        // transformers takes one of them then; whoever wrote the other may not know.
+        // transformers silently picks one of them.
         return Err(Refusal {
             what: format!(
                 "`{old}` and `{new}` are both set and differ: {} and {}",
                 value[old], value[new]
             ),
-            hint: "Remove the one that is wrong from config.json",
+            hint: "Remove the wrong one from config.json",
         });
     }
     let theta = agreed(value, "rope_theta", properties.rope_theta)?;
@@ -61,7 +61,9 @@ pub(super) fn read(value: &Value, properties: &ArchitectureProperties) -> Read<R
     let usual = properties.partial_rotary;
     let partial = agreed(value, "partial_rotary_factor", usual.unwrap_or(1.0))?;
     if partial != 1.0 && usual.is_none() {
-        return Err(unsupported("`partial_rotary_factor` is not 1; it is not supported"));
+        return Err(unsupported(
+            "`partial_rotary_factor` is not 1, which this family does not support",
+        ));
     }
     let scaling = match given.last() {
         Some(key) => read_scaling(value, key, properties)?,
@@ -70,8 +72,8 @@ pub(super) fn read(value: &Value, properties: &ArchitectureProperties) -> Read<R
     Ok(Rope { theta, local_theta, partial, scaling })
 }
 
-/// The configuration with settings for all layers in place of settings by type of layer, and the base
-/// in layers with a sliding window.
+/// Replaces settings per layer type by settings for all layers, and returns the base in layers with a sliding
+/// window.
 fn without_layer_types(
     value: &Value,
     properties: &ArchitectureProperties,
@@ -91,8 +93,8 @@ fn without_layer_types(
         let known = kinds.iter().all(|kind| [FULL, SLIDING].contains(kind));
         if !known || matches!(properties.window, WindowRule::Never | WindowRule::All) {
             return Err(unsupported(format!(
-                "`{key}` holds RoPE's settings by type of layer ({}); RoPE by type of layer is not \
-                 supported",
+                "`{key}` has separate RoPE settings per layer type ({}), which this family does not \
+                 support",
                 kinds.join(", ")
             )));
         }
@@ -122,14 +124,14 @@ fn read_scaling(
         "default" => return Ok(None),
         "llama3" => RopeType::Llama3,
         "linear" => RopeType::Linear,
-        // Earlier names of it, in the family that had it first.
+        // Earlier names in Phi-3, the first family with LongRoPE.
         "su" | "yarn" if properties.fused_projections => RopeType::LongRope,
         "yarn" => RopeType::Yarn,
         "longrope" => RopeType::LongRope,
         other => {
             return Err(unsupported(format!(
-                "RoPE type `{other}` is not supported; supported are `default`, `linear`, `llama3`, \
-                 `longrope` and `yarn`"
+                "RoPE type `{other}` is not supported; supported types are `default`, `linear`, `llama3`, \
+                 `longrope`, and `yarn`"
             )));
         }
     };
@@ -139,11 +141,11 @@ fn read_scaling(
     let optional = |name: &str| -> Read<Option<f64>> {
         (!rope[name].is_null()).then(|| field(name)).transpose()
     };
-    // Where transformers looks for it: beside RoPE's settings first, then among them.
+    // As in transformers: first next to the RoPE settings, then among them.
     let context = "original_max_position_embeddings";
     let of_class = properties.sizes.iter().any(|(name, _)| *name == context);
     let original = match (value[context].is_null(), rope[context].is_null()) {
-        // What its class says of it counts more than RoPE's settings, too.
+        // The default of the class also takes precedence over the RoPE settings.
         _ if of_class => size_or_usual(value, context, properties),
         (false, _) => size(value, context),
         (true, false) => size(rope, context),
@@ -170,7 +172,7 @@ fn read_scaling(
         }
         RopeType::Yarn => {
             scaling.factor = optional("factor")?.map_or_else(contexts, Ok)?;
-            // 0 is none of its own, as in transformers.
+            // 0 means the default, as in transformers.
             let beta = |name| optional(name).map(|beta| beta.filter(|beta| *beta != 0.0));
             scaling.beta_fast = beta("beta_fast")?.unwrap_or(scaling.beta_fast);
             scaling.beta_slow = beta("beta_slow")?.unwrap_or(scaling.beta_slow);
@@ -190,10 +192,10 @@ fn read_scaling(
 fn numbers(rope: &Value, key: &str, name: &str) -> Read<Vec<f64>> {
     let list = rope[name].as_array();
     let list = list.and_then(|list| list.iter().map(Value::as_f64).collect());
-    list.ok_or_else(|| format!("`{key}.{name}` is no list of numbers").into())
+    list.ok_or_else(|| format!("`{key}.{name}` is not a list of numbers").into())
 }
 
-/// Refuses settings of RoPE under a key that are of another shape, or of what is not done here.
+/// Refuses malformed RoPE settings under a key.
 fn check(value: &Value, key: &str) -> Read<()> {
     let rope = match &value[key] {
         Value::Null => return Ok(()),
@@ -206,20 +208,20 @@ fn check(value: &Value, key: &str) -> Read<()> {
         }
     }
     if value[key]["rope_type"].is_null() && value[key]["type"].is_null() {
-        // Without a name it would be read as if nothing were scaled.
+        // Without a type, the factor would be ignored.
         if let Some(factor) = rope.get("factor").filter(|factor| !factor.is_null()) {
-            return Err(format!("`{key}` has a factor ({factor}) and no `rope_type`").into());
+            return Err(format!("`{key}` has a factor ({factor}) but no `rope_type`").into());
         }
     }
     Ok(())
 }
 
-/// The name of RoPE's scaling, which has two keys.
+/// The name of the RoPE scaling, which may have either of two keys.
 fn rope_type(rope: &Value) -> &str {
     rope["rope_type"].as_str().or(rope["type"].as_str()).unwrap_or("default")
 }
 
-/// What settings of RoPE say but for the base, to compare them: numbers as such, no keys for nothing.
+/// RoPE settings in a comparable form: without the base and null values, and with all numbers as floats.
 fn plain(rope: &Value) -> (&str, BTreeMap<&str, Value>) {
     let kind = rope_type(rope);
     let said_elsewhere = ["rope_type", "type", "rope_theta", "partial_rotary_factor"];
@@ -230,7 +232,7 @@ fn plain(rope: &Value) -> (&str, BTreeMap<&str, Value>) {
     (kind, fields.map(|(name, field)| (name.as_str(), number(field))).collect())
 }
 
-/// A number of RoPE's that may stand in three places; they must agree.
+/// A RoPE setting that may be in three places, which must agree.
 fn agreed(value: &Value, key: &str, default: f64) -> Read<f64> {
     let places = [(key.to_owned(), value)]
         .into_iter()
@@ -242,7 +244,7 @@ fn agreed(value: &Value, key: &str, default: f64) -> Read<f64> {
             Some((first, other)) if *other != given => {
                 return Err(Refusal {
                     what: format!("`{first}` is {other}, but `{name}` is {given}"),
-                    hint: "Remove the one that is wrong from config.json",
+                    hint: "Remove the wrong one from config.json",
                 });
             }
             _ => found = Some((name, given)),

@@ -1,4 +1,4 @@
-//! A `config.json` for a decoder that did not come from a folder.
+//! Writes `config.json` for a decoder that does not come from a folder.
 
 use super::super::architecture::{ScoreScale, WindowRule};
 use super::super::blocks::GatedDeltaNetConfig;
@@ -6,7 +6,7 @@ use super::super::config::DecoderConfig;
 use super::super::rope::{RopeScaling, RopeType};
 use serde_json::{Value, json};
 
-/// A `config.json` for a decoder that did not come from a folder.
+/// Returns the `config.json` of a decoder that does not come from a folder.
 pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
     let properties = config.architecture.properties();
     let mut value = json!({
@@ -80,14 +80,14 @@ pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
         None => {}
         Some(ScoreScale::AttentionMultiplier) => value["attention_multiplier"] = json!(scale),
         Some(ScoreScale::QueryPreAttnScalar(_)) => {
-            // A whole number in that family's class.
+            // The family's class expects an integer.
             value["query_pre_attn_scalar"] = json!(scale.powi(-2).round() as u64);
         }
     }
     value
 }
 
-/// The fields that the scaling's type reads.
+/// The fields that apply to the type of scaling.
 fn write_scaling(scaling: &RopeScaling) -> Value {
     let all = json!(scaling);
     let fields: &[&str] = match scaling.rope_type {

@@ -1,4 +1,4 @@
-//! The settings of adapters.
+//! Settings of adapters.
 
 use super::names::{ModuleNames, Patterns};
 use super::regex::check_expressions;
@@ -8,51 +8,60 @@ use crate::model::config::DecoderConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Which layers get adapters, and of what kind. The names are PEFT's, without its `lora_` and `use_` where
-/// these say nothing new; so are the rules by which modules are found.
+/// Settings of LoRA adapters. Names and the matching of modules follow PEFT, mostly without its prefixes
+/// `lora_` and `use_`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "GivenLora")]
 pub struct LoraConfig {
-    /// Width between A and B.
+    /// Rank of the adapters, 1 to 65,536. Higher ranks can learn more, and cost more memory and time; 16 is
+    /// typical.
     pub rank: usize,
-    /// The adapter's output is scaled by `alpha / rank`; settings without it have twice the rank.
+    /// Scale of the adapters: their output is multiplied by `lora.alpha / lora.rank`. Unset means twice the
+    /// rank.
     pub alpha: f64,
-    /// Share of the adapter's inputs that are set to 0 in training, 0 to below 1.
+    /// Share of the adapters' inputs that training randomly sets to 0, from 0 to below 1. 0 means no dropout.
+    /// Raise it against overfitting.
     pub dropout: f64,
-    /// Scale by `alpha / sqrt(rank)` instead (rsLoRA, arXiv 2312.03732).
+    /// Scales the adapters' output by `lora.alpha / sqrt(lora.rank)` instead (rsLoRA, arXiv 2312.03732).
+    /// Suits high ranks.
     pub rslora: bool,
-    /// The layers: a list of names, of `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`,
-    /// `down_proj`, or of longer ends of their paths (`0.mlp.down_proj`); `all-linear`; or a regular
-    /// expression that matches whole paths (`model.layers.0.self_attn.q_proj`). In a model that has
-    /// several of them as one (`qkv_proj`, `gate_up_proj`), all of these or none. In a model with linear attention, also
-    /// `in_proj_qkv`, `in_proj_z`, `in_proj_b`, `in_proj_a` and `out_proj`: a list with `q_proj`, `k_proj`, `v_proj` and
-    /// `o_proj` means these too, unless `exclude_modules` names them.
+    /// Linear layers that get adapters: a list of names (`q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`,
+    /// `up_proj`, `down_proj`) or of longer path suffixes (`0.mlp.down_proj`); `all-linear`; or a regular
+    /// expression that matches the whole path (`model.layers.0.self_attn.q_proj`). If a model fuses some of
+    /// them (`qkv_proj`, `gate_up_proj`), list all of the fused ones or none. In a model with linear
+    /// attention, a list with `q_proj`, `k_proj`, `v_proj`, and `o_proj` also covers `in_proj_qkv`,
+    /// `in_proj_z`, `in_proj_b`, `in_proj_a`, and `out_proj`, unless `lora.exclude_modules` names them.
     pub target_modules: ModuleNames,
-    /// Layers that get none although `target_modules` names them; in the same way.
+    /// Layers that get no adapter although `lora.target_modules` covers them, in the same notation. Empty
+    /// means none.
     pub exclude_modules: ModuleNames,
-    /// Numbers of the blocks whose layers get adapters, from 0; empty means all. Not with a regular
-    /// expression, which can say it itself.
+    /// Numbers of the blocks whose layers get adapters, counted from 0. Empty means all blocks. Cannot be
+    /// combined with a regular expression in `lora.target_modules`, which can select blocks itself.
     pub layers_to_transform: Vec<usize>,
-    /// Name of the list of blocks that these numbers count, where a model has several.
+    /// Name of the list of blocks that `lora.layers_to_transform` counts, such as `layers`. Only needed if a
+    /// model has several lists; empty means any.
     pub layers_pattern: Vec<String>,
-    /// Ranks of their own for the layers whose paths end with a match of a regular expression, as in
-    /// `{ "down_proj" = 32, "^model.layers.0.self_attn.q_proj" = 4 }`; the first match counts.
+    /// Ranks of individual layers, by a regular expression that matches the end of their paths, as in `{
+    /// "down_proj" = 32, "^model.layers.0.self_attn.q_proj" = 4 }`. The first match applies; other layers
+    /// have `lora.rank`.
     pub rank_pattern: Patterns<usize>,
-    /// The same for `alpha`.
+    /// Values of `lora.alpha` for individual layers, in the notation of `lora.rank_pattern`.
     pub alpha_pattern: Patterns<f64>,
-    /// Modules that are trained as a whole and stored beside the adapters, such as `embed_tokens`,
-    /// `lm_head` and `norm`: all whose paths end with one of these.
+    /// Modules that are trained in full and stored with the adapters, such as `embed_tokens`, `lm_head`, and
+    /// `norm`: all modules whose paths end with one of these names. Empty means none.
     pub modules_to_save: Vec<String>,
-    /// Whether an embedding that is the head too stays so where it is trained. PEFT's default is false, which
-    /// makes two matrices of it.
+    /// Whether an embedding that is tied to the head stays tied if `lora.modules_to_save` trains either.
+    /// `false`, PEFT's default, makes two matrices of it.
     pub ensure_weight_tying: bool,
-    /// Whether B has a bias.
+    /// Gives B a bias. Such an adapter can only be merged if the model's class has biases in these layers.
+    /// Cannot be combined with `lora.use_dora`.
     pub lora_bias: bool,
-    /// Train the length of each of the layer's outputs apart from its direction (DoRA, arXiv 2402.09353).
+    /// Trains the norm of each output's weights separately from their direction (DoRA, arXiv 2402.09353). Can
+    /// help at low ranks, and makes steps slower.
     pub use_dora: bool,
 }
 
-/// As settings give it. They know it by the name of what it becomes.
+/// [`LoraConfig`] as written in settings, in which `alpha` is optional.
 #[derive(Deserialize)]
 #[serde(rename = "LoraConfig", deny_unknown_fields, default)]
 struct GivenLora {
@@ -116,7 +125,7 @@ impl From<GivenLora> for LoraConfig {
 }
 
 impl Default for LoraConfig {
-    /// Rank 16 on all linear layers, scaled by 2.
+    /// Rank 16 and alpha 32 on all linear layers.
     fn default() -> Self {
         Self {
             rank: 16,
@@ -137,7 +146,7 @@ impl Default for LoraConfig {
     }
 }
 
-/// Far above any rank in use; keeps a typing error from asking for terabytes.
+/// Far above any rank in use; a typo must not allocate terabytes.
 const LARGEST_RANK: usize = 1 << 16;
 
 fn refuse(key: &str, what: impl Into<String>, hint: &str) -> Result<()> {
@@ -145,7 +154,7 @@ fn refuse(key: &str, what: impl Into<String>, hint: &str) -> Result<()> {
 }
 
 impl LoraConfig {
-    /// What the adapter's output is multiplied by, where no pattern says otherwise.
+    /// Returns the factor of the adapters' output in layers that no pattern matches.
     pub fn scale(&self) -> f64 {
         self.scale_of(self.rank, self.alpha)
     }
@@ -155,13 +164,13 @@ impl LoraConfig {
         alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    /// Whether `target_modules` stands for all linear layers.
+    /// Whether `target_modules` means all linear layers.
     pub(super) fn targets_all(&self) -> bool {
         matches!(&self.target_modules, ModuleNames::Pattern(all) if all.eq_ignore_ascii_case(ALL_LINEAR))
     }
 
-    /// The same for a model of this shape: `all-linear` by its layers' names, and where the model has several
-    /// of the targets as one layer, that one is the target.
+    /// The settings for a model: `all-linear` becomes the names of its layers, and fused layers replace their
+    /// parts.
     pub(crate) fn for_model(&self, model: &DecoderConfig) -> Self {
         let layers = model.linear_layers();
         let target_modules = match &self.target_modules {
@@ -183,8 +192,8 @@ impl LoraConfig {
         Self { target_modules, ..self.clone() }
     }
 
-    /// The same, where these are the settings of a user: who names all of attention means linear attention too, and
-    /// that alone in a model that has no other.
+    /// The same for settings of a user: if they cover all of attention, they also cover linear attention, or
+    /// only that in a model without full attention.
     pub(crate) fn of_user(&self, model: &DecoderConfig) -> Self {
         let mut config = self.for_model(model);
         let attention = &PROJECTIONS[..4];
@@ -206,45 +215,47 @@ impl LoraConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// [`Error::Config`] with the first one that is out of range.
+    /// [`Error::Config`] for the first invalid setting.
     pub fn validate(&self) -> Result<()> {
         let last = |name: &String| name.rsplit('.').next().unwrap_or_default().to_owned();
         for name in self.target_modules.list() {
             let last = last(name);
             if ["lm_head", "embed_tokens"].contains(&last.as_str()) {
-                let hint = "Name it in lora.modules_to_save, which trains it as a whole";
-                let what = format!("`{name}` is no linear layer of a block, and gets no adapter");
+                let hint = "Add it to lora.modules_to_save, which trains it in full";
+                let what = format!(
+                    "`{name}` is not a linear layer of a block, so it cannot have an adapter"
+                );
                 return refuse("target_modules", what, hint);
             }
             let all = [&PROJECTIONS[..], &LINEAR_ATTENTION].concat();
             let is_known = all.contains(&last.as_str());
             if !is_known && !FUSED.iter().any(|(one, _)| *one == last) {
                 let what = format!("there is no linear layer `{name}`");
-                let hint = format!("Choose of {}", all.join(", "));
+                let hint = format!("Choose from {}", all.join(", "));
                 return refuse("target_modules", what, &hint);
             }
         }
         if self.target_modules.is_empty() {
-            return refuse("target_modules", "it is empty", "Name at least one layer");
+            return refuse("target_modules", "it is empty", "List at least one layer");
         }
         if let Some(empty) = self.modules_to_save.iter().find(|name| name.is_empty()) {
-            let what = format!("{empty:?} is no name");
-            return refuse("modules_to_save", what, "Leave it out, or name a module");
+            let what = format!("{empty:?} is not a name");
+            return refuse("modules_to_save", what, "Remove it, or name a module");
         }
         self.validate_values()
     }
 
-    /// Checks all but the names.
+    /// Checks everything except the names of modules.
     ///
     /// # Errors
-    /// As [`LoraConfig::validate`].
+    /// See [`LoraConfig::validate`].
     pub(crate) fn validate_values(&self) -> Result<()> {
         let of_all = [("rank".to_owned(), self.rank)].into_iter();
         let of_some =
             self.rank_pattern.0.iter().map(|(key, rank)| (format!("rank_pattern.{key}"), *rank));
         for (key, rank) in of_all.chain(of_some) {
             if rank == 0 || rank > LARGEST_RANK {
-                let hint = "Give 1 to 65536; 16 is usual";
+                let hint = "Use 1 to 65536; 16 is typical";
                 return refuse(&key, format!("it is {rank}"), hint);
             }
         }
@@ -256,34 +267,38 @@ impl LoraConfig {
             .map(|(key, alpha)| (format!("alpha_pattern.{key}"), *alpha));
         for (key, alpha) in of_all.chain(of_some) {
             if !alpha.is_finite() || alpha <= 0.0 {
-                return refuse(&key, format!("it is {alpha}"), "Give a positive number");
+                return refuse(&key, format!("it is {alpha}"), "Use a positive number");
             }
         }
         if !(0.0..1.0).contains(&self.dropout) {
             let what = format!("it is {}", self.dropout);
-            return refuse("dropout", what, "Give a share, 0 to below 1");
+            return refuse("dropout", what, "Use a share from 0 to below 1");
         }
         let is_pattern = matches!(self.target_modules, ModuleNames::Pattern(_));
         if is_pattern && !self.targets_all() && !self.layers_to_transform.is_empty() {
-            let what = "it goes with a list of names, and target_modules is a regular expression";
-            return refuse("layers_to_transform", what, "Let the expression say which layers");
+            let what = "it requires a list of names, but target_modules is a regular expression";
+            return refuse(
+                "layers_to_transform",
+                what,
+                "Select the blocks in the regular expression",
+            );
         }
         if self.layers_to_transform.is_empty() && !self.layers_pattern.is_empty() {
-            let what = "it says what layers_to_transform counts, which is not set";
+            let what = "it applies to layers_to_transform, which is not set";
             return refuse(
                 "layers_pattern",
                 what,
-                "Set lora.layers_to_transform too, or leave it out",
+                "Set lora.layers_to_transform too, or remove it",
             );
         }
         if self.use_dora && self.lora_bias {
-            let what = "DoRA has no biases, in PEFT either";
-            return refuse("lora_bias", what, "Set one of lora.lora_bias and lora.use_dora");
+            let what = "DoRA does not support biases, as in PEFT";
+            return refuse("lora_bias", what, "Set only one of lora.lora_bias and lora.use_dora");
         }
         check_expressions(self)
     }
 
-    /// In words: `rank 8, alpha 16, dropout 0, on q_proj, v_proj`.
+    /// A description such as `rank 8, alpha 16, dropout 0, on q_proj, v_proj`.
     pub(crate) fn words(&self) -> String {
         let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(", ");
         let scale = if self.rslora { ", rank-stabilized" } else { "" };
@@ -318,8 +333,8 @@ impl LoraConfig {
         text
     }
 
-    /// The settings as a checkpoint holds them: without those that earlier versions did not know where they
-    /// have their defaults.
+    /// The settings as stored in a checkpoint: without those that earlier versions lack, unless they differ
+    /// from their defaults.
     pub(crate) fn identity(&self) -> Value {
         const NEW: [&str; 9] = [
             "exclude_modules",

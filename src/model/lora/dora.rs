@@ -1,6 +1,6 @@
-//! DoRA (arXiv 2402.09353): `y = m / |W + s A B| (x W + s (x A) B) + b`, the length of each output's weights
-//! apart from their direction. As in PEFT (and section 4.3 there) the length that is divided by is no part of
-//! the gradient.
+//! DoRA (arXiv 2402.09353): `y = m / |W + s A B| (x W + s (x A) B) + b`, which trains the norm of each
+//! output's weights separately from their direction. As in PEFT (and in section 4.3 of the paper), the
+//! gradient does not flow through the norm in the denominator.
 
 use super::{DropoutKeys, LoraLinear};
 use crate::model::precision::{in_f32, like};
@@ -9,24 +9,24 @@ use crate::ops::{SharedInput, linear};
 use burn::module::Param;
 use burn::prelude::*;
 
-/// Keeps what is divided by above 0.
+/// Lower bound of the norms, which are denominators.
 const LEAST: f32 = 1e-15;
 
-/// The lengths that DoRA trains.
+/// DoRA's trained norms.
 #[derive(Module, Debug)]
 pub struct Magnitude {
     /// `[output]`.
     weight: Param<Tensor<1>>,
-    /// Sum of the squares of each output's frozen weights, `[output]`, off the graph.
+    /// Squared norm of each output's frozen weights, `[output]`, without gradient.
     #[module(skip)]
     squares: Tensor<1>,
-    /// What outputs are multiplied by, where weights stay as they are, off the graph.
+    /// Factors of the outputs, `[output]`, precomputed for weights that do not change.
     #[module(skip)]
     fixed: Option<Tensor<1>>,
 }
 
 impl Magnitude {
-    /// `squares` is the sum of the squares of each output's frozen weights.
+    /// `squares`: squared norm of each output's frozen weights.
     pub(super) fn new(weight: Tensor<1>, squares: Tensor<1>) -> Self {
         let squares = off_graph(squares);
         Self { weight: Param::from_tensor(weight), squares, fixed: None }
@@ -36,7 +36,7 @@ impl Magnitude {
         (self.squares, self.fixed) = (off_graph(squares), None);
     }
 
-    /// Weights `[input, output]`, of which each output's get their length.
+    /// Scales weights, `[input, output]`, to the trained norm of each output.
     pub(super) fn scaled(&self, weights: Tensor<2>) -> Tensor<2> {
         let lengths = weights.clone().square().sum_dim(0).clamp_min(LEAST * LEAST).sqrt();
         weights * (self.weight.val().unsqueeze::<2>() / lengths)
@@ -44,9 +44,9 @@ impl Magnitude {
 }
 
 impl LoraLinear {
-    /// The length of each output's weights with the adapter's part, `[output]`, off the graph:
-    /// `|w + s d|^2 = |w|^2 + 2 s w d + s^2 |d|^2` with `d = A b`, so that neither `A B` nor the numbers of
-    /// codes are made.
+    /// The norm of each output's weights including the adapter, `[output]`, without gradient. Computed as `|w
+    /// + s d|^2 = |w|^2 + 2 s w d + s^2 |d|^2` with `d = A b`, which needs neither `A B` nor dequantized
+    /// weights.
     fn lengths(&self, magnitude: &Magnitude) -> Tensor<1> {
         let squares = magnitude.squares.clone();
         let parts = (&self.lora_A, &self.lora_B, &self.adapter);
@@ -62,7 +62,7 @@ impl LoraLinear {
         (squares + mixed * (2.0 * scale) + square * (scale * scale)).clamp_min(LEAST * LEAST).sqrt()
     }
 
-    /// What outputs are multiplied by, `[output]`.
+    /// Factors of the outputs, `[output]`.
     fn output_scale(&self, magnitude: &Magnitude) -> Tensor<1> {
         let weight = magnitude.weight.val();
         let on_graph = |tensor: Tensor<1>| match weight.device().is_autodiff() {
@@ -75,14 +75,14 @@ impl LoraLinear {
         }
     }
 
-    /// Computes what outputs are multiplied by once and for all: weights must stay as they are.
+    /// Precomputes the factors of the outputs. The weights must not change afterwards.
     pub(in crate::model) fn fix_output_scale(&mut self) {
         let Some(magnitude) = &self.lora_magnitude_vector else { return };
         let fixed = off_graph(self.output_scale(magnitude));
         self.lora_magnitude_vector.iter_mut().for_each(|m| m.fixed = Some(fixed.clone()));
     }
 
-    /// The output; `inner` is what the adapter has between A and B.
+    /// The output. `inner` is the product of the input and A.
     pub(super) fn forward_dora(
         &self,
         magnitude: &Magnitude,
@@ -92,7 +92,7 @@ impl LoraLinear {
     ) -> Tensor<2> {
         let y = input.linear(self.matrix_for(&input.tensor()));
         let scale: Tensor<2> = like(self.output_scale(magnitude), &y).unsqueeze();
-        // In training the layer's part that is scaled sees what dropout leaves of the input, as in PEFT.
+        // In training, dropout also applies to the input of the scaled part of the layer, as in PEFT.
         let (y, scaled) = match self.factors(dropout) {
             None => (None, y),
             Some(factors) => {

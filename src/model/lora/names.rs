@@ -1,27 +1,26 @@
-//! Modules by name or by pattern, and values by pattern, as settings and PEFT's files have them.
+//! Modules by name or pattern, and values by pattern, as in settings and PEFT's files.
 
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Modules by their names, or by a regular expression.
+/// Modules, by names or by a regular expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModuleNames {
-    /// Whole paths, or what paths end with after a dot: `model.layers.0.self_attn.q_proj`,
-    /// `mlp.down_proj`, `q_proj`.
+    /// Paths or suffixes of paths after a dot: `model.layers.0.self_attn.q_proj`, `mlp.down_proj`, `q_proj`.
     List(Vec<String>),
-    /// A regular expression, in Python's syntax, that matches the whole path.
+    /// A regular expression in Python's syntax that matches the whole path.
     Pattern(String),
 }
 
 impl ModuleNames {
-    /// Whether it names nothing.
+    /// Returns whether the list is empty.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::List(names) if names.is_empty())
     }
 
-    /// The names, where it is a list.
+    /// Returns the names, which are empty for a pattern.
     pub fn list(&self) -> &[String] {
         match self {
             Self::List(names) => names,
@@ -38,7 +37,7 @@ impl Default for ModuleNames {
 }
 
 impl fmt::Display for ModuleNames {
-    /// `q_proj, k_proj`, or the regular expression.
+    /// Formats as `q_proj, k_proj` or as the regular expression.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::List(names) => f.write_str(&names.join(", ")),
@@ -74,7 +73,7 @@ impl Serialize for ModuleNames {
     }
 }
 
-/// By this name a reader of settings knows what takes a text or a list of texts.
+/// The type name by which settings recognize values that are a string or a list of strings.
 pub(crate) const TEXT_OR_LIST: &str = "TextOrList";
 
 impl<'de> Deserialize<'de> for ModuleNames {
@@ -110,8 +109,8 @@ impl<'de> Deserialize<'de> for ModuleNames {
     }
 }
 
-/// Values for the modules whose paths end with a match of a regular expression. The first pattern that
-/// matches counts, so they keep their order.
+/// Values for modules, by regular expressions that match the end of their paths. The first match applies, so
+/// the order is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patterns<T>(pub Vec<(String, T)>);
 

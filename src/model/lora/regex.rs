@@ -1,5 +1,5 @@
-//! Regular expressions of settings and adapters, which may be anybody's: matched as PEFT matches them with
-//! Python's `re`, within bounds of size and time.
+//! Regular expressions of settings and of adapters, which are untrusted: matched as in PEFT with Python's
+//! `re`, but with limits on size and time.
 
 use super::config::LoraConfig;
 use super::names::ModuleNames;
@@ -7,17 +7,17 @@ use crate::error::{Error, Result};
 use fancy_regex::{Regex, RegexBuilder};
 use std::time::{Duration, Instant};
 
-/// Bytes of a setting's expressions together, and how many there may be.
+/// Maximum total size in bytes of a setting's expressions, and their maximum number.
 const LONGEST: usize = 256 << 10;
 const MOST: usize = 4096;
-/// Steps back that one match may take. A path is some 50 characters long.
+/// Maximum number of backtracking steps of a match. A path has about 50 characters.
 const BACKTRACKS: usize = 20_000;
-/// Bytes that a compiled expression may take.
+/// Maximum size of a compiled expression in bytes.
 const COMPILED: usize = 1 << 20;
-/// What all of an adapter's expressions may take together.
+/// Time limit for all expressions of an adapter.
 const TIME: Duration = Duration::from_secs(10);
 
-/// When an adapter's expressions must have been matched.
+/// The time by which all expressions of an adapter must have been matched.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline(Instant);
 
@@ -27,17 +27,17 @@ impl Deadline {
     }
 
     /// # Errors
-    /// [`Error::Config`] where it has passed.
+    /// [`Error::Config`] if it has passed.
     pub(super) fn check(self, key: &str) -> Result<()> {
         if Instant::now() < self.0 {
             return Ok(());
         }
         let what = format!("its expressions take more than {} seconds", TIME.as_secs());
-        Err(Error::config(format!("lora.{key}"), what, "Give fewer of them, or simpler ones"))
+        Err(Error::config(format!("lora.{key}"), what, "Use fewer or simpler expressions"))
     }
 }
 
-/// An expression, and the setting that it is of.
+/// An expression and its setting.
 #[derive(Debug)]
 pub(super) struct Expression {
     key: &'static str,
@@ -47,7 +47,7 @@ pub(super) struct Expression {
 }
 
 impl Expression {
-    /// `whole` is what is compiled for `text`.
+    /// `whole` is the expression that is compiled for `text`.
     fn new(key: &'static str, text: &str, whole: &str, deadline: Deadline) -> Result<Self> {
         deadline.check(key)?;
         let regex = RegexBuilder::new(whole)
@@ -57,28 +57,28 @@ impl Expression {
             .build();
         let regex = regex.map_err(|error| {
             let error = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            let what = format!("`{}` is no regular expression: {error}", shortened(text));
-            Error::config(format!("lora.{key}"), what, "Mend the expression")
+            let what = format!("`{}` is not a regular expression: {error}", shortened(text));
+            Error::config(format!("lora.{key}"), what, "Fix the expression")
         })?;
         Ok(Self { key, text: text.to_owned(), regex, deadline })
     }
 
-    /// One that matches whole paths.
+    /// An expression that matches whole paths.
     pub(super) fn of_path(key: &'static str, text: &str, deadline: Deadline) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(?:{text})\z"), deadline)
     }
 
-    /// One that matches what paths end with, after a dot.
+    /// An expression that matches the ends of paths, after a dot.
     pub(super) fn of_end(key: &'static str, text: &str, deadline: Deadline) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(.*\.)?({text})$"), deadline)
     }
 
-    /// One that matches the paths of a module and of all within it.
+    /// An expression that matches the paths of a module and of everything within it.
     pub(super) fn of_module(key: &'static str, text: &str, deadline: Deadline) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(?:(^|.*\.){text}($|\..*))"), deadline)
     }
 
-    /// One that finds the number of a block, in a list of that name or in any.
+    /// An expression that finds the number of a block in the list of that name, or in any list.
     fn of_number(text: Option<&String>, deadline: Deadline) -> Result<Self> {
         let whole = match text {
             Some(name) => format!(r"\A(?:(?:^|.*?\.){name}\.(?P<idx>\d+)\.)"),
@@ -88,7 +88,7 @@ impl Expression {
     }
 
     /// # Errors
-    /// [`Error::Config`] where the match takes too long.
+    /// [`Error::Config`] if the match takes too long.
     pub(super) fn matches(&self, path: &str) -> Result<bool> {
         self.deadline.check(self.key)?;
         self.regex.is_match(path).map_err(|error| self.too_long(path, &error))
@@ -101,8 +101,8 @@ impl Expression {
     }
 
     fn too_long(&self, path: &str, error: &fancy_regex::Error) -> Error {
-        let what = format!("`{}` on {path}: {error}", shortened(&self.text));
-        let hint = "Write the expression without repetitions within repetitions";
+        let what = format!("`{}` failed on {path}: {error}", shortened(&self.text));
+        let hint = "Avoid nested repetitions in the expression";
         Error::config(format!("lora.{}", self.key), what, hint)
     }
 }
@@ -115,12 +115,12 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// Whether a path is a name, or ends with it after a dot.
+/// Whether a path equals a name or ends with it after a dot.
 pub(super) fn ends_with(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// What tells whether a module is one of these.
+/// Matches modules by names or by a pattern.
 #[derive(Debug)]
 pub(super) enum Matcher<'a> {
     List(&'a [String]),
@@ -140,7 +140,7 @@ impl<'a> Matcher<'a> {
     }
 
     /// # Errors
-    /// As [`Expression::matches`].
+    /// See [`Expression::matches`].
     pub(super) fn matches(&self, path: &str) -> Result<bool> {
         match self {
             Self::List(names) => Ok(names.iter().any(|name| ends_with(path, name))),
@@ -149,12 +149,12 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// What finds the number of a module's block.
+/// Finds the number of a module's block.
 #[derive(Debug)]
 pub(super) struct BlockNumbers(Vec<Expression>);
 
 impl BlockNumbers {
-    /// In the lists of these names, or, where there are none, in any.
+    /// Searches the lists of these names, or any list if there are no names.
     pub(super) fn new(names: &[String], deadline: Deadline) -> Result<Self> {
         let all = match names {
             [] => vec![Expression::of_number(None, deadline)?],
@@ -167,7 +167,7 @@ impl BlockNumbers {
     }
 
     /// # Errors
-    /// As [`Expression::matches`].
+    /// See [`Expression::matches`].
     pub(super) fn of(&self, path: &str) -> Result<Option<usize>> {
         for expression in &self.0 {
             if let Some(number) = expression.number(path)? {
@@ -178,10 +178,10 @@ impl BlockNumbers {
     }
 }
 
-/// Checks that all expressions of some settings are expressions, and not more than anybody writes.
+/// Checks that all expressions are valid and within the limits.
 ///
 /// # Errors
-/// [`Error::Config`].
+/// [`Error::Config`] for the first invalid setting.
 pub(super) fn check_expressions(config: &LoraConfig) -> Result<()> {
     let patterns = |names: &ModuleNames| match names {
         ModuleNames::List(names) => names.clone(),
@@ -201,8 +201,8 @@ pub(super) fn check_expressions(config: &LoraConfig) -> Result<()> {
     ] {
         let (count, length) = (texts.len(), texts.iter().map(String::len).sum::<usize>());
         if count > MOST || length > LONGEST {
-            let what = format!("it has {count} entries of {length} bytes together");
-            let hint = format!("Give at most {MOST} entries and {LONGEST} bytes");
+            let what = format!("it has {count} entries with {length} bytes in total");
+            let hint = format!("Use at most {MOST} entries and {LONGEST} bytes");
             return Err(Error::config(format!("lora.{key}"), what, hint));
         }
     }
@@ -224,7 +224,8 @@ pub(super) fn check_expressions(config: &LoraConfig) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// What Python's `re.fullmatch` and PEFT's `re.match(rf"(.*\.)?({pattern})$")` find in each path.
+    /// The results of Python's `re.fullmatch` and of PEFT's `re.match(rf"(.*\.)?({pattern})$")` for each
+    /// path.
     #[test]
     fn expressions_find_what_python_finds() {
         let paths = [
@@ -274,7 +275,7 @@ mod tests {
         assert_eq!(number(&["h".into(), "layers".into()], paths[1]), Some(11));
         assert_eq!(number(&["h".into()], paths[1]), None);
         assert_eq!(number(&[], "lm_head"), None);
-        // The first number counts.
+        // The first number applies.
         assert_eq!(number(&[], "model.layers.3.experts.5.up_proj"), Some(3));
     }
 }

@@ -1,4 +1,5 @@
-//! Which layers of a model have adapters, and what else is trained and stored with them: PEFT's rules.
+//! Selects the layers that get adapters, and the modules that are trained and stored with them, by PEFT's
+//! rules.
 
 use super::config::LoraConfig;
 use super::names::ModuleNames;
@@ -7,61 +8,61 @@ use crate::error::{Error, Result};
 use crate::model::config::DecoderConfig;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where the decoder of a model of text and images is, in place of `model.`.
+/// Path of the decoder in a vision-language model, instead of `model.`.
 pub(in crate::model) const WITHIN: &str = "model.language_model.";
 
 /// The same in transformers 4.
 pub(in crate::model) const OLD_WITHIN: &str = "language_model.model.";
 
-/// The embedding and the head, by the names of their tensors.
+/// Names of the embedding's and the head's tensors.
 pub(in crate::model) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(in crate::model) const HEAD: &str = "lm_head.weight";
 
-/// Where adapters' settings are from.
+/// Origin of an adapter's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LoraSource {
-    /// A user, for a model of text alone. Whatever names nothing is an error.
+    /// A user, for a text-only model. Names without a match are an error.
     Settings,
-    /// A user, for a model that may be the text part of a model of text and images; paths are as in either.
+    /// A user, for the text part of a vision-language model. Paths may be those of either model.
     SettingsOfPart,
-    /// A file. As in PEFT what names nothing is no error, as long as something has an adapter; the tensors
-    /// in the file tell the rest.
+    /// A file. As in PEFT, names without a match are allowed as long as some layer has an adapter; the
+    /// tensors in the file are checked instead.
     File,
 }
 
 /// A layer's adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LayerLora {
-    /// Width between A and B.
+    /// Rank.
     pub(crate) rank: usize,
     pub(crate) alpha: f64,
-    /// What its output is multiplied by.
+    /// Factor of the output.
     pub(crate) scale: f64,
     pub(crate) dropout: f64,
     /// Whether B has a bias.
     pub(crate) has_bias: bool,
-    /// Whether it is DoRA's.
+    /// Whether it uses DoRA.
     pub(crate) has_magnitude: bool,
 }
 
-/// What an adapter has on a model.
+/// The parts of a model that an adapter affects.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct LoraTargets {
-    /// The linear layers that have an adapter, by their paths.
+    /// Linear layers with an adapter, by path.
     pub(crate) layers: BTreeMap<String, LayerLora>,
-    /// Tensors of the model that are trained as a whole and stored with the adapter.
+    /// Tensors of the model that are trained in full and stored with the adapter.
     pub(crate) saved: BTreeSet<String>,
-    /// Whether an embedding that is the head too becomes two matrices.
+    /// Whether a tied embedding and head become two matrices.
     pub(crate) unties: bool,
 }
 
 impl LoraSource {
-    /// Whether what names nothing is an error.
+    /// Whether names without a match are an error.
     fn is_strict(self) -> bool {
         self != Self::File
     }
 
-    /// The paths that a module may be called by.
+    /// The paths by which a module may be named.
     fn paths(self, path: &str) -> Vec<String> {
         let plain = path.to_owned();
         match (self, path.strip_prefix("model.")) {
@@ -73,7 +74,7 @@ impl LoraSource {
     }
 }
 
-/// Whether any of these paths is meant.
+/// Whether any of these paths matches.
 fn any(paths: &[String], mut is_meant: impl FnMut(&str) -> Result<bool>) -> Result<bool> {
     for path in paths {
         if is_meant(path)? {
@@ -88,7 +89,7 @@ fn refuse<T>(key: &str, what: String, hint: &str) -> Result<T> {
 }
 
 impl LoraConfig {
-    /// A layer's adapter, where no pattern says otherwise.
+    /// The adapter of a layer that no pattern matches.
     pub(crate) fn of_layer(&self) -> LayerLora {
         LayerLora {
             rank: self.rank,
@@ -100,12 +101,10 @@ impl LoraConfig {
         }
     }
 
-    /// What these settings mean for a model of this shape, whose layers they name as
-    /// [`LoraConfig::for_model`] does.
+    /// The targets of these settings in a model. The settings must come from [`LoraConfig::for_model`].
     ///
     /// # Errors
-    /// [`Error::Config`] for targets that the model does not have, and for expressions that are none or take
-    /// too long.
+    /// [`Error::Config`] if the model lacks a target, or an expression is invalid or takes too long.
     pub(crate) fn targets_in(
         &self,
         model: &DecoderConfig,
@@ -127,8 +126,12 @@ impl LoraConfig {
             .collect();
         self.set_by_pattern(&mut layers, source, deadline)?;
         if let Some(both) = layers.keys().find(|path| saved.contains(&format!("{path}.weight"))) {
-            let what = format!("it holds {both}, which has an adapter too");
-            return refuse("modules_to_save", what, "Name each layer in one of both");
+            let what = format!("it includes {both}, which also gets an adapter");
+            return refuse(
+                "modules_to_save",
+                what,
+                "Use each layer in only one of target_modules and modules_to_save",
+            );
         }
         let has = |name: &str| saved.contains(name);
         let unties =
@@ -136,7 +139,7 @@ impl LoraConfig {
         Ok(LoraTargets { layers, saved, unties })
     }
 
-    /// The linear layers that get an adapter.
+    /// The linear layers that get adapters.
     fn targeted<'a>(
         &self,
         model: &DecoderConfig,
@@ -163,8 +166,9 @@ impl LoraConfig {
         for other in ["lm_head", "model.embed_tokens"] {
             let paths = source.paths(other);
             if any(&paths, |path| targets.matches(path))? && !is_excluded(other)? {
-                let what = format!("it matches {other}, and adapters are for the blocks' layers");
-                let hint = "Name it in modules_to_save, which trains it as a whole; or exclude it";
+                let what =
+                    format!("it matches {other}, but only layers of blocks can have adapters");
+                let hint = "Add it to modules_to_save, which trains it in full, or exclude it";
                 return refuse("target_modules", what, hint);
             }
         }
@@ -186,15 +190,14 @@ impl LoraConfig {
             self.check_names(model, linear, source, deadline)?;
         }
         if found.is_empty() {
-            let what =
-                format!("no layer of the model gets an adapter by `{}`", self.target_modules);
-            let hint = format!("Choose of {}", model.linear_layers().join(", "));
+            let what = format!("no layer of the model matches `{}`", self.target_modules);
+            let hint = format!("Choose from {}", model.linear_layers().join(", "));
             return refuse("target_modules", what, &hint);
         }
         Ok(found)
     }
 
-    /// Refuses what names nothing.
+    /// Refuses names without a match.
     fn check_names(
         &self,
         model: &DecoderConfig,
@@ -213,8 +216,8 @@ impl LoraConfig {
         let layers = model.linear_layers().join(", ");
         for name in self.target_modules.list() {
             if !names_any(&Matcher::List(std::slice::from_ref(name)))? {
-                let what = format!("the model has no linear layer `{name}` of its own");
-                return refuse("target_modules", what, &format!("Choose of {layers}"));
+                let what = format!("the model has no separate linear layer `{name}`");
+                return refuse("target_modules", what, &format!("Choose from {layers}"));
             }
         }
         let excluded: Vec<Matcher<'_>> = match &self.exclude_modules {
@@ -227,19 +230,19 @@ impl LoraConfig {
                     Matcher::List(names) => format!("the model has no linear layer `{}`", names[0]),
                     Matcher::Pattern(_) => "it matches no linear layer".into(),
                 };
-                return refuse("exclude_modules", what, &format!("Choose of {layers}"));
+                return refuse("exclude_modules", what, &format!("Choose from {layers}"));
             }
         }
         let blocks = model.num_hidden_layers;
         if let Some(number) = self.layers_to_transform.iter().find(|number| **number >= blocks) {
-            let what = format!("it names block {number}");
-            let hint = format!("The model has the blocks 0 to {}", blocks - 1);
+            let what = format!("it lists block {number}");
+            let hint = format!("Use numbers from 0 to {}", blocks - 1);
             return refuse("layers_to_transform", what, &hint);
         }
         Ok(())
     }
 
-    /// Sets ranks and scales by pattern.
+    /// Applies the patterns of ranks and alphas.
     fn set_by_pattern(
         &self,
         layers: &mut BTreeMap<String, LayerLora>,
@@ -263,9 +266,9 @@ impl LoraConfig {
                     }
                 }
                 if !is_used && source.is_strict() {
-                    let what = format!("`{text}` matches no layer that gets an adapter");
+                    let what = format!("`{text}` matches no layer with an adapter");
                     let hint =
-                        "Give the end of a layer's path, as in q_proj or layers.0.mlp.up_proj";
+                        "Use the end of a layer's path, such as q_proj or layers.0.mlp.up_proj";
                     return refuse(key, what, hint);
                 }
             }
@@ -283,7 +286,7 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// The tensors of the modules that are trained as a whole.
+    /// The tensors of the modules that are trained in full.
     fn saved_in<'a>(
         &self,
         model: &DecoderConfig,
@@ -293,7 +296,7 @@ impl LoraConfig {
     ) -> Result<BTreeSet<String>> {
         let mut saved = BTreeSet::new();
         let mut unused: BTreeSet<&String> = self.modules_to_save.iter().collect();
-        // A head that is the embedding is a module too.
+        // A tied head counts as a module, too.
         for tensor in tensors.chain(model.tie_word_embeddings.then_some(HEAD)) {
             deadline.check("modules_to_save")?;
             let mut module = tensor;
@@ -301,7 +304,7 @@ impl LoraConfig {
                 module = outer;
                 let paths = source.paths(module);
                 for name in &self.modules_to_save {
-                    // PEFT does not ask for a dot before the name.
+                    // PEFT does not require a dot before the name.
                     if paths.iter().any(|path| path.ends_with(name)) {
                         saved.insert(tensor.to_owned());
                         unused.remove(name);
@@ -312,10 +315,10 @@ impl LoraConfig {
         if let Some(name) = unused.first().filter(|_| source.is_strict()) {
             let what = format!("the model has no module `{name}`");
             let hint =
-                "Name modules as in embed_tokens, lm_head, model.norm or layers.0.mlp.up_proj";
+                "Use names such as embed_tokens, lm_head, model.norm, or layers.0.mlp.up_proj";
             return refuse("modules_to_save", what, hint);
         }
-        // One matrix is the embedding.
+        // The shared matrix is stored as the embedding.
         if model.tie_word_embeddings && self.ensure_weight_tying && saved.remove(HEAD) {
             saved.insert(EMBEDDING.to_owned());
         }

@@ -1,4 +1,4 @@
-//! A kernel for GPUs: a unit for each vector of elements, in place.
+//! GPU kernel: one unit per vector of elements, in place.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cubecl, element, in_rows, units, vector_of, writable,
@@ -58,8 +58,8 @@ impl AdamWKernel for CubeBackend {
         let vector = vector_of(count, [&param, &grad, &moment_1]);
         let (cube_count, cube_dim) = units(count / vector, &param);
         let elements = [element(&param), element(&grad)];
-        // SAFETY: the tensors have `count` elements each, a unit takes its own, and nothing else holds those that
-        // are written.
+        // SAFETY: all tensors have `count` elements, each unit handles its own, and nothing else holds the
+        // tensors that are written.
         unsafe {
             update_kernel::launch_unchecked(
                 &param.client.clone(),

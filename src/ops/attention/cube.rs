@@ -1,8 +1,8 @@
-//! Kernels for GPUs: what lies between the matrix products of attention, row by row.
+//! GPU kernels for the steps between the matrix products of attention, row by row.
 //!
-//! Queries are taken in blocks. A block's scores are one product; softmax with its mask, or the slopes of the
-//! scores, are one pass over them. Queries, keys and values are laid out by key and value head before, so that
-//! heads that share keys are rows of one matrix.
+//! Queries are processed in blocks. A block's scores are one product. The masked softmax, or the gradients of
+//! the scores, are one pass over them. Queries, keys, and values are first rearranged by key and value head,
+//! so that heads that share keys are rows of one matrix.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cubecl::prelude::TensorArg, cubes, element, in_rows,
@@ -17,16 +17,16 @@ use std::ops::Range;
 mod kernels;
 pub(super) use kernels::LEAST;
 
-/// Most scores of a block, in elements (256 MiB in f32).
+/// Maximum scores per block, in elements (256 MiB in f32).
 const SCORES: usize = 64 * 1024 * 1024;
-/// Blocks of a long row: a block's products are as wide as its last query sees, so that more blocks compute less
-/// that nobody sees, and fewer are started faster.
+/// Blocks of a long row. A block's products are as wide as what its last query sees, so more blocks waste
+/// less work on hidden scores, and fewer blocks launch faster.
 const BLOCKS: usize = 4;
-/// Queries of a block, where the row has as many, that keep a GPU busy.
+/// Queries per block that keep a GPU busy, if the row has as many.
 const QUERIES: usize = 256;
 
-/// Queries of a block, a multiple of `step`, so that a block of rows by heads begins where a device can begin to read;
-/// `most` scores at most, unless a step has more.
+/// Queries per block: a multiple of `step`, so that blocks start at aligned addresses, with at most `most`
+/// scores unless a single step has more.
 fn query_block(Extent { shape, longest }: Extent, step: usize, most: usize) -> usize {
     let wanted = shape.seq.div_ceil(BLOCKS).max(QUERIES).min(longest.max(QUERIES));
     let keys = (wanted + longest).min(shape.seq);
@@ -38,14 +38,14 @@ fn query_block(Extent { shape, longest }: Extent, step: usize, most: usize) -> u
     block.max(step).min(shape.seq)
 }
 
-/// One call's sizes, and what its kernels are given.
+/// Sizes of a call and the arguments of its kernels.
 struct Call {
     extent: Extent,
     shape: AttentionShape,
     starts: CubeTensor,
-    /// Type of the inputs and of the matrix products' factors.
+    /// Type of the inputs and of the factors of matrix products.
     dtype: DType,
-    /// Queries of a block.
+    /// Queries per block.
     block: usize,
 }
 
@@ -53,7 +53,7 @@ impl Call {
     fn new(extent: Extent, starts: CubeTensor, dtype: DType) -> Self {
         let shape = extent.shape;
         let alignment = starts.client.properties().memory.alignment;
-        // The fewest queries whose rows of all heads end where a device can begin to read.
+        // The fewest queries whose rows, over all heads, end at an aligned address.
         let of_query = shape.batch * shape.heads * shape.head_dim * dtype.size();
         let step = (1..alignment as usize)
             .find(|step| (of_query * step).is_multiple_of(alignment as usize))
@@ -72,13 +72,13 @@ impl Call {
         self.shape.batch * self.shape.kv_heads
     }
 
-    /// The keys that queries may see: none after the last, none before the longest segment that ends
-    /// with the first.
+    /// The keys that queries may see: none after the last query, and none before the longest segment that
+    /// ends with the first query.
     fn keys_of(&self, queries: &Range<usize>) -> Range<usize> {
         (queries.start + 1).saturating_sub(self.extent.longest)..queries.end
     }
 
-    /// The layout by heads in vectors of so many elements, in blocks of so many tokens.
+    /// The layout by head, with vectors of `vector` elements and blocks of `block` tokens.
     fn layout(&self, heads: usize, block: usize, vector: usize) -> kernels::ByHeadLaunch {
         let AttentionShape { batch, seq, head_dim, .. } = self.shape;
         let vectors = head_dim / vector;
@@ -87,7 +87,8 @@ impl Call {
         kernels::ByHeadLaunch::new(count, seq, block, of_block, heads, vectors)
     }
 
-    /// One tensor `[tokens, heads * dim]` or two by heads, `[batch * heads * seq, dim]`, or with `to_tokens` back.
+    /// Rearranges one or two tensors `[tokens, heads * dim]` by head, to `[batch * heads * seq, dim]`, or
+    /// back with `to_tokens`.
     fn lay_out<const N: usize>(
         &self,
         tensors: [&CubeTensor; N],
@@ -109,7 +110,7 @@ impl Call {
             Some(out) => out.clone().into_tensor_arg(),
             None => first_out.as_tensor_alias(2),
         };
-        // SAFETY: a unit reads its own vector, of what is there, and writes the one that takes its place.
+        // SAFETY: each unit reads one existing vector and writes the vector at its new place.
         unsafe {
             kernels::lay_out_kernel::launch_unchecked(
                 &first.client,
@@ -129,19 +130,20 @@ impl Call {
         outs
     }
 
-    /// Queries, or what is like them, by heads in blocks.
+    /// Rearranges queries, or tensors of the same layout, by head in blocks.
     fn queries<const N: usize>(&self, tensors: [&CubeTensor; N]) -> [CubeTensor; N] {
         self.lay_out(tensors, self.shape.heads, self.block, false)
     }
 
-    /// Keys and values by heads, `[batch * kv_heads, seq, dim]`.
+    /// Rearranges keys and values by head, `[batch * kv_heads, seq, dim]`.
     fn keys_and_values(&self, tensors: [&CubeTensor; 2]) -> [CubeTensor; 2] {
         let AttentionShape { seq, kv_heads, head_dim, .. } = self.shape;
         let size = [self.matrices(), seq, head_dim];
         self.lay_out(tensors, kv_heads, seq, false).map(|x| with_shape(x, size))
     }
 
-    /// A block of what [`Call::queries`] gives, as `[batch * kv_heads, group * rows, dim]`, in the same memory.
+    /// A block of the result of [`Call::queries`] as `[batch * kv_heads, group * rows, dim]`, in the same
+    /// memory.
     fn block_of(&self, x: &CubeTensor, queries: &Range<usize>) -> CubeTensor {
         let AttentionShape { batch, heads, head_dim, .. } = self.shape;
         let start = batch * heads * queries.start * head_dim * x.dtype.size();
@@ -150,12 +152,12 @@ impl Call {
         with_shape(block, [self.matrices(), self.shape.group() * queries.len(), head_dim])
     }
 
-    /// Some rows of `[batch * kv_heads, seq, dim]`.
+    /// A range of rows of `[batch * kv_heads, seq, dim]`.
     fn rows_of(&self, x: &CubeTensor, rows: &Range<usize>) -> CubeTensor {
         slice(x.clone(), &[0..self.matrices(), rows.clone(), 0..self.shape.head_dim])
     }
 
-    /// Adds rows to two sums in f32, which are all zeros where there are none.
+    /// Adds rows to two f32 sums, which start as zeros if there are none.
     fn add_rows(
         &self,
         sums: Option<[CubeTensor; 2]>,
@@ -174,7 +176,7 @@ impl Call {
         let client = parts[0].client.clone();
         let [first, second] = parts.map(CubeTensor::into_tensor_arg);
         let [first_sums, second_sums] = sums.clone().map(CubeTensor::into_tensor_arg);
-        // SAFETY: a unit adds to the vector of its matrix and row, as no other does.
+        // SAFETY: each unit adds to the vector of its own matrix and row.
         unsafe {
             kernels::add_kernel::launch_unchecked(
                 &client,
@@ -200,7 +202,7 @@ impl Call {
         product(queries.clone(), CubeBackend::float_transpose(keys.clone()), DType::F32)
     }
 
-    /// The scores of a block, in vectors of so many keys.
+    /// The scores of a block, in vectors of `vector` keys.
     fn scores(&self, queries: &Range<usize>, vector: usize) -> kernels::ScoresLaunch {
         let AttentionShape { seq, heads, .. } = self.shape;
         let (keys, scale) = (self.keys_of(queries), self.shape.scale() as f32);
@@ -208,8 +210,8 @@ impl Call {
         kernels::ScoresLaunch::new(seq, heads, queries.start, rows, keys.start, vectors, scale)
     }
 
-    /// Where a pass over a product in f32 writes, and that as the argument of a kernel: to its place `at` among the
-    /// kernel's arguments, where the type allows.
+    /// Returns the output tensor of a pass over an f32 product, and its kernel argument. If the type allows,
+    /// the output overwrites the product, which is argument `at` of the kernel.
     fn written_over(&self, x: &CubeTensor, at: usize) -> (CubeTensor, TensorArg) {
         if self.dtype == DType::F32 {
             return (x.clone(), x.as_tensor_alias(at));
@@ -218,7 +220,7 @@ impl Call {
         (out.clone(), out.into_tensor_arg())
     }
 
-    /// Probabilities of the products; writes the log-sum-exp of the queries.
+    /// Turns products into probabilities and writes the log-sum-exp of each query.
     fn softmax(
         &self,
         scores: CubeTensor,
@@ -231,7 +233,7 @@ impl Call {
         let vector = vector_of(keys, [&scores, &probs]);
         let units = units_of(keys / vector, &scores);
         let (cube_count, cube_dim) = cubes(all_rows, units, &scores);
-        // SAFETY: a cube stays within its row of scores, and writes where its units have read.
+        // SAFETY: each cube stays within its row of scores and writes where its own units have read.
         unsafe {
             kernels::softmax_kernel::launch_unchecked(
                 &scores.client.clone(),
@@ -251,7 +253,7 @@ impl Call {
         probs
     }
 
-    /// Probabilities, and the gradients of the products of queries and keys.
+    /// Computes the probabilities and the gradients of the products of queries and keys.
     fn slopes(
         &self,
         [scores, grads]: [CubeTensor; 2],
@@ -264,7 +266,7 @@ impl Call {
         let vector = vector_of(keys, [&scores, &probs]);
         let count = self.shape.batch * self.shape.heads * queries.len() * keys / vector;
         let (cube_count, cube_dim) = units(count, &scores);
-        // SAFETY: a unit reads and writes its own vectors.
+        // SAFETY: each unit reads and writes only its own vectors.
         unsafe {
             kernels::slopes_kernel::launch_unchecked(
                 &scores.client.clone(),
@@ -285,14 +287,14 @@ impl Call {
         [probs, slopes]
     }
 
-    /// What the backward pass needs to know of each query and head: its log-sum-exp, and the sum over its keys of each
-    /// probability times its gradient.
+    /// What the backward pass needs for each query and head: its log-sum-exp, and the sum over its keys of
+    /// each probability times its gradient.
     fn sums(&self, grad: &CubeTensor, out: CubeTensor, log_sum_exps: CubeTensor) -> CubeTensor {
         let AttentionShape { batch, seq, heads, head_dim, .. } = self.shape;
         let sums = unwritten(grad, [batch, heads, seq, 2], DType::F32);
         let vector = vector_of(head_dim, [grad]);
         let (cube_count, cube_dim) = units(batch * heads * seq, grad);
-        // SAFETY: a unit reads its token's head in both, and writes its own sums.
+        // SAFETY: each unit reads its token's head in both tensors and writes its own sums.
         unsafe {
             kernels::sums_kernel::launch_unchecked(
                 &grad.client,
@@ -310,7 +312,7 @@ impl Call {
         sums
     }
 
-    /// The output and the log-sum-exps, block by block.
+    /// Computes the output and the log-sum-exps, block by block.
     fn forward(&self, [q, k, v]: [CubeTensor; 3]) -> (CubeTensor, CubeTensor) {
         let shape = self.shape;
         let [keys, values] = self.keys_and_values([&k, &v]);
@@ -329,7 +331,7 @@ impl Call {
         (out, log_sum_exps)
     }
 
-    /// The gradients of queries, keys and values, block by block.
+    /// Computes the gradients of queries, keys, and values, block by block.
     fn backward(
         &self,
         [q, k, v, grad]: [CubeTensor; 4],
@@ -340,7 +342,8 @@ impl Call {
         let [rows, row_grads] = self.queries([&q, &grad]);
         let grad_rows = unwritten(&rows, rows.meta.shape().clone(), self.dtype);
         let mut grad_sums = None;
-        // From the last block: where it sees all keys, the sums have their full size from the start.
+        // Starts with the last block. It may see all keys, so that the sums have their full size from the
+        // start.
         for queries in self.blocks().rev() {
             let seen = self.keys_of(&queries);
             let [rows, row_grads] = [&rows, &row_grads].map(|x| self.block_of(x, &queries));
@@ -363,15 +366,15 @@ impl Call {
     }
 }
 
-/// A tensor whose elements lie row after row, with another shape.
+/// Reshapes a contiguous tensor.
 fn with_shape(x: CubeTensor, shape: [usize; 3]) -> CubeTensor {
     CubeTensor::new_contiguous(x.client, x.device, shape.into(), x.handle, x.dtype)
 }
 
-/// Whether the scores of long rows stay within tiles, and are not blocks in memory.
+/// Whether to compute the scores of long rows in tiles instead of in blocks in memory.
 ///
-/// Products of blocks use what a GPU has for products of 16 bits, which the tiles' do not; in f32 both
-/// are sums of units. A rule and no measurement, so that the same row has the same bits in every run.
+/// Products of blocks use 16-bit matrix hardware, which tiles do not; in f32 both use ordinary arithmetic.
+/// This is a fixed rule instead of a measurement, so that the same row gives the same bits in every run.
 fn is_tiled(Extent { shape, longest }: Extent, x: &CubeTensor) -> bool {
     let from = if x.dtype == DType::F32 { 4 * 1024 } else { 32 * 1024 };
     longest.min(shape.seq) >= from && flash::fits(shape, x)

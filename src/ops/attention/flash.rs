@@ -1,9 +1,9 @@
-//! Attention in one pass over tiles of keys, for GPUs: no scores in memory but those of a tile, in the manner of
-//! FlashAttention-2 (arXiv 2307.08691).
+//! Attention in one pass over tiles of keys, for GPUs, as in FlashAttention-2 (arXiv 2307.08691). Only the
+//! scores of one tile exist at a time.
 //!
-//! A cube has a tile of queries of a head, or in the pass for their gradients a tile of keys of a key and value
-//! head, and goes through the other side tile by tile, always in the same order. Its units share the rows of its
-//! tile: `lanes` of them each row, of which they have every `lanes`-th vector.
+//! A cube handles one tile of queries of a head, or, for the gradients of keys and values, one tile of keys
+//! of a key and value head. It goes through the other side tile by tile, always in the same order. Its units
+//! share the rows of its tile: `lanes` units per row, each with every `lanes`-th vector.
 
 use super::super::cube::{
     CubeTensor, cubecl, cubes, element, unwritten, vector_of, vector_total, zero_sums,
@@ -14,18 +14,18 @@ use burn::tensor::DType;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// What a call's kernels know of it.
+/// Sizes of a call for the kernels.
 #[derive(CubeType, CubeLaunch, Clone)]
 struct Sizes {
-    /// Tiles of the side that cubes have.
+    /// Number of tiles on the side that is divided among cubes.
     count: usize,
     seq: usize,
     heads: usize,
     kv_heads: usize,
-    /// Most keys that a query sees.
+    /// Maximum number of keys that a query sees.
     longest: usize,
     scale: f32,
-    /// As [`Division`] has them.
+    /// See [`Division`].
     #[cube(comptime)]
     tile: usize,
     #[cube(comptime)]
@@ -34,16 +34,17 @@ struct Sizes {
     vectors: usize,
 }
 
-/// A cube's tile, and a unit's place in it.
+/// A cube's tile and a unit's place in it.
 #[derive(CubeType, Clone)]
 struct Tile {
-    /// The head among those of all rows of the batch, among those of its row, and the key and value head that it has.
+    /// The index of the head among all rows of the batch, within its row, and the index of its key and value
+    /// head.
     of_all: usize,
     head: usize,
     kv_head: usize,
-    /// The row's first token among those of all rows.
+    /// The index of the row's first token among all rows.
     base: usize,
-    /// The tile's first token, the one after its last, and the unit's own, within the row.
+    /// The tile's first token, its end, and the unit's own token, within the row.
     first: usize,
     end: usize,
     own: usize,
@@ -76,12 +77,12 @@ impl Sizes {
         Shared::<[Vector<f32, N>]>::new_slice(comptime!(self.tile * self.vectors))
     }
 
-    /// The sums of a unit's own columns.
+    /// Zero sums for a unit's columns.
     fn no_sums<N: Size>(&self) -> Array<Vector<f32, N>> {
         zero_sums(comptime!(self.vectors / self.lanes))
     }
 
-    /// Reads rows of a head to shared memory, from token `first` on; those from token `end` on as zeros.
+    /// Loads rows of a head into shared memory, starting at token `first`; rows from `end` on are zeros.
     fn load<F: Float, N: Size>(
         &self,
         from: &Tensor<Vector<F, N>>,
@@ -117,8 +118,8 @@ impl Sizes {
         vector_total(sum)
     }
 
-    /// Multiplies the sums by `scale` and adds the rows of the other side, each times the factor that the unit's row
-    /// has for it.
+    /// Multiplies the sums by `scale` and adds the rows of the other side, weighted by the factors of the
+    /// unit's row.
     fn add<N: Size>(
         &self,
         sums: &mut Array<Vector<f32, N>>,
@@ -138,7 +139,7 @@ impl Sizes {
         }
     }
 
-    /// Writes a unit's columns, times `scale`, where its row has a token.
+    /// Writes a unit's columns, times `scale`, if its row has a token.
     fn write<F: Float, N: Size>(
         &self,
         sums: &Array<Vector<f32, N>>,
@@ -185,7 +186,7 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     let start = usize::cast_from(starts[base + min(query, sizes.seq - 1)]);
     let mut most = f32::new(LEAST);
     let mut sum = 0.0f32;
-    // No later query of the tile sees an earlier key than the first.
+    // No later query of the tile sees an earlier key than the first query.
     let mut first_key = usize::cast_from(starts[base + tile.first]);
     while first_key < end {
         sizes.load(k, &mut others, base + first_key, base + end, kv_heads, tile.kv_head);
@@ -235,7 +236,7 @@ fn forward_kernel<F: Float, I: Int, N: Size>(
     }
 }
 
-/// The gradient of the queries.
+/// Computes the gradient of the queries.
 #[cube(launch_unchecked)]
 fn query_kernel<F: Float, I: Int, N: Size>(
     q: &Tensor<Vector<F, N>>,
@@ -243,7 +244,7 @@ fn query_kernel<F: Float, I: Int, N: Size>(
     v: &Tensor<Vector<F, N>>,
     grad: &Tensor<Vector<F, N>>,
     starts: &Tensor<I>,
-    // Of each query: its log-sum-exp, and the sum over the keys of each probability times its gradient.
+    // For each query: its log-sum-exp, and the sum over the keys of each probability times its gradient.
     query_sums: &Tensor<f32>,
     grad_q: &mut Tensor<Vector<F, N>>,
     sizes: Sizes,
@@ -292,8 +293,8 @@ fn query_kernel<F: Float, I: Int, N: Size>(
     sizes.write(&sums, 1.0, grad_q, &tile, heads);
 }
 
-/// The gradient of the values, or with `of_keys` that of the keys: two passes, since a kernel may have eight buffers at
-/// most on some devices.
+/// Computes the gradient of the values, or of the keys with `of_keys`. Two passes, because on some devices a
+/// kernel can have at most eight buffers.
 #[cube(launch_unchecked)]
 fn key_kernel<F: Float, I: Int, N: Size>(
     q: &Tensor<Vector<F, N>>,
@@ -314,14 +315,14 @@ fn key_kernel<F: Float, I: Int, N: Size>(
     let tile = sizes.tile(kv_heads);
     let (base, row, key) = (tile.base, tile.row, tile.own);
     let group = heads / kv_heads;
-    // The last query that may see the last key of the tile.
+    // The end of the queries that may see the last key of the tile.
     let end = min(tile.first + sizes.tile - 1 + sizes.longest, sizes.seq);
 
     let mut keys = sizes.rows::<N>();
     let mut values = sizes.rows::<N>();
     let mut queries = sizes.rows::<N>();
     let mut grads = sizes.rows::<N>();
-    // Of each query, for each key of the tile.
+    // A factor for each query and each key of the tile.
     let mut factors = Shared::<[f32]>::new_slice(comptime!(sizes.tile * sizes.tile));
     sizes.load(k, &mut keys, base + tile.first, base + tile.end, kv_heads, tile.head);
     if comptime!(of_keys) {
@@ -368,20 +369,20 @@ fn key_kernel<F: Float, I: Int, N: Size>(
 /// How a call is divided.
 #[derive(Clone, Copy, Debug)]
 struct Division {
-    /// Queries or keys of a tile.
+    /// Queries or keys per tile.
     tile: usize,
-    /// Units of a row.
+    /// Units per row.
     lanes: usize,
-    /// Elements of a vector, and vectors of a head.
+    /// Elements per vector, and vectors per head.
     vector: usize,
     vectors: usize,
 }
 
 impl Division {
-    /// `None` where not even a small tile fits the device.
+    /// Returns `None` if not even a small tile fits the device.
     fn new(shape: AttentionShape, x: &CubeTensor) -> Option<Self> {
         let hardware = &x.client.properties().hardware;
-        // In shared memory a vector's elements are in f32.
+        // In shared memory, the elements of a vector are f32.
         let vector = vector_of(shape.head_dim, [x]).min(4);
         let vectors = shape.head_dim / vector;
         let lanes = [4, 2].into_iter().find(|lanes| vectors.is_multiple_of(*lanes)).unwrap_or(1);
@@ -394,7 +395,7 @@ impl Division {
         Some(Self { tile, lanes, vector, vectors })
     }
 
-    /// What the kernels know of a side with so many heads.
+    /// The kernels' sizes for a side with `heads` heads.
     fn sizes(self, Extent { shape, longest }: Extent, heads: usize) -> SizesLaunch {
         let count = shape.batch * heads * shape.seq.div_ceil(self.tile);
         SizesLaunch::new(
@@ -410,18 +411,18 @@ impl Division {
         )
     }
 
-    /// A cube for each tile of a side with so many heads.
+    /// One cube for each tile of a side with `heads` heads.
     fn cubes(self, shape: AttentionShape, heads: usize, x: &CubeTensor) -> (CubeCount, CubeDim) {
         cubes(shape.batch * heads * shape.seq.div_ceil(self.tile), self.tile * self.lanes, x)
     }
 }
 
-/// Whether a device can do it.
+/// Whether the device supports this implementation.
 pub(super) fn fits(shape: AttentionShape, x: &CubeTensor) -> bool {
     Division::new(shape, x).is_some()
 }
 
-/// The output and the log-sum-exps, in the order that [`super::cube`] has; the tensors are row after row.
+/// Computes the output and the log-sum-exps, in the order of [`super::cube`]. The tensors must be contiguous.
 pub(super) fn forward(
     [q, k, v, starts]: [CubeTensor; 4],
     extent: Extent,
@@ -433,7 +434,7 @@ pub(super) fn forward(
     let log_sum_exps = unwritten(&q, sizes, DType::F32);
     let (cube_count, cube_dim) = division.cubes(shape, shape.heads, &q);
     let elements = [element(&q), element(&starts)];
-    // SAFETY: rows past the last are neither read nor written; a cube writes its own queries.
+    // SAFETY: rows past the last are neither read nor written; each cube writes only its own queries.
     unsafe {
         forward_kernel::launch_unchecked(
             &q.client.clone(),
@@ -453,7 +454,7 @@ pub(super) fn forward(
     (out, log_sum_exps)
 }
 
-/// The gradients of queries, keys and values; the tensors are row after row.
+/// Computes the gradients of queries, keys, and values. The tensors must be contiguous.
 pub(super) fn backward(
     [q, k, v, grad, starts, query_sums]: [CubeTensor; 6],
     extent: Extent,
@@ -471,7 +472,8 @@ pub(super) fn backward(
             inputs.map(|x| x.clone().into_tensor_arg());
         let out = out.clone().into_tensor_arg();
         let sizes = division.sizes(extent, heads);
-        // SAFETY: rows past the last are neither read nor written; a cube writes its own queries, keys or values.
+        // SAFETY: rows past the last are neither read nor written; each cube writes only its own queries,
+        // keys, or values.
         unsafe {
             match side {
                 Side::Queries => query_kernel::launch_unchecked(
@@ -511,7 +513,7 @@ pub(super) fn backward(
     (grad_q, grad_k, grad_v)
 }
 
-/// What a pass gives the gradient of.
+/// Whose gradient a pass computes.
 #[derive(Clone, Copy, PartialEq)]
 enum Side {
     Queries,

@@ -1,7 +1,6 @@
-//! The kernel for flex. A task handles the query heads that share a key-value head, in blocks of
-//! queries; the scores of a block see only the keys from the start of the block's first segment to
-//! its last query. The heads of a block are one matrix, so that its keys and values are prepared
-//! for all of them at once.
+//! The kernel for flex. A task handles the query heads that share a key-value head, in blocks of queries. The
+//! scores of a block cover only the keys from the start of the block's first segment to its last query. The
+//! heads of a block form one matrix, so its keys and values are prepared only once for all of them.
 
 use super::super::kernel::{self, Buffer, Matrix, MatrixMut, SharedMut, Threads, simd_fn};
 use super::{AttentionKernel, AttentionShape, Extent, Saved, parts, portable, queries_in_block};
@@ -60,7 +59,7 @@ impl AttentionKernel for Flex {
         let mut grad_q = Buffer::any(shape.tokens() * shape.width());
         let parts = parts(shape);
         let zeros = || Buffer::zeros(shape.tokens() * shape.kv_width());
-        // The gradients of keys and values that each part sums up.
+        // The gradients of keys and values that each part sums.
         let mut sums: Vec<[Buffer; 2]> = (0..parts).map(|_| [zeros(), zeros()]).collect();
         let grad_q_all = grad_q.shared();
         let sums_all: Vec<[SharedMut; 2]> =
@@ -85,7 +84,7 @@ impl AttentionKernel for Flex {
 
 /// `sum + more`
 fn add(mut sum: Buffer, more: &[f32]) -> Buffer {
-    /// Elements in one parallel task.
+    /// Elements per parallel task.
     const BLOCK: usize = 16 * 1024;
     sum.par_chunks_mut(BLOCK).zip(more.par_chunks(BLOCK)).for_each(|(sum, more)| {
         sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
@@ -95,7 +94,7 @@ fn add(mut sum: Buffer, more: &[f32]) -> Buffer {
 
 /// Memory for a block of all heads that share keys.
 struct Scratch {
-    /// `[group * queries, keys]`, one or two of them.
+    /// `[group * queries, keys]`, one or two matrices.
     scores: Vec<Buffer>,
     /// `[group * queries, head_dim]`: queries, gradients of the outputs, and results.
     rows: [Buffer; 3],
@@ -111,7 +110,7 @@ impl Scratch {
     }
 }
 
-/// The segment starts, checked: the blocks below rely on them to stay within their row.
+/// Reads and checks the segment starts. The blocks rely on them to stay within their row.
 fn segments(segment_starts: IntTensor<Flex>, shape: AttentionShape) -> Vec<usize> {
     let starts = kernel::indices(segment_starts, shape.seq, "causal_attention: segment start");
     for (row, starts) in starts.chunks_exact(shape.seq).enumerate() {
@@ -142,18 +141,18 @@ struct Task<'a> {
     kv_head: usize,
 }
 
-/// Some consecutive queries of a task.
+/// A range of consecutive queries of a task.
 struct Block {
     /// Indices within the batch row.
     queries: Range<usize>,
     /// Keys that some query of the block sees.
     keys: Range<usize>,
-    /// Place of the first key's head in `k`, `v` and their gradients.
+    /// Index of the first key's head in `k`, `v`, and their gradients.
     kv_offset: usize,
 }
 
 impl<'a> Task<'a> {
-    /// Task `index`, of as many as there are rows and key-value heads.
+    /// Task `index`, of one for each row and key-value head.
     fn new(shape: AttentionShape, starts: &'a [usize], index: usize) -> Self {
         let (row, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
         Self { shape, starts: &starts[row * shape.seq..], row, kv_head }
@@ -173,8 +172,8 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// For each row of a block's matrices: its head, its query, and the range of its keys within the
-    /// block's.
+    /// For each row of a block's matrices: its head, its query, and the range of its keys within the block's
+    /// keys.
     fn rows(&self, block: &Block) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
         let (first, group) = (block.keys.start, self.shape.group());
         let heads = self.kv_head * group..(self.kv_head + 1) * group;
@@ -184,19 +183,19 @@ impl<'a> Task<'a> {
             .map(move |(head, query)| (head, query, self.starts[query] - first..query + 1 - first))
     }
 
-    /// Place of a query's head in `q`, the output and their gradients.
+    /// The range of a query's head in `q`, the output, and their gradients.
     fn place(&self, head: usize, query: usize) -> Range<usize> {
         let (shape, token) = (self.shape, self.row * self.shape.seq + query);
         let start = token * shape.width() + head * shape.head_dim;
         start..start + shape.head_dim
     }
 
-    /// Place of a query's log-sum-exp.
+    /// The index of a query's log-sum-exp.
     fn place_of_sum(&self, head: usize, query: usize) -> usize {
         (self.row * self.shape.heads + head) * self.shape.seq + query
     }
 
-    /// The block's rows of a tensor like `q`, side by side.
+    /// Gathers the block's rows of a tensor like `q` contiguously.
     fn gather<'b>(&self, data: &[f32], block: &Block, out: &'b mut [f32]) -> Matrix<'b> {
         let dim = self.shape.head_dim;
         let mut count = 0;
@@ -235,7 +234,7 @@ impl<'a> Task<'a> {
         {
             let max = exp_scores(scores, visible.start, visible.end, sum);
             let place = self.place_of_sum(head, query);
-            // SAFETY: each row's place belongs to one task alone.
+            // SAFETY: each index belongs to one row, and each row to one task.
             let log_sum_exp = unsafe { log_sum_exp.slice(place..place + 1) };
             log_sum_exp[0] = max + sum.ln();
         }
@@ -284,8 +283,8 @@ impl<'a> Task<'a> {
             score_grads(probs, slopes, [visible.start, visible.end], log_sum_exp, mean);
         }
         let (probs, slopes) = (Matrix::dense(probs, size), Matrix::dense(slopes, size));
-        // SAFETY: of this part's `grad_k` and `grad_v`, which started as zeros, the columns of this
-        // key-value head and row belong to this task alone.
+        // SAFETY: in this part's `grad_k` and `grad_v`, which start as zeros, the columns of this key-value
+        // head and row belong to this task only.
         let [grad_k, grad_v] = [grad_k, grad_v]
             .map(|grad| unsafe { grad.matrix(block.kv_offset, [cols, dim], kv_width) });
         grad_v.add_product(probs.transposed(), grads, Threads::One);
@@ -293,7 +292,7 @@ impl<'a> Task<'a> {
         let grad_queries = &mut grad_queries[..rows * dim];
         MatrixMut::dense(grad_queries, [rows, dim]).set_product(1.0, slopes, keys, Threads::One);
         for (values, (head, query, _)) in grad_queries.chunks_exact(dim).zip(self.rows(block)) {
-            // SAFETY: each row's place belongs to one task alone.
+            // SAFETY: each range belongs to one row, and each row to one task.
             unsafe { grad_q.slice(self.place(head, query)) }.copy_from_slice(values);
         }
     }
@@ -312,8 +311,8 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// Turns scores into probabilities, and the (scaled) gradient of the probabilities into that
-    /// of the scores; `mean` is the (scaled) sum of the probabilities times their gradients.
+    /// Turns scores into probabilities, and the (scaled) gradient of the probabilities into that of the
+    /// scores; `mean` is the (scaled) sum of the probabilities times their gradients.
     fn score_grads(
         probs: &mut [f32],
         slopes: &mut [f32],

@@ -1,11 +1,11 @@
-//! Attention made of backend operations.
+//! Attention in backend operations.
 //!
-//! The query heads of a group are laid one below the other as rows of one matrix,
-//! `[batch, kv_heads, group * queries, head_dim]`, so that one product with the keys
-//! `[batch, kv_heads, keys, head_dim]` serves the group, and its transpose sums the group's
-//! gradients. A block of queries meets the keys from the earliest that its first query may see to
-//! its own end. The matrix products are in the type of the inputs; scores, softmax and the sums of
-//! gradients over blocks are in f32 (f64 for f64).
+//! The query heads of a group are stacked as rows of one matrix,
+//! `[batch, kv_heads, group * queries, head_dim]`. One product with the keys
+//! `[batch, kv_heads, keys, head_dim]` then serves the whole group, and its transpose sums the group's
+//! gradients. A block of queries uses the keys from the earliest that its first query may see to its own end.
+//! Matrix products have the type of the inputs; scores, softmax, and sums of gradients over blocks are f32
+//! (f64 for f64).
 
 use super::super::backends::{cast, wide, widen};
 use super::{AttentionShape, Extent, Saved};
@@ -14,19 +14,18 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{FloatDType, IntDType, Slice};
 use std::ops::Range;
 
-/// Size of one block of scores, in elements (128 MiB in f32).
+/// Scores per block, in elements (128 MiB in f32).
 const SCORES_PER_BLOCK: usize = 32 * 1024 * 1024;
-/// Queries in a block where segments are short.
+/// Queries per block for short segments.
 const SHORT_BLOCK: usize = 256;
-/// Fewer queries waste the matrix products.
+/// Fewer queries make matrix products inefficient.
 const LEAST_QUERIES: usize = 32;
-/// Added to the scores of hidden keys. Finite, since WGSL has no infinity, and large enough that
-/// `exp` of the difference to any score of a visible key is 0.
+/// Added to the scores of hidden keys. Finite, because WGSL has no infinity, and large enough that `exp` of
+/// its difference from any visible score is 0.
 const HIDDEN: f32 = -1e30;
 
-/// Queries that are taken at once: as many as the memory allows, and where segments are short no more
-/// than a few of them, since most scores of a block are those of other segments. Much smaller blocks
-/// would be bound by how fast operations are started.
+/// Queries per block: as many as memory allows, but for short segments only a few of them, because most
+/// scores of a block then belong to other segments. Much smaller blocks would be limited by launch overhead.
 pub(super) fn query_block(Extent { shape, longest }: Extent) -> usize {
     let most = if longest < shape.seq { longest.max(SHORT_BLOCK) } else { shape.seq };
     let keys = (most + longest).min(shape.seq);
@@ -38,7 +37,7 @@ fn blocks(seq: usize, block: usize) -> impl DoubleEndedIterator<Item = Range<usi
     (0..seq.div_ceil(block)).map(move |i| i * block..((i + 1) * block).min(seq))
 }
 
-/// The output, and the log-sum-exp of the scores `[batch, kv_heads, group, seq, 1]`.
+/// Returns the output and the log-sum-exp of the scores, `[batch, kv_heads, group, seq, 1]`.
 pub(super) fn forward<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
@@ -77,7 +76,7 @@ fn forward_in_blocks<B: Backend>(
     (cast::<B>(out, call.dtype), B::float_cat(log_sum_exps, 3))
 }
 
-/// The gradients of `q`, `k` and `v`.
+/// Returns the gradients of `q`, `k`, and `v`.
 pub(super) fn backward<B: Backend>(
     grad: FloatTensor<B>,
     saved: Saved<B>,
@@ -96,13 +95,13 @@ fn backward_in_blocks<B: Backend>(
     let Saved { q, k, v, segment_starts, out, log_sum_exp } = saved;
     let call = Call::<B>::new(extent, segment_starts, q.dtype().into());
     let grad = call.split_queries(grad);
-    // The sum over a query's keys of each probability times its gradient.
+    // For each query, the sum over its keys of each probability times its gradient.
     let product = B::float_mul(widen::<B>(grad.clone()), widen::<B>(call.split_queries(out)));
     let mean = B::float_sum_dim(product, 4);
     let (q, k, v) = (call.split_queries(q), call.split_keys(k), call.split_keys(v));
     let mut grad_q = vec![];
     let (mut grad_k, mut grad_v) = (None, None);
-    // From the last block: where it sees all keys, the sums have their full size from the start.
+    // Starts with the last block. It may see all keys, so that the sums have their full size from the start.
     for queries in blocks(shape.seq, block).rev() {
         let (rows, seen) = (queries.len(), call.keys_of(&queries));
         let keys = |x: &FloatTensor<B>| call.slice_keys(x.clone(), &seen);
@@ -128,14 +127,14 @@ fn backward_in_blocks<B: Backend>(
     [call.merge_queries(B::float_cat(grad_q, 3)), merge_keys(grad_k), merge_keys(grad_v)]
 }
 
-/// One call's sizes and constants, and the ways its tensors are laid out.
+/// Sizes and constants of a call, and its tensor layouts.
 struct Call<B: Backend> {
     shape: AttentionShape,
     /// See [`Extent`].
     longest: usize,
     /// `[batch, seq, 1]`
     segment_starts: IntTensor<B>,
-    /// Type of the inputs and of the matrix products.
+    /// Type of the inputs and matrix products.
     dtype: FloatDType,
 }
 
@@ -149,7 +148,7 @@ impl<B: Backend> Call<B> {
         Self { shape, longest, segment_starts, dtype }
     }
 
-    /// `[tokens, heads * dim]` as `[batch, kv_heads, group, seq, dim]`.
+    /// Rearranges `[tokens, heads * dim]` to `[batch, kv_heads, group, seq, dim]`.
     fn split_queries(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let AttentionShape { batch, seq, kv_heads, head_dim, .. } = self.shape;
         let x = B::float_reshape(x, [batch, seq, kv_heads, self.shape.group(), head_dim].into());
@@ -161,7 +160,7 @@ impl<B: Backend> Call<B> {
         B::float_reshape(x, [self.shape.tokens(), self.shape.width()].into())
     }
 
-    /// `[tokens, kv_heads * dim]` as `[batch, kv_heads, seq, dim]`.
+    /// Rearranges `[tokens, kv_heads * dim]` to `[batch, kv_heads, seq, dim]`.
     fn split_keys(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let AttentionShape { batch, seq, kv_heads, head_dim, .. } = self.shape;
         let x = B::float_reshape(x, [batch, seq, kv_heads, head_dim].into());
@@ -173,20 +172,20 @@ impl<B: Backend> Call<B> {
         B::float_reshape(x, [self.shape.tokens(), self.shape.kv_width()].into())
     }
 
-    /// Some queries of `[batch, kv_heads, group, seq, n]`.
+    /// A range of queries of `[batch, kv_heads, group, seq, n]`.
     fn slice_queries(&self, x: FloatTensor<B>, queries: &Range<usize>) -> FloatTensor<B> {
         let all = x.shape();
         let slices = [0..all[0], 0..all[1], 0..all[2], queries.clone(), 0..all[4]];
         B::float_slice(x, &slices.map(Slice::from))
     }
 
-    /// The keys that queries may see: none after the last, none before the longest segment that ends
-    /// with the first.
+    /// The keys that queries may see: none after the last query, and none before the longest segment that
+    /// ends with the first query.
     fn keys_of(&self, queries: &Range<usize>) -> Range<usize> {
         (queries.start + 1).saturating_sub(self.longest)..queries.end
     }
 
-    /// Some keys of `[batch, kv_heads, seq, dim]`.
+    /// A range of keys of `[batch, kv_heads, seq, dim]`.
     fn slice_keys(&self, x: FloatTensor<B>, keys: &Range<usize>) -> FloatTensor<B> {
         B::float_slice(x, &self.key_slices(keys))
     }
@@ -196,7 +195,7 @@ impl<B: Backend> Call<B> {
         [0..batch, 0..kv_heads, keys.clone(), 0..head_dim].map(Slice::from)
     }
 
-    /// Adds the gradients of some keys to those of all.
+    /// Adds the gradients of a range of keys to the total.
     fn add_keys(
         &self,
         sum: &mut Option<FloatTensor<B>>,
@@ -218,7 +217,7 @@ impl<B: Backend> Call<B> {
         });
     }
 
-    /// `[batch, kv_heads, group, queries, n]` as `[batch, kv_heads, group * queries, n]`, in the
+    /// Reshapes `[batch, kv_heads, group, queries, n]` to `[batch, kv_heads, group * queries, n]`, in the
     /// type of the matrix products.
     fn join_group(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let all = x.shape();
@@ -231,7 +230,7 @@ impl<B: Backend> Call<B> {
         B::float_reshape(x, [all[0], all[1], self.shape.group(), queries, all[3]].into())
     }
 
-    /// Scores `[batch, kv_heads, group, queries, keys]` of some queries and the keys of
+    /// Scores `[batch, kv_heads, group, queries, keys]` of a range of queries and the keys of
     /// [`Call::keys_of`].
     fn scores(
         &self,
@@ -245,9 +244,8 @@ impl<B: Backend> Call<B> {
         B::float_add(self.split_group(scores, queries.len()), self.mask(queries))
     }
 
-    /// 0 where a query sees a key, a large negative number where not:
-    /// `[batch, 1, 1, queries, keys]`. An addition broadcasts it over the heads, so that no mask of
-    /// the scores' size is made.
+    /// The mask `[batch, 1, 1, queries, keys]`: 0 for visible keys, a large negative number for hidden ones.
+    /// Addition broadcasts it over heads, so no mask of the scores' size is created.
     fn mask(&self, queries: &Range<usize>) -> FloatTensor<B> {
         let seen = self.keys_of(queries);
         let (batch, rows, cols) = (self.shape.batch, queries.len(), seen.len());
@@ -307,7 +305,7 @@ mod tests {
         for (block, longest) in [(1, 11), (4, 11), (10, 11), (1, 4), (3, 4), (4, 5), (11, 4)] {
             for (found, expected) in results(block, longest).iter().zip(&expected) {
                 for (found, expected) in found.iter().zip(expected) {
-                    // In f64, whose sums only differ in their order.
+                    // f64 sums differ only in their order.
                     assert!((found - expected).abs() < 1e-12, "block {block}, {longest}");
                 }
             }
@@ -321,7 +319,7 @@ mod tests {
         assert_eq!(whole(shape), 128);
         assert_eq!(whole(AttentionShape { batch: 999, ..shape }), LEAST_QUERIES);
         assert_eq!(whole(SHAPE), SHAPE.seq);
-        // Short segments: smaller blocks, which see fewer keys.
+        // Short segments use smaller blocks, which see fewer keys.
         let within = |batch, longest| {
             query_block(Extent { shape: AttentionShape { batch, ..shape }, longest })
         };

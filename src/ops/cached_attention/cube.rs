@@ -1,5 +1,5 @@
-//! A kernel for GPUs: a cube for each query and head, which goes through the keys tile by tile. In a tile each unit has
-//! a key; then each has some of the values' columns, for some of the tile's keys.
+//! GPU kernel: one cube per query and head, which goes through the keys tile by tile. Within a tile, each
+//! unit first handles one key, and then some columns of the values for some of the keys.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cube_max, cube_sum, cubecl, cubes, element, in_rows,
@@ -11,17 +11,17 @@ use burn::tensor::DType;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Below any score. Finite, since WGSL has no infinity.
+/// Below any score. Finite, because WGSL has no infinity.
 const LEAST: f32 = -1e30;
-/// Units of a cube, where the device has as many.
+/// Units per cube, if the device has as many.
 const UNITS: usize = 128;
 
-/// What the kernel knows of a call.
+/// Sizes of a call for the kernel.
 #[derive(CubeType, CubeLaunch, Clone)]
 struct Call {
     /// Queries of all heads.
     count: usize,
-    /// New tokens of a row.
+    /// New tokens per row.
     new: usize,
     heads: usize,
     kv_heads: usize,
@@ -33,7 +33,7 @@ struct Call {
 
 #[cube]
 impl Call {
-    /// Where the first key of a cube's head lies in the cache.
+    /// The index of the first key of a cube's head in the cache.
     fn first_place(&self) -> usize {
         let (token, head) = (CUBE_POS / self.heads, CUBE_POS % self.heads);
         let kv_head = head / (self.heads / self.kv_heads);
@@ -41,7 +41,7 @@ impl Call {
     }
 }
 
-/// The product of the query and a key that begins at `first`.
+/// The product of the query and the key at `first`.
 #[cube]
 fn dot<F: Float, N: Size>(
     query: &Shared<[Vector<f32, N>]>,
@@ -56,7 +56,8 @@ fn dot<F: Float, N: Size>(
     vector_total(dot)
 }
 
-/// A column's sum with the values of a tile's keys from `split` on, every `splits`-th; `first` is the first key's.
+/// Adds to a column's sum the values of every `splits`-th key of a tile, starting at `split`; `first` is the
+/// index of the first key.
 #[cube]
 fn with_values<F: Float, N: Size>(
     sum: Vector<f32, N>,
@@ -76,7 +77,7 @@ fn with_values<F: Float, N: Size>(
     sum
 }
 
-/// The sum of what the units that share a column have.
+/// Adds the sums of the units that share a column.
 #[cube]
 fn sum_of_parts<N: Size>(
     parts: &Shared<[Vector<f32, N>]>,
@@ -101,7 +102,7 @@ fn attend_kernel<F: Float, N: Size>(
     call: Call,
     #[comptime] units: usize,
     #[comptime] vectors: usize,
-    // Units that share a column, and columns of a unit, rounded up: one of them is 1.
+    // Units per column, and columns per unit, rounded up; one of them is 1.
     #[comptime] splits: usize,
     #[comptime] columns: usize,
     #[define(F)] _element: ElemType,
@@ -189,7 +190,7 @@ impl CachedAttentionKernel for CubeBackend {
         let Sizes { rows, new, keys, heads, kv_heads, dim } =
             Sizes::of(&q.shape(), &k.shape(), &mask.shape());
         let out = unwritten(&q, [rows * new, heads * dim], q.dtype);
-        // In shared memory a vector's elements are in f32.
+        // In shared memory, the elements of a vector are f32.
         let vector = vector_of(dim, [&q]).min(4);
         let vectors = dim / vector;
         let units = units_within(UNITS, &q);
@@ -197,8 +198,8 @@ impl CachedAttentionKernel for CubeBackend {
         let (cube_count, cube_dim) = cubes(count, units, &q);
         let (kind, scale) = (element(&q), (dim as f32).powf(-0.5));
         let call = CallLaunch::new(count, new, heads, kv_heads, capacity, first, keys, scale);
-        // SAFETY: keys from `first` on are in the cache, as the operation requires; a cube writes its own query
-        // and head.
+        // SAFETY: keys from `first` on are in the cache, as the operation requires; each cube writes only its
+        // own query and head.
         unsafe {
             attend_kernel::launch_unchecked(
                 &q.client.clone(),

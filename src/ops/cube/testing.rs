@@ -1,4 +1,4 @@
-//! Holds a kernel for GPUs to the same operation in f64 on a processor, in each type that the device has.
+//! Compares a GPU kernel with the same operation in f64 on the CPU, in each type that the device supports.
 
 use super::{CubeBackend, CubeTensor};
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
@@ -8,16 +8,16 @@ use burn_cubecl::CubeDevice;
 use burn_cubecl::ops::into_data_sync;
 use burn_flex::FlexTensor;
 
-/// A type, and the largest difference in units of the largest magnitude.
+/// Types, and the largest allowed difference relative to the largest magnitude.
 pub const TYPES: [(DType, f64); 3] = [(DType::F32, 5e-6), (DType::F16, 4e-3), (DType::BF16, 3e-2)];
 
-/// The types of [`TYPES`] that the device computes with.
+/// The types of [`TYPES`] that the device supports.
 pub fn types() -> impl Iterator<Item = (DType, f64)> {
     let device = CubeDevice::default();
     TYPES.into_iter().filter(move |(dtype, _)| CubeBackend::supports_dtype(&device, *dtype))
 }
 
-/// The same numbers for both sides: rounded to the type.
+/// The same numbers for both sides, rounded to the type.
 #[derive(Clone)]
 pub struct Input {
     values: Vec<f64>,
@@ -32,7 +32,7 @@ impl Input {
         Self::of((0..count).map(|i| number(i) * scale).collect(), shape, dtype)
     }
 
-    /// These numbers.
+    /// The given numbers.
     pub fn of(values: Vec<f64>, shape: &[usize], dtype: DType) -> Self {
         let rounded = TensorData::new(values, shape.to_vec()).convert_dtype(dtype);
         Self { values: rounded.iter().collect(), shape: shape.to_vec() }
@@ -48,7 +48,7 @@ impl Input {
     }
 }
 
-/// Whole numbers for both sides.
+/// Integers for both sides.
 pub fn ints(values: &[i64], shape: &[usize]) -> (CubeTensor, FlexTensor) {
     let short: Vec<i32> = values.iter().map(|x| *x as i32).collect();
     let data = TensorData::new(short, shape.to_vec());
@@ -56,7 +56,7 @@ pub fn ints(values: &[i64], shape: &[usize]) -> (CubeTensor, FlexTensor) {
     (on_cube, FlexTensor::from_data(TensorData::new(values.to_vec(), shape.to_vec())))
 }
 
-/// Panics where the two are farther apart than `tolerance`.
+/// Panics if the tensors differ by more than `tolerance`.
 pub fn assert_close(what: &str, found: CubeTensor, expected: FlexTensor, tolerance: f64) {
     let dtype = found.dtype;
     let found: Vec<f64> = into_data_sync(found).iter().collect();
@@ -69,5 +69,5 @@ pub fn assert_close(what: &str, found: CubeTensor, expected: FlexTensor, toleran
     assert!(far <= tolerance, "{what}, {dtype:?}: off by {far:e}");
 }
 
-/// The backend that the other side is computed with.
+/// The backend of the reference computation.
 pub type Exact = Flex;

@@ -1,5 +1,5 @@
-//! Each kernel for GPUs beside the portable body of its operation in f64, in each type that the device has, at sizes
-//! that vectors divide and at others.
+//! Compares each GPU kernel with the portable body of its operation in f64, in each type that the device
+//! supports, at sizes that vectors divide and at others.
 
 use super::CubeBackend;
 use super::testing::{Exact, Input, assert_close, ints, types};
@@ -94,7 +94,7 @@ fn gates() {
 #[test]
 fn rotations() {
     for (dtype, tolerance) in types() {
-        // Whole heads, parts of them, and sizes that no vector divides.
+        // Whole heads, partial heads, and sizes that no vector divides.
         for (heads, head_dim, half) in [(3, 16, 8), (2, 24, 4), (3, 10, 3)] {
             let x = Input::new(1, &[9, heads * head_dim], 1.0, dtype);
             let [cos, sin] = [2, 3].map(|seed| Input::new(seed, &[20, half], 1.0, DType::F32));
@@ -119,7 +119,7 @@ fn updates() {
             let input = |seed, scale, dtype| Input::new(seed, &[count], scale, dtype);
             let (param, grad) = (input(1, 1.0, DType::F32), input(2, 1.0, dtype));
             let m = input(3, 0.1, DType::F32);
-            // Squares, and so not negative.
+            // Squares, so that they are not negative.
             let number = |i: usize| ((i * 37 + 5) % 101) as f64 / 1010.0;
             let squares = (0..count).map(|i| number(i) * number(i)).collect();
             let v = Input::of(squares, &[count], DType::F32);
@@ -127,7 +127,7 @@ fn updates() {
             let found = Gpu::adamw_update(p, grad.cube(dtype), first, second, factors);
             let [p, g, first, second] = [&param, &grad, &m, &v].map(Input::flex);
             let exact = Exact::adamw_update(p, g, first, second, factors);
-            // Parameter and moments are in f32 whatever the gradient is.
+            // The parameter and the moments are f32 for every type of gradient.
             assert_close("update, parameter", found.0, exact.0, 1e-6);
             assert_close("update, first moment", found.1, exact.1, 1e-6);
             assert_close("update, second moment", found.2, exact.2, 1e-6);
@@ -155,7 +155,7 @@ fn squares() {
     for (dtype, tolerance) in types() {
         for count in [1, 1000, 200_001] {
             let x = Input::new(1, &[count], 1.0, dtype);
-            // The sums are in f32 whatever the elements are; those around them stay as they are.
+            // The sums are f32 for every type of elements; the numbers around them are unchanged.
             let sums = Input::of(vec![3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 5.0], &[7], DType::F32);
             let found = Gpu::squares(x.cube(dtype), sums.cube(DType::F32), 2);
             let exact = Exact::float_sum(Exact::squares(x.flex(), sums.flex(), 2));
@@ -221,7 +221,7 @@ fn losses() {
 #[test]
 fn cached_attention() {
     for (dtype, tolerance) in types() {
-        // The last has more vectors in a head than a cube has units.
+        // The last case has more vectors per head than units per cube.
         for (new, keys, first, heads, kv_heads, dim) in
             [(1, 150, 3, 4, 2, 8), (3, 7, 0, 2, 2, 6), (1, 9, 2, 3, 1, 131)]
         {
@@ -229,7 +229,7 @@ fn cached_attention() {
             let q = Input::new(1, &[rows * new, heads * dim], 1.0, dtype);
             let [k, v] =
                 [2, 3].map(|seed| Input::new(seed, &[rows, kv_heads, capacity, dim], 1.0, dtype));
-            // Of each query the first two keys are hidden.
+            // The first two keys are hidden from each query.
             let mask = (0..rows * new * keys).map(|i| if i % keys < 2 { -1e9 } else { 0.0 });
             let mask = Input::of(mask.collect(), &[rows, 1, new, keys], DType::F32);
             let [gq, gk, gv] = [&q, &k, &v].map(|input| input.cube(dtype));
@@ -243,7 +243,7 @@ fn cached_attention() {
 #[test]
 fn decoded_values() {
     for (dtype, tolerance) in types() {
-        // Sizes with whole words and blocks, and without.
+        // Sizes with and without whole words and blocks.
         for size in [[3, 64], [5, 7], [4, 96]] {
             let encodings =
                 [Encoding::nf4(false), Encoding::int8(size[1]), Encoding::q8_0(), Encoding::q4_0()];
@@ -283,7 +283,7 @@ fn drawn_tokens() {
         Sampling { temperature: 0.0, ..penalized },
     ];
     let rows = 8;
-    // With steps of 0.5 many tokens are equally probable.
+    // With steps of 0.5, many tokens are equally probable.
     for (vocabulary, step) in [(37, 0.0), (300, 0.5), (1100, 0.0)] {
         let number = |i: usize| ((i * 7919 + 11) % 2003) as f64 / 300.0 - 3.3;
         let round = |x: f64| if step > 0.0 { (x / step).round() * step } else { x };
@@ -298,7 +298,7 @@ fn drawn_tokens() {
             same_tokens(&logits, Draws { sampling, points, earlier });
         }
     }
-    // Where there is little to choose from.
+    // Few or no choices.
     let tiny = Sampling { temperature: 1e-300, ..plain };
     for (logits, sampling) in [
         (vec![0.5], plain),
@@ -314,7 +314,7 @@ fn drawn_tokens() {
             same_tokens(&input, Draws { sampling, points: vec![point], earlier: vec![] });
         }
     }
-    // A number of the vocabulary, whatever the scores are.
+    // The result is a token of the vocabulary for any scores.
     let nothing = Input::of(vec![f64::NAN; 6], &[2, 3], DType::F32);
     let draws = Draws { sampling: plain, points: vec![0.4; 2], earlier: vec![] };
     let found = into_data_sync(Gpu::draw(nothing.cube(DType::F32), draws));

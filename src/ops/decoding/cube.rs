@@ -1,4 +1,4 @@
-//! A kernel for GPUs: a unit for each word of codes.
+//! GPU kernel: one unit per word of codes.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, cubecl, element, in_rows, units, unwritten, vector_of,
@@ -11,12 +11,12 @@ use burn::tensor::{DType, FloatDType};
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// What codes stand for.
+/// Types of codes.
 const INTEGER_8: u32 = 0;
 const NORMAL_4: u32 = 1;
 const INTEGER_4: u32 = 2;
 
-/// A value of NF4, bit by bit.
+/// Decodes an NF4 value bit by bit.
 #[cube]
 fn normal(code: i32) -> f32 {
     let third = (code & 8) != 0;
@@ -77,11 +77,11 @@ fn decode_kernel<F: Float, I: Int, N: Size>(
             for j in 0..N::value() {
                 let place = part * N::value() + j;
                 if comptime!(kind == INTEGER_8) {
-                    // The sign is the upper bit.
+                    // The sign is the top bit.
                     let code = (word >> i32::cast_from(place * 8)) & 255;
                     values.insert(j, f32::cast_from((code ^ 128) - 128) * unit);
                 } else {
-                    // The first of two in a byte is in its upper half.
+                    // The first of two codes in a byte is in the upper half.
                     let code = (word >> i32::cast_from((place ^ 1) * 4)) & 15;
                     if comptime!(kind == NORMAL_4) {
                         values.insert(j, normal(code));
@@ -90,7 +90,7 @@ fn decode_kernel<F: Float, I: Int, N: Size>(
                     }
                 }
             }
-            // Blocks have whole vectors.
+            // Blocks consist of whole vectors.
             let scale = Vector::<f32, N>::new(scales[first / block]);
             out[first / N::value()] = Vector::cast_from(values * scale);
         }
@@ -124,13 +124,13 @@ impl DecodingKernel for CubeBackend {
         let count = size[0] * size[1];
         let words = (count * encoding.bits()).div_ceil(32).min(codes.shape().num_elements());
         let out = unwritten(&scales, size, dtype.into());
-        // A vector is of one word and of one block.
+        // A vector must lie within one word and one block.
         let four = [count, encoding.block].iter().all(|length| length.is_multiple_of(4));
         let vector = if four { vector_of(4, [&out]) } else { 1 };
         let (cube_count, cube_dim) = units(words, &scales);
         let elements = [element(&out), element(&codes)];
-        // SAFETY: a unit reads its own word, and the scales of blocks that hold its values, and writes these where
-        // they are among the `count` that there are.
+        // SAFETY: each unit reads its own word and the scales of the blocks of its values, and writes only
+        // those of its values that are among the `count` existing ones.
         unsafe {
             decode_kernel::launch_unchecked(
                 &scales.client.clone(),

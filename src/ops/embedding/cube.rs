@@ -1,4 +1,4 @@
-//! A kernel for GPUs: the cube of an id's first place adds up the gradients of all of its places, in their order.
+//! GPU kernel: the cube at an ID's first position adds the gradients of all positions of the ID, in order.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cubecl, cubes, element, in_rows, units_of, vector_of,
@@ -24,7 +24,7 @@ fn grad_kernel<G: Float, W: Float, I: Int, N: Size>(
         terminate!();
     }
     let id = ids[token];
-    // The units look for an earlier place together.
+    // The units search for an earlier position together.
     let mut earlier = Shared::<[u32]>::new_slice(units);
     let mut found = 0u32;
     for other in range_stepped(UNIT_POS as usize, token, units) {
@@ -66,8 +66,8 @@ impl EmbeddingKernel for CubeBackend {
         let units = units_of(width / vector, &grad);
         let (cube_count, cube_dim) = cubes(tokens, units, &grad);
         let elements = [element(&grad), element(&out), element(&ids)];
-        // SAFETY: `grad` has a row for each of the tokens; a cube writes the row of its id, which it compares with
-        // the vocabulary, and no other cube does.
+        // SAFETY: `grad` has one row per token. Each cube writes only the row of its ID, which it checks
+        // against the vocabulary, and no other cube writes that row.
         unsafe {
             grad_kernel::launch_unchecked(
                 &grad.client.clone(),

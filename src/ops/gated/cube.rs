@@ -1,4 +1,4 @@
-//! Kernels for GPUs: a unit for each vector of elements.
+//! GPU kernels: one unit per vector of elements.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cubecl, element, in_rows, units, unwritten, vector_of,
@@ -8,7 +8,7 @@ use burn::backend::TensorMetadata;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// `sigmoid(z)` and the slope of `z`, where `x sigmoid(z)` is the activation.
+/// `sigmoid(z)` and the slope of `z`, for the activation `x sigmoid(z)`.
 #[cube]
 fn sigmoid_and_slope<N: Size>(
     x: Vector<f32, N>,
@@ -81,7 +81,7 @@ impl GatedKernel for CubeBackend {
         let vector = vector_of(count, [&gate]);
         let (cube_count, cube_dim) = units(count / vector, &gate);
         let kind = element(&gate);
-        // SAFETY: the tensors have `count` elements each, and a unit takes its own.
+        // SAFETY: the tensors have `count` elements each, and each unit handles its own.
         unsafe {
             forward_kernel::launch_unchecked(
                 &gate.client.clone(),
@@ -115,7 +115,7 @@ impl GatedKernel for CubeBackend {
         let vector = vector_of(count, [&gate]);
         let (cube_count, cube_dim) = units(count / vector, &gate);
         let kind = element(&gate);
-        // SAFETY: the tensors have `count` elements each, and a unit takes its own.
+        // SAFETY: the tensors have `count` elements each, and each unit handles its own.
         unsafe {
             backward_kernel::launch_unchecked(
                 &gate.client.clone(),

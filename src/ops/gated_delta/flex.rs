@@ -1,6 +1,6 @@
-//! The kernel for flex. A task has a sequence and a key head with the value heads that share it, and goes through
-//! the sequence chunk by chunk. The backward pass goes through it twice: forward to the state before each chunk,
-//! then backward.
+//! The kernel for flex. A task handles one sequence and one key head with its value heads, chunk by chunk.
+//! The backward pass goes through the sequence twice: forward to compute the state before each chunk, then
+//! backward.
 
 use super::super::backends::cast;
 use super::super::kernel::{self, Buffer, Matrix, MatrixMut, SharedMut, Threads};
@@ -33,7 +33,7 @@ impl GatedDeltaKernel for Flex {
         let sequences = call.sequences.ranges().len();
         let is_new = state.is_none();
         let mut states = match state {
-            // In place, where nothing else holds them.
+            // In place if nothing else holds the states.
             Some(state) => kernel::in_f32(state),
             None => {
                 let shape = [sequences, value_heads, key_dim, value_dim];
@@ -47,7 +47,7 @@ impl GatedDeltaKernel for Flex {
             || Scratch::new(call),
             |scratch, index| {
                 let task = Task::new(call, inputs, index);
-                // SAFETY: the states of a sequence's key head belong to one task alone.
+                // SAFETY: the states of a sequence's key head belong to this task only.
                 let states = unsafe { states_all.slice(task.states()) };
                 task.forward(states, is_new, scratch, out_all);
             },
@@ -89,28 +89,29 @@ impl GatedDeltaKernel for Flex {
     }
 }
 
-/// Memory for a chunk of one key head and one of its value heads. Matrices are dense, with as many rows as the chunk
-/// has tokens.
+/// Memory for a chunk of one key head and one of its value heads. Matrices are dense, with one row per token
+/// of the chunk.
 struct Scratch {
-    /// `[size, key_dim]`: queries, times their scale, and keys, divided by their norms; and another.
+    /// `[size, key_dim]`: scaled unit queries, unit keys, and scratch space.
     q: Buffer,
     k: Buffer,
     scaled: Buffer,
-    /// 1 over the norms of queries and keys.
+    /// Reciprocal norms of queries and keys.
     factors: [Vec<f32>; 2],
     /// `[size, size]`: `q k^T` and `k k^T`.
     queries_keys: Buffer,
     keys_keys: Buffer,
-    /// `G`, `exp(G)`, `exp(G_end - G)` and beta. Sums are in f64: their differences are small where they are not.
+    /// `G`, `exp(G)`, `exp(G_end - G)`, and beta. The sums are f64, because their differences are small
+    /// compared with the sums.
     sums: Vec<f64>,
     from_start: Vec<f32>,
     to_end: Vec<f32>,
     beta: Vec<f32>,
-    /// `[size, size]`: `D`, `-A` and `P`.
+    /// `[size, size]`: `D`, `-A`, and `P`.
     decays: Buffer,
     minus_a: Buffer,
     seen: Buffer,
-    /// `[size, value_dim]`: what is read of the state, `v - exp(G) k S`, and `U`.
+    /// `[size, value_dim]`: what is read from the state, `v - exp(G) k S`, and `U`.
     read: Buffer,
     errors: Buffer,
     written: Buffer,
@@ -145,10 +146,10 @@ impl Scratch {
     }
 }
 
-/// A sequence and a key head.
+/// One sequence and one key head.
 struct Task<'a> {
     shape: DeltaShape,
-    /// Tokens of the sequence.
+    /// The sequence's tokens.
     tokens: Range<usize>,
     sequence: usize,
     key_head: usize,
@@ -156,7 +157,7 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// Task `index`, of as many as there are sequences and key heads.
+    /// Task `index`, of one for each sequence and key head.
     fn new(call: &DeltaCall, inputs: [&'a [f32]; 5], index: usize) -> Self {
         let shape = call.shape;
         let (sequence, key_head) = (index / shape.key_heads, index % shape.key_heads);
@@ -172,49 +173,49 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// The value heads.
+    /// The value heads of the task.
     fn heads(&self) -> Range<usize> {
         let group = self.shape.group();
         self.key_head * group..(self.key_head + 1) * group
     }
 
-    /// Elements of a state.
+    /// Elements per state.
     fn state_size(&self) -> usize {
         self.shape.key_dim * self.shape.value_dim
     }
 
-    /// Place of the task's states among all.
+    /// The range of the task's states.
     fn states(&self) -> Range<usize> {
         let first = self.sequence * self.shape.value_heads + self.heads().start;
         first * self.state_size()..(first + self.shape.group()) * self.state_size()
     }
 
-    /// Place of a token's key head in `q`, `k` and their gradients.
+    /// The range of a token's key head in `q`, `k`, and their gradients.
     fn key_place(&self, token: usize) -> Range<usize> {
         let start = token * self.shape.key_width() + self.key_head * self.shape.key_dim;
         start..start + self.shape.key_dim
     }
 
-    /// Place of a token's value head in `v`, the output and their gradients.
+    /// The range of a token's value head in `v`, the output, and their gradients.
     fn value_place(&self, token: usize, head: usize) -> Range<usize> {
         let start = token * self.shape.value_width() + head * self.shape.value_dim;
         start..start + self.shape.value_dim
     }
 
-    /// Place of a token's value head in decays and betas.
+    /// The index of a token's value head in decays and betas.
     fn place(&self, token: usize, head: usize) -> usize {
         token * self.shape.value_heads + head
     }
 
-    /// A head's values of a chunk in a tensor like `v`.
+    /// The values of one head and chunk in a tensor like `v`.
     fn values<'b>(&self, data: &'b [f32], chunk: &Range<usize>, head: usize) -> Matrix<'b> {
         let start = self.value_place(chunk.start, head).start;
         let size = [chunk.len(), self.shape.value_dim];
         Matrix::new(&data[start..], size, [self.shape.value_width(), 1])
     }
 
-    /// Writes the outputs, and the states after the sequence over those before it; `is_new` says that these are
-    /// zeros.
+    /// Writes the outputs and replaces the states with those after the sequence. `is_new` means that the
+    /// states are zeros.
     fn forward(&self, states: &mut [f32], is_new: bool, scratch: &mut Scratch, out: SharedMut) {
         if self.tokens.len() == 1 {
             return self.one_token(states, scratch, out);
@@ -231,7 +232,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// Queries and keys of a chunk divided by their norms, and their products.
+    /// Computes the unit queries and keys of a chunk and their products.
     fn load_keys(&self, chunk: &Range<usize>, scratch: &mut Scratch) {
         let (size, dim) = (chunk.len(), self.shape.key_dim);
         let scales = [self.shape.scale() as f32, 1.0];
@@ -254,7 +255,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// What a head's gates make of a chunk.
+    /// Computes what depends on a head's gates in a chunk.
     fn load_head(&self, chunk: &Range<usize>, head: usize, scratch: &mut Scratch) {
         let [_, _, _, log_decay, beta] = self.inputs;
         let mut sum = 0f64;
@@ -276,7 +277,7 @@ impl<'a> Task<'a> {
         decayed(products, &scratch.sums[..size], &scratch.beta[..size], out);
     }
 
-    /// `U`, and what it is made of; without a state that is zeros.
+    /// Computes `U` and its parts. Without a state, the state is zeros.
     fn write_values(
         &self,
         chunk: &Range<usize>,
@@ -319,7 +320,7 @@ impl<'a> Task<'a> {
         let DeltaShape { key_dim, value_dim, .. } = self.shape;
         let size = chunk.len();
         let (start, stride) = (self.value_place(chunk.start, head).start, self.shape.value_width());
-        // SAFETY: the columns of this head and sequence belong to this task alone.
+        // SAFETY: the columns of this head and sequence belong to this task only.
         let matrix = || unsafe { out.matrix(start, [size, value_dim], stride) };
         let written = Matrix::dense(&scratch.written, [size, value_dim]);
         let seen = Matrix::dense(&scratch.seen, [size, size]);
@@ -345,7 +346,7 @@ impl<'a> Task<'a> {
         state.add_product(keys.transposed(), written, Threads::One);
     }
 
-    /// A sequence of one token, as in generation: the states are read twice and written once.
+    /// Handles a sequence of one token, as in generation: reads the states twice and writes them once.
     fn one_token(&self, states: &mut [f32], scratch: &mut Scratch, out: SharedMut) {
         let [q, k, v, log_decay, beta] = self.inputs;
         let token = self.tokens.start;
@@ -362,7 +363,7 @@ impl<'a> Task<'a> {
             let place = self.place(token, head);
             let gates = [decay(log_decay[place]), beta[place]];
             let values = &v[self.value_place(token, head)];
-            // SAFETY: the place belongs to this task alone.
+            // SAFETY: this range belongs to this task only.
             let out = unsafe { out.slice(self.value_place(token, head)) };
             let written = &mut scratch.written[..self.shape.value_dim];
             step(state, units, [values, &gates], written, out);

@@ -1,9 +1,9 @@
-//! The rule made of backend operations.
+//! The rule in backend operations.
 //!
-//! The chunks of all sequences are laid out step by step: the first chunks of all sequences, then the second ones
-//! of those that have one, and so on, the sequences with the most chunks first. What happens within chunks is
-//! computed for all of them at once, `[chunks, heads, ...]`; from step to step only the states are, and what is
-//! written to them. A sequence's last chunk is filled up with tokens that change nothing.
+//! The chunks of all sequences are laid out step by step: the first chunks of all sequences, then the second
+//! chunks of the sequences that have one, and so on, with the longest sequences first. Work within chunks is
+//! done for all chunks at once, `[chunks, heads, ...]`. Only the states and what is written to them are
+//! computed step by step. A sequence's last chunk is padded with tokens that change nothing.
 //!
 //! ```text
 //! sequence a  aaaa aaaa aa..      step 0: a b c   1: a b   2: a
@@ -18,7 +18,7 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, Slice, TensorData};
 use std::ops::Range;
 
-/// Added where a token must not see another, before the exponential. Finite, since WGSL has no infinity.
+/// Added before the exponential where a token must not see another one. Finite, because WGSL has no infinity.
 const HIDDEN: f32 = -1e30;
 
 fn add<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
@@ -37,22 +37,22 @@ fn matmul<B: Backend>(a: &FloatTensor<B>, b: &FloatTensor<B>) -> FloatTensor<B> 
     B::float_matmul(a.clone(), b.clone())
 }
 
-/// The last two dimensions swapped.
+/// Swaps the last two dimensions.
 fn transposed<B: Backend>(x: &FloatTensor<B>) -> FloatTensor<B> {
     B::float_transpose(x.clone())
 }
 
-/// The sum over the last dimension.
+/// Sums over the last dimension.
 fn of_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_sum_dim(x, 3)
 }
 
-/// Some of the first dimension.
+/// A range of the first dimension.
 fn part<B: Backend>(x: &FloatTensor<B>, range: Range<usize>) -> FloatTensor<B> {
     B::float_slice(x.clone(), &[Slice::from(range)])
 }
 
-/// Rows of a tensor by their numbers, where one more than there are stands for zeros.
+/// Gathers rows by index. The index after the last row selects zeros.
 fn rows<B: Backend>(x: FloatTensor<B>, index: &[usize]) -> FloatTensor<B> {
     let ([_, width], device) = (x.shape().dims(), x.device());
     let zeros = B::float_zeros([1, width].into(), &device, x.dtype().into());
@@ -62,18 +62,18 @@ fn rows<B: Backend>(x: FloatTensor<B>, index: &[usize]) -> FloatTensor<B> {
     B::float_select(B::float_cat(vec![x, zeros], 0), 0, index)
 }
 
-/// How the chunks of a call lie one after the other.
+/// How the chunks of a call are arranged.
 struct Layout {
     shape: DeltaShape,
-    /// Places in a chunk, a power of two.
+    /// Positions per chunk, a power of two.
     size: usize,
     /// The sequences, those with the most chunks first.
     order: Vec<usize>,
-    /// Chunks in each step.
+    /// Number of chunks in each step.
     counts: Vec<usize>,
-    /// The token of each place, or their number where there is none.
+    /// The token at each position, or the number of tokens if there is none.
     tokens: Vec<usize>,
-    /// The place of each token, or their number where it has none.
+    /// The position of each token, or the number of positions if it has none.
     places: Vec<usize>,
 }
 
@@ -119,7 +119,7 @@ impl Layout {
         self.counts.iter().map(step).collect()
     }
 
-    /// `[tokens, heads * width]` as `[chunks, heads, size, width]`.
+    /// Rearranges `[tokens, heads * width]` to `[chunks, heads, size, width]`.
     fn to_chunks<B: Backend>(&self, x: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
         let width = x.shape().dims::<2>()[1] / heads;
         let x = rows::<B>(x, &self.tokens);
@@ -127,14 +127,14 @@ impl Layout {
         B::float_permute(x, &[0, 2, 1, 3])
     }
 
-    /// The way back.
+    /// Reverses [`Layout::to_chunks`].
     fn to_tokens<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let [chunks, heads, size, width] = x.shape().dims();
         let x = B::float_permute(x, &[0, 2, 1, 3]);
         rows::<B>(B::float_reshape(x, [chunks * size, heads * width].into()), &self.places)
     }
 
-    /// A key head's values for each of its value heads: `[chunks, key_heads, size, width]` to
+    /// Repeats a key head's values for each of its value heads: `[chunks, key_heads, size, width]` to
     /// `[chunks, value_heads, size, width]`.
     fn for_values<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let [chunks, heads, size, width] = x.shape().dims();
@@ -147,7 +147,7 @@ impl Layout {
         B::float_reshape(x, [chunks, heads * group, size, width].into())
     }
 
-    /// The transpose of that.
+    /// The transpose of [`Layout::for_values`].
     fn for_keys<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let [chunks, heads, size, width] = x.shape().dims();
         let group = self.shape.group();
@@ -158,7 +158,7 @@ impl Layout {
         B::float_reshape(B::float_sum_dim(x, 2), [chunks, heads / group, size, width].into())
     }
 
-    /// Numbers for each pair of places in a chunk, `[1, 1, size, size]`.
+    /// A number for each pair of positions in a chunk, `[1, 1, size, size]`.
     fn pairs<B: Backend>(
         &self,
         device: &Device<B>,
@@ -173,7 +173,8 @@ impl Layout {
     }
 }
 
-/// Places in a chunk, a power of two: fewer where sequences are so short that most would stand empty.
+/// Positions per chunk, a power of two. Chunks are smaller if sequences are so short that most positions
+/// would be empty.
 fn chunk_size(sequences: &[Range<usize>], longest: usize) -> usize {
     const LEAST: usize = 8;
     let tokens: usize = sequences.iter().map(Range::len).sum();
@@ -187,7 +188,7 @@ fn chunk_size(sequences: &[Range<usize>], longest: usize) -> usize {
     size
 }
 
-/// Queries or keys divided by their norms, by key heads, and 1 over those norms.
+/// Queries or keys divided by their norms, by key head, and the reciprocal norms.
 struct Units<B: Backend> {
     values: FloatTensor<B>,
     factors: FloatTensor<B>,
@@ -200,7 +201,7 @@ impl<B: Backend> Units<B> {
         Self { values: mul::<B>(&x, &factors), factors }
     }
 
-    /// The gradient of what was divided, from that of the result.
+    /// The gradient of the input of the division, from that of the result.
     fn backward(&self, grad: FloatTensor<B>) -> FloatTensor<B> {
         let along = of_rows::<B>(mul::<B>(&self.values, &grad));
         let grad = sub::<B>(grad, mul::<B>(&self.values, &along));
@@ -208,20 +209,20 @@ impl<B: Backend> Units<B> {
     }
 }
 
-/// What the tokens of each chunk are to each other. The names are those of the module's formulas.
+/// Relations between the tokens of each chunk. The names follow the formulas of the module.
 struct Chunks<B: Backend> {
     units: [Units<B>; 2],
-    /// Queries and keys by value heads, `[chunks, value_heads, size, key_dim]`.
+    /// Queries and keys by value head, `[chunks, value_heads, size, key_dim]`.
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     /// `[chunks, value_heads, size, 1]`.
     beta: FloatTensor<B>,
-    /// `exp(G)` and `exp(G_end - G)`, likewise, and `exp(G_end)`, `[chunks, value_heads, 1, 1]`.
+    /// `exp(G)` and `exp(G_end - G)`, of the same shape, and `exp(G_end)`, `[chunks, value_heads, 1, 1]`.
     from_start: FloatTensor<B>,
     to_end: FloatTensor<B>,
     whole: FloatTensor<B>,
-    /// `D`, `A / beta`, `(1 + A)^-1` and `P`, `[chunks, value_heads, size, size]`.
+    /// `D`, `A / beta`, `(1 + A)^-1`, and `P`, `[chunks, value_heads, size, size]`.
     decays: FloatTensor<B>,
     overlaps: FloatTensor<B>,
     inverse: FloatTensor<B>,
@@ -266,12 +267,12 @@ impl<B: Backend> Chunks<B> {
         }
     }
 
-    /// `beta exp(G) k`, what is taken of the state that a chunk begins with.
+    /// `beta exp(G) k`, which reads the state at the start of a chunk.
     fn reading_keys(&self) -> FloatTensor<B> {
         mul::<B>(&mul::<B>(&self.k, &self.from_start), &self.beta)
     }
 
-    /// `exp(G_end - G) k`, what is written to by the end of a chunk.
+    /// `exp(G_end - G) k`, which writes to the state at the end of a chunk.
     fn writing_keys(&self) -> FloatTensor<B> {
         mul::<B>(&self.k, &self.to_end)
     }
@@ -282,9 +283,9 @@ impl<B: Backend> Chunks<B> {
     }
 }
 
-/// `(1 + a)^-1` for matrices that are 0 on and above their diagonals. Blocks of the diagonal are inverted, each time
-/// twice as large: where `L` and `R` are the inverses of two neighbors, and `C` stands below the first, that of
-/// both has `-R C L` in its place.
+/// `(1 + a)^-1` for matrices that are 0 on and above the diagonal. Diagonal blocks are inverted, doubling in
+/// size each time: if `L` and `R` are the inverses of two neighboring blocks and `C` is the block below the
+/// first, the inverse of both has `-R C L` in the place of `C`.
 fn inverse<B: Backend>(a: FloatTensor<B>, layout: &Layout) -> FloatTensor<B> {
     let (device, dtype) = (a.device(), FloatDType::from(a.dtype()));
     let below = |half: usize| {
@@ -305,16 +306,16 @@ fn inverse<B: Backend>(a: FloatTensor<B>, layout: &Layout) -> FloatTensor<B> {
 
 /// The states of a call.
 struct States<B: Backend> {
-    /// Before each chunk, `[chunks, value_heads, key_dim, value_dim]`.
+    /// The state before each chunk, `[chunks, value_heads, key_dim, value_dim]`.
     before: FloatTensor<B>,
     /// `U`, `[chunks, value_heads, size, value_dim]`.
     written: FloatTensor<B>,
-    /// After each sequence, in their own order.
+    /// The state after each sequence, in the original order.
     after: FloatTensor<B>,
 }
 
 impl<B: Backend> Chunks<B> {
-    /// From states before the sequences, or from zeros.
+    /// Computes the states, starting from `state` or zeros.
     fn states(&self, state: Option<FloatTensor<B>>, layout: &Layout) -> States<B> {
         let DeltaShape { value_heads, key_dim, value_dim, .. } = layout.shape;
         let (device, dtype) = (self.v.device(), FloatDType::from(self.v.dtype()));
@@ -338,7 +339,7 @@ impl<B: Backend> Chunks<B> {
         let (mut before, mut written, mut ended) = (vec![], vec![], vec![]);
         for chunks in layout.steps() {
             let of = |x: &FloatTensor<B>| part::<B>(x, chunks.clone());
-            // Those that have no more chunks.
+            // Sequences without further chunks.
             let there = state.shape()[0];
             if chunks.len() < there {
                 ended.push(part::<B>(&state, chunks.len()..there));
@@ -384,16 +385,16 @@ pub(super) fn forward<B: Backend>(
     (cast::<B>(layout.to_tokens::<B>(out), dtype.into()), states.after)
 }
 
-/// The gradients that go from chunk to chunk.
+/// Gradients that pass from chunk to chunk.
 struct StateGradients<B: Backend> {
-    /// Of the state after each chunk.
+    /// The gradient of the state after each chunk.
     after: FloatTensor<B>,
-    /// Of `U`.
+    /// The gradient of `U`.
     written: FloatTensor<B>,
 }
 
 impl<B: Backend> Chunks<B> {
-    /// From the last chunks to the first; `grad` is that of the output, in chunks.
+    /// Computes gradients from the last chunks to the first; `grad` is the gradient of the output, in chunks.
     fn state_gradients(&self, grad: &FloatTensor<B>, layout: &Layout) -> StateGradients<B> {
         let of_reading = matmul::<B>(&transposed::<B>(&self.reading_queries()), grad);
         let of_seen = matmul::<B>(&transposed::<B>(&self.seen), grad);
@@ -403,7 +404,7 @@ impl<B: Backend> Chunks<B> {
         let mut state: Option<FloatTensor<B>> = None;
         for chunks in layout.steps().into_iter().rev() {
             let of = |x: &FloatTensor<B>| part::<B>(x, chunks.clone());
-            // Nothing looks at the state after a sequence.
+            // Nothing depends on the state after a sequence.
             let zeros = |count: usize| {
                 let shape = of(&of_reading).shape();
                 let shape = [count, shape[1], shape[2], shape[3]];
@@ -455,7 +456,7 @@ pub(super) fn backward<B: Backend>(
     let grad_v = mul::<B>(&solved, &it.beta);
     let of_read = mul::<B>(&grad_v, &it.from_start);
     let mut grad_beta = of_rows::<B>(mul::<B>(&solved, &x));
-    // That of G, place by place.
+    // The gradient of G by position.
     let mut grad_sums = B::float_neg(of_rows::<B>(mul::<B>(&of_read, &read)));
     let mut grad_k = B::float_neg(matmul::<B>(&of_read, &transposed::<B>(&states.before)));
 
@@ -468,13 +469,13 @@ pub(super) fn backward<B: Backend>(
     let both = add::<B>(of_products.clone(), transposed::<B>(&of_products));
     grad_k = add::<B>(grad_k, matmul::<B>(&both, &it.k));
 
-    // P = (q k^T) D, and what it makes of U.
+    // P = (q k^T) D, and its effect through U.
     let of_seen = matmul::<B>(&grad, &transposed::<B>(&states.written));
     let of_logs = add::<B>(of_logs, mul::<B>(&of_seen, &it.seen));
     let of_products = mul::<B>(&of_seen, &it.decays);
     let mut grad_q = matmul::<B>(&of_products, &it.k);
     grad_k = add::<B>(grad_k, matmul::<B>(&transposed::<B>(&of_products), &it.q));
-    // The logarithm of D is a difference.
+    // The logarithm of D is a difference of sums.
     let of_columns = transposed::<B>(&B::float_sum_dim(of_logs.clone(), 2));
     grad_sums = add::<B>(grad_sums, sub::<B>(of_rows::<B>(of_logs), of_columns));
 
@@ -494,7 +495,7 @@ pub(super) fn backward<B: Backend>(
     let of_end =
         add::<B>(B::float_sum_dim(of_ends, 2), B::float_sum_dim(of_rows::<B>(of_whole), 2));
 
-    // G sums up: each decay is in its own sum and all later ones.
+    // G is a running sum: each decay is in its own sum and all later ones.
     let total = B::float_sum_dim(grad_sums.clone(), 2);
     let earlier_ones = sub::<B>(B::float_cumsum(grad_sums.clone(), 2), grad_sums);
     let grad_decay = sub::<B>(add::<B>(total, of_end), earlier_ones);

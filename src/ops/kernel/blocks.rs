@@ -4,7 +4,7 @@ use crate::ops::pieces;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows in one parallel task. A constant, so that partial sums do not depend on the thread count.
+/// Rows per parallel task. A constant, so that partial sums do not depend on the thread count.
 pub(crate) const ROW_BLOCK: usize = 32;
 
 /// Runs `f` on every block of [`ROW_BLOCK`] rows in parallel.
@@ -19,8 +19,8 @@ pub(crate) fn par_blocks(len: usize, block: usize, f: impl Fn(Range<usize>) + Sy
         .for_each(|index| f(index * block..((index + 1) * block).min(len)));
 }
 
-/// Adds the rows of `partials` (each `width` long), one for each [`ROW_BLOCK`] of `rows`, in order within
-/// the rows' [`pieces`].
+/// Adds the rows of `partials` (each `width` long, one for each [`ROW_BLOCK`] of `rows`), in order within the
+/// rows' [`pieces`].
 pub(crate) fn sum_rows(partials: &[f32], width: usize, rows: usize) -> Vec<f32> {
     let of_piece = |piece: Range<usize>| {
         let mut sum = vec![0.0; width];

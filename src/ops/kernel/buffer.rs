@@ -1,11 +1,11 @@
-//! Memory for tensors and scratch that is used again.
+//! Reusable memory for tensors and scratch space.
 //!
-//! A training step frees and asks for gigabytes. The system would take large blocks back each time
-//! and clear their pages again: a seventh of a step of SmolLM2-135M. Here they come from slabs that
-//! are kept: what one phase of a step frees the next one takes, in pieces of any size, so that the
-//! slabs hold little more than what is in use at the worst moment.
+//! A training step frees and allocates gigabytes. The system would release large blocks each time and clear
+//! their pages again, which takes a seventh of a step of SmolLM2-135M. Here they come from slabs that are
+//! kept: what one phase of a step frees, the next one uses, in pieces of any size. The slabs therefore hold
+//! little more than the peak memory in use.
 //!
-//! Buffers begin at cache lines, which vector loads like.
+//! Buffers are aligned to cache lines, which makes vector loads fast.
 
 use super::blocks::par_blocks;
 use burn::tensor::{DType, Shape, TensorData};
@@ -20,66 +20,63 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Smallest buffer that comes from a slab, in elements (64 KiB); smaller ones the system hands out
-/// quickly.
+/// The smallest buffer from a slab, in elements (64 KiB). The system allocator is fast for smaller ones.
 const LEAST_SHARED: usize = 16 * 1024;
 
-/// Bytes in a cache line.
+/// Bytes per cache line.
 const LINE: usize = 64;
 
-/// Bytes in a slab. Large pages that are never touched cost nothing.
+/// Bytes per slab. Large pages that are never touched cost nothing.
 const SLAB: usize = 16 << 20;
 
-/// Bytes from which a buffer has memory of its own, which small ones cannot divide.
+/// Buffers of at least this many bytes have their own block, so that small ones cannot fragment it.
 const LARGE: usize = SLAB / 2;
 
-/// `f32` values that begin at a cache line. Always initialized: fresh memory is zeros, memory that
-/// is used again holds what was there.
+/// `f32` values aligned to a cache line. Always initialized: new memory is zeroed, and reused memory has old
+/// values.
 pub(crate) struct Buffer {
     data: NonNull<f32>,
     len: usize,
     memory: Origin,
 }
 
-/// Where a buffer's memory is from.
+/// Where a buffer's memory comes from.
 enum Origin {
     System,
     Slab,
-    /// A block of its own, which waits for the next one when it is freed.
+    /// Its own block, which is kept for reuse when freed.
     Large(MmapMut),
-    /// A part of a chunk, which goes back to the system with the last of its parts.
+    /// A part of a chunk, which is released when all of its parts are freed.
     Chunk {
         _chunk: Arc<MmapRaw>,
     },
 }
 
-// SAFETY: a buffer owns its memory alone; of a chunk, its part.
+// SAFETY: a buffer exclusively owns its memory, or its part of a chunk.
 unsafe impl Send for Buffer {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for Buffer {}
 
 /// The layout of a buffer's memory.
 fn layout(len: usize) -> Memory {
-    // The system is never asked for nothing.
+    // Never request zero bytes from the system.
     let bytes = len.max(1).checked_mul(size_of::<f32>());
     let layout = bytes.and_then(|bytes| Memory::from_size_align(bytes, LINE).ok());
     layout.unwrap_or_else(|| panic!("a tensor of {len} values is beyond all memory"))
 }
 
-/// Memory that is kept, and what of it is free. An allocator of constant time that joins free
-/// neighbors: TLSF.
+/// Kept memory and its free parts. The allocator (TLSF) takes constant time and joins free neighbors.
 struct Slabs(Mutex<Tlsf<'static, u32, u32, 32, 32>>);
 
 static SLABS: Slabs = Slabs(Mutex::new(Tlsf::new()));
 
 impl Slabs {
-    /// Initialized memory.
+    /// Allocates initialized memory.
     fn allocate(&self, layout: Memory) -> NonNull<u8> {
-        /// What the allocator adds to a piece of a slab that begins at a cache line.
+        /// The allocator's overhead for a piece of a slab that is aligned to a cache line.
         const HEAD: usize = LINE;
-        // The allocator sorts free pieces into classes, 32 to a power of two, and searches from the
-        // class that certainly suffices. Sizes at the bounds of classes find a piece of their own
-        // size again.
+        // The allocator sorts free pieces into classes, 32 per power of two, and searches from the class that
+        // is certainly large enough. Sizes rounded to class bounds find a piece of their own size again.
         let whole = layout.size() + HEAD;
         let class = (whole.next_power_of_two() / 64).max(LINE);
         let size = whole.next_multiple_of(class) - HEAD;
@@ -91,43 +88,42 @@ impl Slabs {
         }
         let slab = Box::leak(Box::new(pages(SLAB)));
         let block = NonNull::from(&mut slab[..]);
-        // SAFETY: the block is fresh and belongs to the allocator for ever.
+        // SAFETY: the block is new and belongs to the allocator forever.
         unsafe { slabs.insert_free_block_ptr(block) };
         slabs.allocate(layout).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
     }
 
     /// # Safety
-    /// Allocated here with this layout, and not used any more.
+    /// The memory must have been allocated here with this layout and not be used anymore.
     unsafe fn deallocate(&self, start: NonNull<u8>, layout: Memory) {
         let mut slabs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the caller vouches for it.
+        // SAFETY: the caller guarantees this.
         unsafe { slabs.deallocate(start, layout.align()) };
     }
 }
 
-/// Fresh pages, all zeros; large ones where the system has them, which make a step a twentieth
-/// faster.
+/// New zeroed pages; huge pages if the system has them, which make a step 5% faster.
 fn pages(bytes: usize) -> MmapMut {
     let map = MmapMut::map_anon(bytes).or_else(|_| {
-        // What only waits may be what is missing.
+        // Kept blocks may be the memory that is missing.
         WAITING.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
         MmapMut::map_anon(bytes)
     });
     let map = map.unwrap_or_else(|e| panic!("the system has no {bytes} bytes of memory: {e}"));
-    // A wish; nothing depends on it.
+    // Only a hint; nothing depends on it.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     map
 }
 
-/// Large blocks that wait to be used again, the longest waiting first.
+/// Large blocks that are kept for reuse, oldest first.
 struct Large(Mutex<Vec<MmapMut>>);
 
 static WAITING: Large = Large(Mutex::new(vec![]));
 
 impl Large {
-    /// Initialized memory: a block that waits, if it is at most so many bytes larger. Where none is,
-    /// as much as is asked for first goes back to the system.
+    /// Returns initialized memory: a kept block if it is at most `most_over` bytes larger. If there is none,
+    /// kept blocks of about `size` bytes in total are first released to the system.
     fn take(&self, size: usize, most_over: usize) -> MmapMut {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |has: usize| has >= size && has - size <= most_over;
@@ -149,23 +145,23 @@ impl Large {
 }
 
 impl Buffer {
-    /// A buffer whose values are any numbers.
+    /// A buffer with arbitrary values.
     pub(crate) fn any(len: usize) -> Self {
-        // What lives long should not hold much more memory than it needs: a quarter.
+        // Long-lived buffers should not waste much memory: a quarter at most.
         Self::with_most_over(len, len * size_of::<f32>() / 4)
     }
 
-    /// As [`Buffer::any`] for what is freed again soon, which may have any memory that waits.
+    /// Like [`Buffer::any`], for short-lived buffers, which may use any kept block.
     pub(crate) fn scratch(len: usize) -> Self {
         Self::with_most_over(len, usize::MAX)
     }
 
-    /// If it is a large one, in a block of at most so many bytes more.
+    /// A large buffer uses a block with at most `most_over` excess bytes.
     fn with_most_over(len: usize, most_over: usize) -> Self {
         let layout = layout(len);
         if layout.size() >= LARGE {
             let mut block = WAITING.take(layout.size(), most_over);
-            // Pages begin at cache lines, and stay where they are when the block's owner moves.
+            // Pages are aligned to cache lines and do not move with the block's owner.
             let data = NonNull::from(&mut block[..]).cast();
             return Self { data, len, memory: Origin::Large(block) };
         }
@@ -179,15 +175,15 @@ impl Buffer {
         Self { data: start.cast(), len, memory: Origin::System }
     }
 
-    /// A copy that stays long, such as a weight: side by side with others like it in large pages,
-    /// which the system gets back when all of them are gone.
+    /// A long-lived copy, such as a weight. It shares huge pages with other such copies; they are released
+    /// when all of them are freed.
     pub(crate) fn lasting_copy(values: &[f32]) -> Self {
         let mut buffer = Self::lasting(values.len());
         buffer.fill_with(values);
         buffer
     }
 
-    /// As [`Buffer::lasting_copy`], of so many values as they come.
+    /// Like [`Buffer::lasting_copy`], for `len` values from an iterator.
     pub(crate) fn lasting_of(len: usize, values: impl Iterator<Item = f32>) -> Self {
         let mut buffer = Self::lasting(len);
         buffer.iter_mut().zip(values).for_each(|(place, value)| *place = value);
@@ -195,9 +191,9 @@ impl Buffer {
     }
 
     fn lasting(len: usize) -> Self {
-        /// Bytes in a chunk; what is larger than a quarter has one of its own.
+        /// Bytes per chunk. Buffers larger than a quarter of it have their own chunk.
         const CHUNK: usize = 32 << 20;
-        /// The chunk that is being filled, and up to where.
+        /// The chunk that is being filled, and the end of its used part.
         static FILLING: Mutex<Option<(Arc<MmapRaw>, usize)>> = Mutex::new(None);
         let size = layout(len).size().next_multiple_of(LINE);
         let (chunk, start) = if size > CHUNK / 4 {
@@ -211,7 +207,7 @@ impl Buffer {
             *filling = Some((chunk.clone(), start + size));
             (chunk, start)
         };
-        // SAFETY: the chunk has as many bytes from there on, and nobody else gets this part of it.
+        // SAFETY: the chunk has enough bytes from this offset on, and nothing else gets this part of it.
         let data = unsafe { NonNull::new_unchecked(chunk.as_mut_ptr().add(start)) }.cast();
         let memory = Origin::Chunk { _chunk: chunk };
         Self { data, len, memory }
@@ -236,39 +232,39 @@ impl Buffer {
         buffer
     }
 
-    /// A copy.
+    /// A copy of values.
     pub(crate) fn copy_of(values: &[f32]) -> Self {
         let mut buffer = Self::any(values.len());
         buffer.fill_with(values);
         buffer
     }
 
-    /// The buffer for several tasks.
+    /// Shares the buffer between tasks.
     pub(crate) fn shared(&mut self) -> SharedMut<'_> {
         SharedMut::new(self)
     }
 
-    /// A row-major tensor of these values.
+    /// Converts the values to a row-major tensor.
     ///
     /// # Panics
-    /// If the shape has not as many elements.
+    /// If the shape has a different number of elements.
     pub(crate) fn into_tensor(self, shape: impl Into<Shape>) -> FlexTensor {
         self.laid_out(Layout::contiguous(shape.into()))
     }
 
-    /// A tensor of these values in this layout, which is dense.
+    /// Converts the values to a tensor with a dense layout.
     ///
     /// # Panics
-    /// If the layout has not as many elements.
+    /// If the layout has a different number of elements.
     pub(crate) fn laid_out(self, layout: Layout) -> FlexTensor {
         assert_eq!(layout.shape().num_elements(), self.len, "the shape does not fit the buffer");
         FlexTensor::new(self.into_bytes(), layout, DType::F32)
     }
 
-    /// These bits for a tensor on flex, which takes them as they are.
+    /// Converts the bits to data that a flex tensor uses without copying.
     ///
     /// # Panics
-    /// If the shape has elements of that type for other than all of the bits.
+    /// If the elements of the shape, in this type, do not have exactly these bits.
     pub(crate) fn into_data(self, shape: Shape, dtype: DType) -> TensorData {
         TensorData::from_bytes(self.into_bytes(), shape, dtype)
     }
@@ -285,7 +281,7 @@ impl Drop for Buffer {
         let (start, layout) = (self.data.cast(), layout(self.len));
         match std::mem::replace(&mut self.memory, Origin::System) {
             Origin::Large(block) => WAITING.put(block),
-            // SAFETY: allocated there with this layout.
+            // SAFETY: allocated by the slabs with this layout.
             Origin::Slab => unsafe { SLABS.deallocate(start, layout) },
             // SAFETY: allocated by the system with this layout.
             Origin::System => unsafe { std::alloc::dealloc(start.as_ptr(), layout) },
@@ -298,7 +294,7 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: the memory has `len` initialized values, and is borrowed with `self`.
+        // SAFETY: the memory has `len` initialized values and is borrowed with `self`.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
 }
@@ -312,12 +308,12 @@ impl DerefMut for Buffer {
 
 impl AllocationController for Buffer {
     fn alloc_align(&self) -> usize {
-        // The most that `Bytes` knows of; the memory is better aligned than that.
+        // The largest alignment that `Bytes` supports; the actual alignment is larger.
         align_of::<u128>()
     }
 
     fn property(&self) -> AllocationProperty {
-        // Not `Native`: others may not free it.
+        // Not `Native`, because others must not free it.
         AllocationProperty::Other
     }
 
@@ -326,13 +322,13 @@ impl AllocationController for Buffer {
         _policy: AccessPolicy,
     ) -> Result<&mut [MaybeUninit<u8>], AccessError> {
         let (data, bytes) = (self.data.as_ptr().cast(), self.len * size_of::<f32>());
-        // SAFETY: the memory has that many bytes, and is borrowed mutably with `self`.
+        // SAFETY: the memory has that many bytes and is borrowed mutably with `self`.
         Ok(unsafe { std::slice::from_raw_parts_mut(data, bytes) })
     }
 
     fn memory(&self, _policy: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
         let (data, bytes) = (self.data.as_ptr().cast(), self.len * size_of::<f32>());
-        // SAFETY: the memory has that many bytes, and is borrowed with `self`.
+        // SAFETY: the memory has that many bytes and is borrowed with `self`.
         Ok(unsafe { std::slice::from_raw_parts(data, bytes) })
     }
 }
@@ -345,8 +341,8 @@ pub(crate) struct SharedMut<'a> {
     buffer: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the only ways to the elements are the unsafe methods below, whose callers promise that no
-// two tasks reach the same element.
+// SAFETY: elements are only accessible through the unsafe methods below, whose callers promise that no two
+// tasks access the same element.
 unsafe impl Send for SharedMut<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for SharedMut<'_> {}
@@ -357,10 +353,10 @@ impl<'a> SharedMut<'a> {
     }
 
     /// # Safety
-    /// Nothing else uses the elements while the slice lives.
+    /// Nothing else may use the elements while the slice lives.
     pub(crate) unsafe fn slice(self, range: Range<usize>) -> &'a mut [f32] {
         assert!(range.start <= range.end && range.end <= self.len, "slice outside of the buffer");
-        // SAFETY: the range lies in the buffer; the caller vouches for the rest.
+        // SAFETY: the range lies within the buffer; the caller guarantees the rest.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }
 }
@@ -372,12 +368,12 @@ mod tests {
     #[test]
     fn memory_is_used_again_in_pieces_of_any_size() {
         let slabs = Slabs(Mutex::new(Tlsf::new()));
-        // All in one slab.
+        // All fit in one slab.
         let large = layout(SLAB / 128);
         let taken: Vec<NonNull<u8>> = (0..20).map(|_| slabs.allocate(large)).collect();
         for start in &taken {
             assert_eq!(start.as_ptr().align_offset(LINE), 0);
-            // SAFETY: the memory is this test's, and initialized.
+            // SAFETY: the memory belongs to this test and is initialized.
             assert_eq!(unsafe { start.cast::<f32>().read() }, 0.0);
         }
         let bounds = |taken: &[NonNull<u8>]| {
@@ -389,7 +385,7 @@ mod tests {
             // SAFETY: allocated above.
             unsafe { slabs.deallocate(start, large) };
         }
-        // The same memory in halves, and as a whole.
+        // The same memory again in halves, and as a whole.
         let small = layout(SLAB / 256);
         let taken: Vec<NonNull<u8>> = (0..20).map(|_| slabs.allocate(small)).collect();
         assert!(bounds(&taken).0 >= used.0 && bounds(&taken).1 <= used.1);
@@ -399,7 +395,7 @@ mod tests {
         }
         let whole = slabs.allocate(layout(20 * SLAB / 128)).as_ptr() as usize;
         assert!((used.0..=used.1).contains(&Some(whole)), "free neighbors were not joined");
-        // Between two others, a piece is used again for its own size.
+        // A piece between two others is reused for its own size.
         let piece = layout(LEAST_SHARED);
         let [_before, between, _after] = [0; 3].map(|_| slabs.allocate(piece));
         // SAFETY: as above.
@@ -415,7 +411,7 @@ mod tests {
         let first = large.take(100_000, 25_000);
         let first_place = place(&first);
         large.put(first);
-        // A little smaller: the same block, as for anything that is freed soon.
+        // A slightly smaller request gets the same block, like any short-lived buffer.
         let again = large.take(90_000, 25_000);
         assert_eq!((place(&again), count()), (first_place, 0));
         large.put(again);
@@ -423,7 +419,7 @@ mod tests {
         assert_eq!((place(&again), count()), (first_place, 0));
         large.put(again);
         let second = large.take(50_000, 12_500);
-        // It was too large for that, and went.
+        // The block was too large for that and was released.
         assert_eq!((second.len(), count()), (50_000, 0));
         large.put(second);
         assert_eq!(large.take(200_000, 50_000).len(), 200_000);
@@ -450,7 +446,7 @@ mod tests {
             let tensor = zeros.into_tensor([len]);
             let copy = tensor.clone();
             assert!(copy.storage::<f32>().iter().enumerate().all(|(i, x)| *x == i as f32));
-            // A second handle makes writing copy.
+            // A second handle makes writing copy the data.
             let mut tensor = tensor;
             tensor.storage_mut::<f32>().fill(1.0);
             assert!(copy.storage::<f32>().iter().enumerate().all(|(i, x)| *x == i as f32));

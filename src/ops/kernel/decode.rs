@@ -1,21 +1,21 @@
-//! Codes to numbers, as fast as vectors do it.
+//! Vectorized decoding of codes.
 
 use super::simd::simd_fn;
 use std::ops::Range;
 
-/// Codes that are decoded: those of the values from `start` on.
+/// Codes to decode: those of the values from `start` on.
 #[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
     /// The codes of the whole matrix.
     pub codes: &'a [u8],
-    /// Values in a block, which has one scale.
+    /// Values per block, which share a scale.
     pub block: usize,
     pub start: usize,
 }
 
 impl Run<'_> {
-    /// Calls `with` for the parts of so many values that are in one block: the block, and the part's
-    /// place among the values.
+    /// Calls `with` for each part of `count` values that is in one block, with the block and the part's range
+    /// among the values.
     #[inline(always)]
     fn for_blocks(&self, count: usize, mut with: impl FnMut(usize, Range<usize>)) {
         let mut done = 0;
@@ -30,7 +30,7 @@ impl Run<'_> {
 }
 
 simd_fn! {
-    /// 16-bit floats (bf16), of two bytes each, to f32.
+    /// Converts 16-bit floats (bf16), of two bytes each, to f32.
     pub(super) fn decode_short_floats(bytes: &[u8], out: &mut [f32]) {
         for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
             *out = f32::from_bits(u32::from(u16::from_ne_bytes(*bytes)) << 16);
@@ -39,7 +39,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// Signed bytes times a scale.
+    /// Multiplies signed bytes by a scale.
     fn integers(codes: &[u8], scale: f32, out: &mut [f32]) {
         for (out, code) in out.iter_mut().zip(codes) {
             *out = f32::from(*code as i8) * scale;
@@ -47,7 +47,7 @@ simd_fn! {
     }
 }
 
-/// Integers of 8 bits, times the scale of their block.
+/// Decodes 8-bit integers and multiplies them by the scale of their block.
 pub(super) fn decode_integers(run: Run, out: &mut [f32], scale: impl Fn(usize) -> f32) {
     run.for_blocks(out.len(), |block, part| {
         let codes = &run.codes[run.start + part.start..][..part.len()];
@@ -55,7 +55,7 @@ pub(super) fn decode_integers(run: Run, out: &mut [f32], scale: impl Fn(usize) -
     });
 }
 
-/// The value of a 4-bit code at a place.
+/// The value of the 4-bit code at an index.
 #[inline(always)]
 fn table_value(codes: &[u8], place: usize, table: &[f32; 16]) -> f32 {
     let byte = codes[place / 2];
@@ -63,7 +63,7 @@ fn table_value(codes: &[u8], place: usize, table: &[f32; 16]) -> f32 {
     table[usize::from(code)]
 }
 
-/// Codes of 4 bits by a table, times the scale of their block.
+/// Decodes 4-bit codes by a table and multiplies them by the scale of their block.
 pub(super) fn decode_by_table(
     run: Run,
     out: &mut [f32],
@@ -100,26 +100,26 @@ pub(super) mod x86 {
     use super::{Run, table_value};
     use std::arch::x86_64::*;
 
-    /// The values of sixteen codes in eight bytes by a table.
+    /// Looks up the sixteen codes in eight bytes.
     ///
     /// # Safety
-    /// The bytes are there.
+    /// The eight bytes must be readable.
     #[target_feature(enable = "avx512f")]
     #[inline]
     pub(in super::super) unsafe fn sixteen_values(codes: *const u8, table: __m512) -> __m512 {
-        // SAFETY: the caller vouches for eight bytes.
+        // SAFETY: the caller guarantees eight bytes.
         let bytes = unsafe { _mm_loadl_epi64(codes.cast()) };
-        // Each byte in two places; its upper half is shifted down in the first.
+        // Puts each byte in two positions and shifts its upper half down in the first.
         let bytes = _mm512_castsi512_ps(_mm512_cvtepu8_epi64(bytes));
         let twice = _mm512_castps_si512(_mm512_moveldup_ps(bytes));
-        // Of a place in the table only the lower four bits count.
+        // Only the lower four bits of an index count.
         _mm512_permutexvar_ps(_mm512_srlv_epi32(twice, _mm512_set1_epi64(4)), table)
     }
 
     /// The two codes of each of the first eight bytes, the upper half first.
     #[inline(always)]
     pub(in super::super) unsafe fn in_order(bytes: __m128i) -> __m128i {
-        // SAFETY: every x86-64 has SSE2.
+        // SAFETY: every x86-64 CPU has SSE2.
         unsafe {
             let low = _mm_set1_epi8(15);
             let upper = _mm_and_si128(_mm_srli_epi16::<4>(bytes), low);
@@ -127,20 +127,20 @@ pub(super) mod x86 {
         }
     }
 
-    /// The values of eight codes by the halves of a table.
+    /// Looks up eight codes in the halves of a table.
     #[target_feature(enable = "avx2")]
     #[inline]
     pub(in super::super) fn eight_values(codes: __m128i, table: [__m256; 2]) -> __m256 {
         let codes = _mm256_cvtepu8_epi32(codes);
         let lower = _mm256_permutevar8x32_ps(table[0], codes);
         let upper = _mm256_permutevar8x32_ps(table[1], codes);
-        // The upper half of the table where bit 3 is set.
+        // Selects the upper half of the table if bit 3 is set.
         _mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)))
     }
 
     macro_rules! by_table {
         ($name:ident, $features:literal, |$codes:ident, $table:ident, $scale:ident, $out:ident| $store:block, $load:expr, $splat:ident) => {
-            /// As `decode_by_table`.
+            /// See `decode_by_table`.
             #[target_feature(enable = $features)]
             pub(super) fn $name(
                 run: Run,
@@ -155,12 +155,12 @@ pub(super) mod x86 {
                     let $scale = $splat(scale);
                     let first = run.start + part.start;
                     let out = &mut out[part];
-                    // Whole bytes: of an odd place the first code is half of one.
+                    // Processes whole bytes: at an odd index, the first code is half a byte.
                     let odd = (first % 2).min(out.len());
                     let whole = (out.len() - odd) / 16 * 16;
                     let codes = &run.codes[(first + odd) / 2..][..whole / 2];
                     for i in (0..whole).step_by(16) {
-                        // SAFETY: eight bytes of codes and sixteen values are there from here on.
+                        // SAFETY: eight bytes of codes and sixteen values exist from here on.
                         unsafe {
                             let $codes = codes.as_ptr().add(i / 2);
                             let $out = out.as_mut_ptr().add(odd + i);

@@ -1,34 +1,34 @@
-//! Products of a few rows with a matrix, `y = x w`, as they are made for each token in generation.
-//! With a large matrix they are bound by how fast it is read, once, from memory.
+//! Products of a few rows with a matrix, `y = x w`, as needed for each generated token. With a large matrix,
+//! they are limited by the memory bandwidth of reading it once.
 //!
 //! ```text
 //! w row-major: 32 rows at a time, from left to     w transposed: rows in order, each a dot
 //! right, so that each row is read as a stream      product with every row of x
 //!
 //!      | > > > > > > > > |                             | > > > > > |
-//!      | > > > > > > > > |  the next 32 after it       | > > > > > |
+//!      | > > > > > > > > |  then the next 32           | > > > > > |
 //! ```
 //!
-//! The sums of an element have one order, whatever the number of rows (up to [`MOST_ROWS`]) and of
-//! threads. Written for x86-64 with AVX2 or AVX-512; elsewhere these are products like others.
+//! The sums of an element have the same order for any number of rows (up to [`MOST_ROWS`]) and threads.
+//! Requires x86-64 with AVX2 or AVX-512; other CPUs use ordinary products.
 
 use super::buffer::SharedMut;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Most rows for which this pays; with more, a product is bound by arithmetic.
+/// Maximum number of rows for which these products are faster. With more, arithmetic is the limit.
 pub(super) const MOST_ROWS: usize = 32;
-/// Fewest elements of the matrix for which this pays with all threads; it has at least [`COLUMNS`]
-/// columns.
+/// Minimum number of matrix elements for which these products are faster with all threads. The matrix has at
+/// least [`COLUMNS`] columns.
 pub(super) const LEAST_ELEMENTS: usize = 16 * 1024;
 
-/// Rows of `w` that are taken together where it is row-major.
+/// Rows of a row-major `w` that are processed together.
 const DEPTH: usize = 32;
-/// Columns in a tile.
+/// Columns per tile.
 pub(super) const COLUMNS: usize = 32;
-/// Rows of a transposed `w` in a tile.
+/// Rows of a transposed `w` per tile.
 pub(super) const LINES: usize = 4;
-/// Most rows of `x` in a tile with a transposed `w`.
+/// Maximum number of rows of `x` per tile with a transposed `w`.
 pub(super) const MOST_TILE_ROWS: usize = 6;
 /// The sums of a tile with a transposed `w`.
 pub(super) type TileSums = [[f32; LINES]; MOST_TILE_ROWS];
@@ -37,13 +37,13 @@ pub(super) type TileSums = [[f32; LINES]; MOST_TILE_ROWS];
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
     pub data: &'a [f32],
-    /// From one row to the next, or to the next column where it is transposed.
+    /// The distance between rows, or between columns if transposed.
     pub stride: usize,
-    /// `[columns, inner]` in memory.
+    /// Whether the layout in memory is `[columns, inner]`.
     pub transposed: bool,
 }
 
-/// Vector instructions that the loops below are written for.
+/// The vector instructions of the loops.
 #[derive(Clone, Copy)]
 pub(super) enum Vectors {
     Avx512,
@@ -51,7 +51,7 @@ pub(super) enum Vectors {
 }
 
 impl Vectors {
-    /// Rows of `x` in a tile with a transposed `w`, whose sums fill most of the registers.
+    /// Rows of `x` per tile with a transposed `w`. Their sums fill most registers.
     pub(super) fn rows(self) -> usize {
         match self {
             Self::Avx512 => MOST_TILE_ROWS,
@@ -59,7 +59,7 @@ impl Vectors {
         }
     }
 
-    /// The widest that this processor has; without any, products of few rows are made like others.
+    /// The widest vectors that this CPU supports. Without any, products of few rows are ordinary ones.
     pub(super) fn detect() -> Option<Self> {
         use std::arch::is_x86_feature_detected as has;
         match (has!("avx512f"), has!("avx2") && has!("fma")) {
@@ -78,7 +78,7 @@ pub(super) fn product(
     w: Weights,
     sizes @ [_, _, columns]: [usize; 3],
 ) {
-    // A few tasks for each thread, so that a late one is not waited for long.
+    // A few tasks per thread, so that a slow task does not delay the others much.
     let tasks = 4 * rayon::current_num_threads();
     let block = columns.div_ceil(tasks).next_multiple_of(COLUMNS);
     (0..columns.div_ceil(block)).into_par_iter().with_max_len(1).for_each(|index| {
@@ -87,7 +87,7 @@ pub(super) fn product(
     });
 }
 
-/// Columns `range` of the product, which nothing else uses meanwhile.
+/// Columns `range` of the product. Nothing else may use them meanwhile.
 pub(super) fn product_of_columns(
     vectors: Vectors,
     y: SharedMut,
@@ -113,7 +113,7 @@ fn sums_of_lines(
 ) {
     for first in (0..inner).step_by(DEPTH) {
         let depth = DEPTH.min(inner - first);
-        // The part of `x` of this depth: for each row of `w`, its factors.
+        // The part of `x` for these rows of `w`: the factors of each row.
         let mut part = [[0.0; MOST_ROWS]; DEPTH];
         for row in 0..rows {
             for (factors, value) in part.iter_mut().zip(&x[row * inner + first..][..depth]) {
@@ -124,7 +124,7 @@ fn sums_of_lines(
         for column in range.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(range.end - column);
             let lines = &w.data[first * w.stride + column..];
-            // SAFETY: the tasks' columns are disjoint.
+            // SAFETY: the columns of tasks are disjoint.
             let out = |row: usize| unsafe {
                 y.slice(row * columns + column..row * columns + column + width)
             };
@@ -135,7 +135,7 @@ fn sums_of_lines(
                     row += add_tile(vectors, &out, rows, row, part, lines, w.stride, set);
                 }
             } else {
-                // A tile that is narrower is made as wide with zeros.
+                // A narrower tile is padded with zeros.
                 let mut wide = [0.0; DEPTH * COLUMNS];
                 for (k, wide) in wide.chunks_exact_mut(COLUMNS).take(depth).enumerate() {
                     wide[..width].copy_from_slice(&lines[k * w.stride..][..width]);
@@ -147,7 +147,7 @@ fn sums_of_lines(
                     }
                 }
                 let all = SharedMut::new(&mut sums);
-                // SAFETY: nothing else uses the sums, and each row is taken once at a time.
+                // SAFETY: nothing else uses the sums, and each row is borrowed once at a time.
                 let tile = |row: usize| unsafe { all.slice(row * COLUMNS..(row + 1) * COLUMNS) };
                 let mut row = 0;
                 while row < rows {
@@ -161,7 +161,7 @@ fn sums_of_lines(
     }
 }
 
-/// Adds to a tile of as many rows as the vectors suit; returns how many.
+/// Adds to a tile with as many rows as suit the vectors. Returns the number of rows.
 #[allow(clippy::too_many_arguments, reason = "the innermost loops, which share no state")]
 fn add_tile<'a>(
     vectors: Vectors,
@@ -173,11 +173,11 @@ fn add_tile<'a>(
     stride: usize,
     set: bool,
 ) -> usize {
-    /// Calls the loop for so many rows.
+    /// Calls the loop for this number of rows.
     macro_rules! call {
         ($module:ident, $count:literal) => {{
             let out: [&mut [f32]; $count] = std::array::from_fn(|i| out(row + i));
-            // SAFETY: `Vectors::detect` has found these instructions.
+            // SAFETY: `Vectors::detect` found these instructions.
             unsafe { $module::add_lines::<$count>(out, part, row, lines, stride, set) };
             $count
         }};
@@ -193,7 +193,7 @@ fn add_tile<'a>(
     }
 }
 
-/// Lines of a transposed matrix that will be read soon; only prefetched, which may point anywhere.
+/// Lines of a transposed matrix to prefetch. The pointers may be out of bounds.
 struct Ahead {
     next: *const f32,
     stride: usize,
@@ -211,10 +211,10 @@ fn dot_products(
 ) {
     for column in range.clone().step_by(LINES) {
         let width = LINES.min(range.end - column);
-        // Past the end the last one again, whose sums are not used.
+        // Past the end, the last line is repeated; its sums are ignored.
         let line = |i: usize| &w.data[(column + i).min(range.end - 1) * w.stride..][..inner];
-        // While these are multiplied, the next ones come from memory: each group of rows asks for
-        // its part of them.
+        // The next lines are prefetched during the multiplication. Each group of rows prefetches a part of
+        // them.
         let next = w.data.as_ptr().wrapping_add((column + LINES) * w.stride);
         let ahead = Some((next, w.stride));
         let tile = DotTile { lines: std::array::from_fn(line), column, width, ahead };
@@ -222,16 +222,16 @@ fn dot_products(
     }
 }
 
-/// Lines of a transposed matrix, and the columns of the product that they make.
+/// Lines of a transposed matrix and the columns of the product that they yield.
 pub(super) struct DotTile<'a> {
     pub lines: [&'a [f32]; LINES],
     pub column: usize,
     pub width: usize,
-    /// Where the lines after these are, and from one to the next.
+    /// Where the next lines are, and the distance between them.
     pub ahead: Option<(*const f32, usize)>,
 }
 
-/// The dot products of all rows of `x` with a few lines.
+/// Dot products of all rows of `x` with a few lines.
 pub(super) fn dot_tile(
     vectors: Vectors,
     y: SharedMut,
@@ -266,17 +266,17 @@ pub(super) fn dot_tile(
             (Vectors::Avx2, 1) => dots_1_avx2,
             (Vectors::Avx2, _) => dots_2_avx2,
         };
-        // SAFETY: `Vectors::detect` has found these instructions.
+        // SAFETY: `Vectors::detect` found these instructions.
         unsafe { dots(&mut sums, &tile[..count], lines, &ahead) };
         for (i, sums) in sums[..count].iter().enumerate() {
             let start = (row + i) * columns + column;
-            // SAFETY: the tasks' columns are disjoint.
+            // SAFETY: the columns of tasks are disjoint.
             unsafe { y.slice(start..start + width) }.copy_from_slice(&sums[..width]);
         }
     }
 }
 
-/// The innermost loops for one kind of vectors.
+/// The innermost loops for one type of vectors.
 macro_rules! kernels {
     (
         $module:ident, $features:literal, $vector:ident,
@@ -286,10 +286,10 @@ macro_rules! kernels {
             use super::*;
             use std::arch::x86_64::*;
 
-            /// Values in a vector.
+            /// Values per vector.
             const LANES: usize = size_of::<$vector>() / size_of::<f32>();
 
-            /// `out[r] += factors[k][row + r] * lines[k]` for all `k` in order; with `set`, from 0.
+            /// `out[r] += factors[k][row + r] * lines[k]` for all `k` in order; starts from 0 if `set`.
             #[target_feature(enable = $features)]
             pub(super) fn add_lines<const R: usize>(
                 out: [&mut [f32]; R],
@@ -337,8 +337,8 @@ macro_rules! kernels {
     };
 }
 
-/// The dot products of so many rows of `x` and four lines of a transposed matrix. The rows' sums have
-/// names, so that they are in registers from the first to the last.
+/// Dot products of several rows of `x` with four lines of a transposed matrix. The sums of rows are named
+/// variables, so that they stay in registers.
 macro_rules! dot_products_of {
     (
         $name:ident, $features:literal, $vector:ident,
@@ -347,7 +347,7 @@ macro_rules! dot_products_of {
         #[target_feature(enable = $features)]
         fn $name(sums: &mut TileSums, x: &[&[f32]], lines: [&[f32]; LINES], ahead: &Ahead) {
             use std::arch::x86_64::*;
-            /// Values in a vector.
+            /// Values per vector.
             const LANES: usize = size_of::<$vector>() / size_of::<f32>();
             let inner = lines[0].len();
             assert!(x.iter().chain(&lines).all(|values| values.len() == inner));
@@ -431,7 +431,7 @@ pub(super) fn sums_of_16(
     };
     let (ab, cd) = (pairs(a, b), pairs(c, d));
     let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
-    // Each quarter has a part of the sums of a, b, c and d.
+    // Each quarter has partial sums of a, b, c, and d.
     let quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
     let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(quarters));
     let halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm256_castpd_ps(upper));

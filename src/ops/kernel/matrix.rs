@@ -1,4 +1,4 @@
-//! Matrices in buffers, and their products.
+//! Matrices in buffers and their products.
 
 use super::buffer::{Buffer, SharedMut};
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Asserts that a matrix of the size and strides lies within `len` elements.
+/// Asserts that a matrix with this size and these strides lies within `len` elements.
 fn check_reach(len: usize, [rows, cols]: [usize; 2], [row_stride, col_stride]: [usize; 2]) {
     if rows > 0 && cols > 0 {
         let last = (rows - 1) * row_stride + (cols - 1) * col_stride;
@@ -19,14 +19,14 @@ fn check_reach(len: usize, [rows, cols]: [usize; 2], [row_stride, col_stride]: [
     }
 }
 
-/// Asserts that a matrix has these rows and columns, at least one of each.
+/// Asserts that a matrix has these rows and columns, and at least one of each.
 fn check_block([rows, cols]: [usize; 2], block_rows: &Range<usize>, block_cols: &Range<usize>) {
     for (range, size) in [(block_rows, rows), (block_cols, cols)] {
         assert!(range.start < range.end && range.end <= size, "no such block");
     }
 }
 
-/// A matrix to read.
+/// A matrix for reading.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     data: &'a [f32],
@@ -35,18 +35,18 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Matrix of `size` `[rows, columns]` whose neighbors are `strides` apart in `data`.
+    /// A matrix of `size` `[rows, columns]` with row and column `strides` in `data`.
     pub(crate) fn new(data: &'a [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
         check_reach(data.len(), size, strides);
         Self { data, size, strides }
     }
 
-    /// Row-major matrix without gaps.
+    /// A row-major matrix without gaps.
     pub(crate) fn dense(data: &'a [f32], size: [usize; 2]) -> Self {
         Self::new(data, size, [size[1], 1])
     }
 
-    /// These rows and columns.
+    /// A block of rows and columns.
     fn block(self, rows: Range<usize>, columns: Range<usize>) -> Self {
         let [row_stride, col_stride] = self.strides;
         check_block(self.size, &rows, &columns);
@@ -54,7 +54,7 @@ impl<'a> Matrix<'a> {
         Self::new(data, [rows.len(), columns.len()], self.strides)
     }
 
-    /// These columns.
+    /// A range of columns.
     pub(super) fn columns(self, columns: Range<usize>) -> Self {
         let rows = self.size[0];
         if rows == 0 || columns.is_empty() {
@@ -69,7 +69,7 @@ impl<'a> Matrix<'a> {
         self.size
     }
 
-    /// The values, where the matrix is row-major without gaps.
+    /// The values, if the matrix is row-major without gaps.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn values(self) -> Option<&'a [f32]> {
         (self.strides == [self.size[1], 1]).then(|| &self.data[..self.size[0] * self.size[1]])
@@ -81,16 +81,16 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Dense matrix in row-major or column-major order (a tied embedding arrives transposed).
+/// A dense matrix in row-major or column-major order (a tied embedding arrives transposed).
 pub(crate) struct DenseMatrix {
-    /// Row-major; the transpose of the matrix if that is column-major.
+    /// Row-major; the transpose of a column-major matrix.
     data: FlexTensor,
     column_major: bool,
     size: [usize; 2],
 }
 
 impl DenseMatrix {
-    /// A copy if the matrix is in neither order.
+    /// Copies the matrix if it is in neither order.
     pub(crate) fn new(matrix: FlexTensor) -> Self {
         let size @ [rows, _] = matrix.shape().dims();
         let column_major = matrix.layout().strides() == [1, rows as isize];
@@ -103,18 +103,18 @@ impl DenseMatrix {
         self.size
     }
 
-    /// From one row, and from one column, to the next.
+    /// Row and column strides.
     pub(crate) fn strides(&self) -> [usize; 2] {
         let [rows, cols] = self.size;
         if self.column_major { [1, rows] } else { [cols, 1] }
     }
 
-    /// The matrix to read.
+    /// The matrix for reading.
     pub(crate) fn view(&self) -> Matrix<'_> {
         Matrix::new(self.data.storage::<f32>(), self.size, self.strides())
     }
 
-    /// The matrix as a tensor.
+    /// Returns the matrix as a tensor.
     pub(crate) fn into_tensor(self) -> FlexTensor {
         match self.column_major {
             true => self.data.transpose(0, 1),
@@ -122,7 +122,7 @@ impl DenseMatrix {
         }
     }
 
-    /// Tensor of the same shape and order that takes over `data`.
+    /// A tensor of the same shape and order that takes over `data`.
     pub(crate) fn like(&self, data: Buffer) -> FlexTensor {
         let layout = Layout::contiguous(self.data.shape());
         let layout = if self.column_major { layout.transpose(0, 1) } else { layout };
@@ -130,19 +130,19 @@ impl DenseMatrix {
     }
 }
 
-/// Who computes a matrix product.
+/// Which threads compute a matrix product.
 #[derive(Clone, Copy)]
 pub(crate) enum Threads {
-    /// The calling task alone.
+    /// Only the calling task.
     One,
-    /// The same for few rows, where the product is too small for others' preparations; see
-    /// [`has_few_rows`].
+    /// Only the calling task, with the loops for few rows, for products too small for the usual preparation;
+    /// see [`has_few_rows`].
     OneFewRows,
     /// The thread pool.
     All,
 }
 
-/// Whether [`Threads::OneFewRows`] is fast here with so many rows.
+/// Whether [`Threads::OneFewRows`] is fast on this machine for this number of rows.
 pub(crate) fn has_few_rows(rows: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
     return rows <= few_rows::MOST_ROWS && few_rows::Vectors::detect().is_some();
@@ -153,29 +153,29 @@ pub(crate) fn has_few_rows(rows: usize) -> bool {
     }
 }
 
-/// Rows and columns that the innermost loops take at once for a row-major result, or a divisor of that.
+/// Rows and columns that the innermost loops process together for a row-major result, or divisors of them.
 const ROW_UNIT: usize = 6;
 const COLUMN_UNIT: usize = 16;
 
-/// How a product is divided: into so many blocks down, and so many across.
+/// How a product is divided: number of blocks down and across.
 struct Blocks {
     down: usize,
     across: usize,
 }
 
 impl Blocks {
-    /// At most as many as there are threads. Each block has to read its rows of `a` and to lay out its
-    /// columns of `b`, so that the division with the least of both is chosen.
+    /// At most one block per thread. Each block must read its rows of `a` and pack its columns of `b`; the
+    /// division that minimizes both is chosen.
     fn new([rows, cols]: [usize; 2], inner: usize, b_is_transposed: bool, threads: usize) -> Self {
-        /// Multiplications that are worth a thread.
+        /// Minimum number of multiplications that is worth a thread.
         const LEAST_WORK: usize = 1 << 19;
-        /// Least rows and columns of what is divided. With 64 or fewer of both, `gemm` would add up an
-        /// element in another order than in the whole product ...
+        /// Minimum rows and columns of a block along a divided side. With 64 or fewer of both, `gemm` would
+        /// sum an element in a different order than in the whole product ...
         const LEAST_SIDE: usize = 96;
-        /// ... and with 256 elements or fewer, which the other side excludes.
+        /// ... and also with 256 or fewer elements, which a minimum for the other side prevents.
         const LEAST_OTHER_SIDE: usize = 4;
-        /// What reading an element of `a` costs, and laying out one of `b` row by row or from a
-        /// transposed matrix: measured on two processors with AVX-512.
+        /// Cost of reading an element of `a`, and of packing one of `b` from a row-major or a transposed
+        /// matrix, measured on two CPUs with AVX-512.
         const A: usize = 3;
         const B: usize = 2;
         const TRANSPOSED_B: usize = 6;
@@ -198,13 +198,13 @@ impl Blocks {
     }
 }
 
-/// Part `index` of `count` of `size` rows or columns, in whole units but for the end.
+/// Part `index` of `count` of `size` rows or columns. All parts except the last consist of whole units.
 fn part(size: usize, index: usize, count: usize, unit: usize) -> Range<usize> {
     let bound = |index: usize| (size.div_ceil(unit) * index / count * unit).min(size);
     bound(index)..bound(index + 1)
 }
 
-/// A matrix to write.
+/// A matrix for writing.
 pub(crate) struct MatrixMut<'a> {
     data: *mut f32,
     size: [usize; 2],
@@ -212,15 +212,15 @@ pub(crate) struct MatrixMut<'a> {
     buffer: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: a shared reference only leads to the elements by `block`, whose callers promise that no two tasks
-// reach the same one.
+// SAFETY: a shared reference gives access to elements only through `block`, whose callers promise that no two
+// tasks access the same element.
 unsafe impl Sync for MatrixMut<'_> {}
 
 impl<'a> MatrixMut<'a> {
-    /// Matrix of `size` `[rows, columns]` whose neighbors are `strides` apart in `data`.
+    /// A matrix of `size` `[rows, columns]` with row and column `strides` in `data`.
     pub(crate) fn new(data: &'a mut [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
         let ([rows, cols], [row_stride, col_stride]) = (size, strides);
-        // Each element needs a place of its own, or threads would write the same one.
+        // Elements must not overlap, or threads could write the same one.
         assert!(
             (col_stride > 0 && row_stride >= cols * col_stride)
                 || (row_stride > 0 && col_stride >= rows * row_stride),
@@ -230,24 +230,24 @@ impl<'a> MatrixMut<'a> {
         Self { data: data.as_mut_ptr(), size, strides, buffer: PhantomData }
     }
 
-    /// Row-major matrix without gaps.
+    /// A row-major matrix without gaps.
     pub(crate) fn dense(data: &'a mut [f32], size: [usize; 2]) -> Self {
         Self::new(data, size, [size[1], 1])
     }
 
-    /// Matrix in raw memory of `len` elements.
+    /// A matrix in raw memory of `len` elements.
     ///
     /// # Safety
-    /// Nothing else uses the elements of the matrix while it lives.
+    /// Nothing else may use the elements of the matrix while it lives.
     unsafe fn from_raw(data: *mut f32, len: usize, size: [usize; 2], strides: [usize; 2]) -> Self {
         check_reach(len, size, strides);
         Self { data, size, strides, buffer: PhantomData }
     }
 
-    /// These rows and columns.
+    /// A block of rows and columns.
     ///
     /// # Safety
-    /// Nothing else uses their elements while the block lives.
+    /// Nothing else may use its elements while the block lives.
     unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> MatrixMut<'_> {
         let [row_stride, col_stride] = self.strides;
         check_block(self.size, &rows, &columns);
@@ -257,12 +257,12 @@ impl<'a> MatrixMut<'a> {
         MatrixMut { data, size, strides: self.strides, buffer: PhantomData }
     }
 
-    /// The same matrix, borrowed.
+    /// Borrows the whole matrix.
     pub(super) fn whole(&mut self) -> MatrixMut<'_> {
         MatrixMut { data: self.data, size: self.size, strides: self.strides, buffer: PhantomData }
     }
 
-    /// These columns.
+    /// A range of columns.
     pub(super) fn columns(&mut self, columns: Range<usize>) -> MatrixMut<'_> {
         let rows = self.size[0];
         if rows == 0 || columns.is_empty() {
@@ -272,20 +272,20 @@ impl<'a> MatrixMut<'a> {
         unsafe { self.block(0..rows, columns) }
     }
 
-    /// Sets all elements.
+    /// Sets all elements to a value.
     pub(super) fn fill(&mut self, value: f32) {
         let ([rows, cols], [row_stride, col_stride]) = (self.size, self.strides);
         for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
-            // SAFETY: the place is the matrix's own.
+            // SAFETY: the index is within this matrix.
             unsafe { *self.data.add(row * row_stride + col * col_stride) = value };
         }
     }
 
-    /// The elements, where the matrix is row-major without gaps.
+    /// The elements, if the matrix is row-major without gaps.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn values(&mut self) -> Option<&mut [f32]> {
         let [rows, cols] = self.size;
-        // SAFETY: without gaps these are its elements, which it has for itself.
+        // SAFETY: without gaps these are its elements, to which it has exclusive access.
         (self.strides == [cols, 1])
             .then(|| unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) })
     }
@@ -301,7 +301,7 @@ impl<'a> MatrixMut<'a> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    /// How to make a product into this matrix, if it is one of a few rows for which that pays.
+    /// Returns the vectors to use if this is a product of few rows for which the special loops are faster.
     fn few_rows(&self, a: &Matrix, b: &Matrix, threads: Threads) -> Option<few_rows::Vectors> {
         let [rows, cols] = self.size;
         let inner = a.size[1];
@@ -338,7 +338,7 @@ impl<'a> MatrixMut<'a> {
             let transposed = b.strides[1] != 1;
             let stride = if transposed { b.strides[1] } else { b.strides[0] };
             let weights = few_rows::Weights { data: b.data, stride, transposed };
-            // SAFETY: the matrix has no gaps, so these are its elements, which it has for itself.
+            // SAFETY: the matrix has no gaps, so these are its elements, to which it has exclusive access.
             let y = unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) };
             let (y, sizes) = (SharedMut::new(y), [rows, inner, cols]);
             match threads {
@@ -356,7 +356,7 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
-    /// The product into a matrix of few columns.
+    /// Computes a product with few columns.
     fn multiply_narrow(&mut self, accumulate: bool, alpha: f32, a: Matrix, b: Matrix) {
         let inner = a.size[1];
         if a.strides[0] == 1 && inner > 1 {
@@ -372,7 +372,8 @@ impl<'a> MatrixMut<'a> {
                 && rows_without_gaps
                 && let Some(vectors) = few_rows::Vectors::detect()
             {
-                // SAFETY: the matrix has no gaps, so these are its elements, which it has for itself.
+                // SAFETY: the matrix has no gaps, so these are its elements, to which it has exclusive
+                // access.
                 let y = unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) };
                 let sizes = [rows, inner, cols];
                 return narrow::dot_products(vectors, SharedMut::new(y), a.data, b, sizes);
@@ -381,13 +382,13 @@ impl<'a> MatrixMut<'a> {
         self.multiply_in_blocks(accumulate, alpha, a, b);
     }
 
-    /// Copies the values of another matrix of the size, or adds them.
+    /// Copies or adds the values of another matrix of the same size.
     pub(super) fn copy_or_add(&mut self, accumulate: bool, values: Matrix) {
         assert_eq!(self.size, values.size, "matrix sizes do not match");
         let ([row_stride, col_stride], [rows, cols]) = (self.strides, self.size);
         for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
             let value = values.data[row * values.strides[0] + col * values.strides[1]];
-            // SAFETY: the place is the matrix's own.
+            // SAFETY: the index is within this matrix.
             let place = unsafe { &mut *self.data.add(row * row_stride + col * col_stride) };
             *place = if accumulate { *place + value } else { value };
         }
@@ -398,7 +399,7 @@ impl<'a> MatrixMut<'a> {
         self.size
     }
 
-    /// The product, a block of it for each thread. An element's sums have the same order as in the whole.
+    /// Computes the product with one block per thread. Sums have the same order as in the whole product.
     pub(super) fn multiply_in_blocks(
         &mut self,
         accumulate: bool,
@@ -426,8 +427,8 @@ impl<'a> MatrixMut<'a> {
         let [rows, cols] = self.size;
         let inner = a.size[1];
         let stride = |stride: usize| stride as isize;
-        // SAFETY: the sizes match, each matrix was checked to lie in its buffer, and `self` has its
-        // elements for itself. Without `accumulate` they are not read.
+        // SAFETY: the sizes match, each matrix was checked to lie within its buffer, and `self` has exclusive
+        // access to its elements. Without `accumulate` they are not read.
         unsafe {
             gemm::gemm(
                 rows,
@@ -455,10 +456,10 @@ impl<'a> MatrixMut<'a> {
 }
 
 impl<'a> SharedMut<'a> {
-    /// Row-major matrix that starts at `offset` and whose rows are `row_stride` apart.
+    /// A row-major matrix that starts at `offset` and has the stride `row_stride`.
     ///
     /// # Safety
-    /// Nothing else uses the elements while the matrix lives.
+    /// Nothing else may use the elements while the matrix lives.
     pub(crate) unsafe fn matrix(
         self,
         offset: usize,
@@ -477,7 +478,7 @@ impl<'a> SharedMut<'a> {
 mod tests {
     use super::*;
 
-    /// Numbers with digits, whose sums depend on their order.
+    /// Numbers with many digits, whose sums depend on their order.
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         let mut random = crate::random::Stream::new(seed, "matrices", 0);
         (0..count).map(|_| random.unit() as f32 - 0.5).collect()
@@ -485,7 +486,7 @@ mod tests {
 
     #[test]
     fn a_product_in_blocks_has_the_bits_of_the_whole() {
-        // Sides around those of blocks, and sums that are divided.
+        // Sizes around those of blocks, and sums that are divided.
         for [rows, inner, cols] in [
             [40, 700, 30],
             [70, 1100, 300],
@@ -570,7 +571,7 @@ mod tests {
         assert_eq!(blocks([512, 576], 576, false, 2), [2, 1]);
         assert_eq!(blocks([512, 576], 576, true, 2), [1, 2]);
         assert_eq!(blocks([2048, 2048], 576, false, 16), [4, 4]);
-        // Too small for more, in work or in sides.
+        // Too little work or too few rows and columns for more blocks.
         assert_eq!(blocks([64, 64], 64, false, 8), [1, 1]);
         assert_eq!(blocks([150, 150], 10_000, false, 8), [1, 1]);
         assert_eq!(blocks([0, 5], 7, false, 8), [1, 1]);

@@ -1,12 +1,11 @@
-//! Helpers shared by the flex kernels: buffers, row-parallel loops, matrix products and an `exp`
-//! that vectorizes.
+//! Helpers of the flex kernels: buffers, row-parallel loops, matrix products, and a vectorized `exp`.
 //!
-//! [`buffer`] has memory that is used again, [`matrix`] products of any size, [`few_rows`] those of
-//! a few rows, as in generation, [`narrow`] those of a few columns, as in adapters, and [`stored`] those
-//! with a matrix in fewer bits.
+//! [`buffer`] manages reusable memory. [`matrix`] has products of any size, [`few_rows`] those of a few rows,
+//! as in generation, [`narrow`] those of a few columns, as in adapters, and [`stored`] those with a quantized
+//! matrix.
 //!
-//! Every reduction here has a fixed order (lane sums, then row blocks in order), so a result does
-//! not depend on the number of threads and is the same, bit for bit, from run to run.
+//! Every reduction has a fixed order (lane sums, then row blocks in order), so results do not depend on the
+//! number of threads and are bit-identical from run to run.
 
 mod blocks;
 mod buffer;

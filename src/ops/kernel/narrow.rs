@@ -1,5 +1,5 @@
-//! Products with few columns, as a low-rank adapter has them. A general product would pack the large matrix
-//! for them, and leave most of each vector empty.
+//! Products with few columns, as in low-rank adapters. A general product would pack the large matrix and
+//! leave most of each vector empty.
 
 use super::buffer::Buffer;
 #[cfg(target_arch = "x86_64")]
@@ -10,11 +10,11 @@ use super::matrix::{Matrix, MatrixMut};
 #[cfg(target_arch = "x86_64")]
 use rayon::prelude::*;
 
-/// Most columns for which this pays.
+/// Maximum number of columns for which these products are faster.
 pub(super) const MOST_COLUMNS: usize = 48;
 
-/// `y = x w` by dot products of the rows of `x` with the columns of `w`; `x` is `[rows, inner]`, `y`
-/// `[rows, columns]`, both without gaps. A row's sums have the same order whatever rows are beside it.
+/// `y = x w` by dot products of the rows of `x` with the columns of `w`; `x` is `[rows, inner]` and `y`
+/// `[rows, columns]`, both without gaps. The order of a row's sums does not depend on the other rows.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn dot_products(
     vectors: Vectors,
@@ -23,7 +23,7 @@ pub(super) fn dot_products(
     w: Matrix,
     [rows, inner, columns]: [usize; 3],
 ) {
-    /// Rows in one parallel task: whole tiles of six, and no more than `few_rows` takes.
+    /// Rows per parallel task: whole tiles of six, and no more than `few_rows` accepts.
     const ROWS: usize = 30;
     let mut lines = Buffer::any(columns * inner);
     MatrixMut::dense(&mut lines, [columns, inner]).copy_or_add(false, w.transposed());
@@ -38,7 +38,7 @@ pub(super) fn dot_products(
     });
 }
 
-/// `out = alpha * a @ b`, or added to it, by way of the transposed product.
+/// `out = alpha * a @ b`, or added to it, computed as the transposed product.
 pub(super) fn transposed_product(
     out: &mut MatrixMut,
     accumulate: bool,

@@ -1,11 +1,10 @@
-//! Loops that vectorize: functions compiled for several instruction sets, `exp`, and reductions in a
-//! fixed order.
+//! Vectorized loops: functions compiled for several instruction sets, `exp`, and reductions in a fixed order.
 
-/// Defines a function whose body is compiled for AVX-512, for AVX2 and for neither, and chosen at run
-/// time.
+/// Defines a function whose body is compiled for AVX-512, for AVX2, and for neither. The version is chosen at
+/// run time.
 ///
-/// Only multiplications and additions are used (no fused multiply-add: without the hardware's own
-/// it is a slow library call), so all give the same bits.
+/// Only multiplications and additions are used, so all versions give the same bits. Without hardware support,
+/// a fused multiply-add would be a slow library call.
 macro_rules! simd_fn {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -24,7 +23,7 @@ macro_rules! simd_fn {
                     body($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx512f") {
-                    // SAFETY: the feature was detected on this machine; with it comes AVX2.
+                    // SAFETY: the feature was detected on this machine and implies AVX2.
                     return unsafe { body_avx512($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
@@ -38,10 +37,10 @@ macro_rules! simd_fn {
 }
 pub(crate) use simd_fn;
 
-/// `e^x` to about 2 units in the last place, without branches or calls, so that loops vectorise.
+/// `e^x` to about 2 units in the last place, without branches or calls, so that loops vectorize.
 ///
-/// The polynomial is the one of Cephes' `expf`. NaN stays NaN; results below the smallest normal
-/// number are flushed to about `1e-38`, and those above the largest to about `2e38`.
+/// The polynomial is from Cephes' `expf`. NaN stays NaN. Results below the smallest normal number become
+/// about `1e-38`, and those above the largest number about `2e38`.
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // the constants as Cephes prints them
 pub(crate) fn exp(x: f32) -> f32 {
@@ -61,7 +60,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * two_n
 }
 
-/// Partial sums that a reduction keeps, so that it vectorises and its order is fixed.
+/// Number of partial sums in a reduction, so that it vectorizes and has a fixed order.
 const LANES: usize = 16;
 
 #[inline(always)]
@@ -86,7 +85,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(lanes) + a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// Largest element. A NaN in the row is not reported here; it comes out of [`exp_sum`].
+/// The largest element. NaN is not reported here, but in [`exp_sum`].
 #[inline(always)]
 pub(crate) fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];

@@ -1,12 +1,12 @@
-//! Matrices in fewer bits than 32, decoded where they are used: products decode a panel of rows into a
-//! buffer that the caches hold and multiply with that.
+//! Matrices of fewer than 32 bits, decoded where they are used: products decode a panel of rows into a buffer
+//! that fits the caches and multiply with it.
 //!
 //! ```text
-//! y = x W^T:   for each panel of W's rows    decode, then the columns of y that are these rows
-//! dx = dy W:   for each panel of W's rows    decode, then add the part of dy in these columns times it
+//! y = x W^T:   for each panel of W's rows    decode, then compute the columns of y for these rows
+//! dx = dy W:   for each panel of W's rows    decode, then add the product of these columns of dy with it
 //! ```
 //!
-//! The result is that of the decoded matrix, but for the order of sums in `dx`.
+//! The result equals that of the decoded matrix, except for the order of sums in `dx`.
 
 use super::blocks::par_blocks;
 use super::buffer::Buffer;
@@ -26,10 +26,10 @@ use std::ops::Range;
 
 /// Elements of a panel: 4 MiB of f32.
 const PANEL: usize = 1 << 20;
-/// A panel's rows, but for the last one, are a multiple of this.
+/// The number of rows in a panel, except the last one, is a multiple of this.
 const PANEL_UNIT: usize = 96;
 
-/// A matrix of a linear layer that a kernel multiplies with.
+/// The matrix of a linear layer for a kernel.
 #[allow(clippy::large_enum_variant, reason = "it lives for one product")]
 pub(crate) enum WeightMatrix {
     /// In f32.
@@ -39,7 +39,7 @@ pub(crate) enum WeightMatrix {
 }
 
 impl WeightMatrix {
-    /// The weight itself where there is no kernel for it with these other tensors.
+    /// Returns the weight itself if there is no kernel for it with these other tensors.
     #[allow(clippy::result_large_err, reason = "it is no error, and goes on to the portable body")]
     pub(crate) fn new(
         weight: WeightPrimitive<Flex>,
@@ -100,7 +100,7 @@ impl WeightMatrix {
     }
 }
 
-/// Rows of an embedding that a kernel reads.
+/// Rows of an embedding for a kernel.
 #[allow(clippy::large_enum_variant, reason = "it lives for one product")]
 pub(crate) enum Rows {
     Dense(FlexTensor, usize),
@@ -108,7 +108,7 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
-    /// `None` where there is no kernel for it.
+    /// Returns `None` if there is no kernel for this weight.
     pub(crate) fn new(weight: &WeightPrimitive<Flex>) -> Option<Self> {
         match weight {
             WeightPrimitive::Dense(weight) => {
@@ -138,7 +138,7 @@ impl Rows {
     }
 }
 
-/// A matrix in fewer bits, `[output, input]` row by row.
+/// A matrix of fewer than 32 bits, `[output, input]` row by row.
 pub(crate) struct StoredMatrix {
     codes: FlexTensor,
     kind: Kind,
@@ -152,10 +152,10 @@ enum Kind {
     Encoded { encoding: Encoding, scale_codes: FlexTensor, scales: FlexTensor },
 }
 
-/// Codes to read, with the scales of their blocks.
+/// Codes for reading, with the scales of their blocks.
 #[derive(Clone, Copy)]
 pub(super) enum Codes<'a> {
-    /// The bytes of numbers in bf16.
+    /// The bytes of bf16 numbers.
     ShortFloats(&'a [u8]),
     Integers {
         codes: &'a [u8],
@@ -198,7 +198,7 @@ fn bytes<T: Copy>(values: &[T]) -> &[u8] {
 }
 
 impl StoredMatrix {
-    /// A matrix of these values, row by row; without an encoding in bf16.
+    /// A matrix of these values, row by row; bf16 without an encoding.
     #[cfg(test)]
     pub(super) fn of_values(values: &[f32], size: [usize; 2], encoding: Option<Encoding>) -> Self {
         use crate::ops::encoding::EncodedValues;
@@ -221,7 +221,7 @@ impl StoredMatrix {
         Self { codes: words(codes), kind, size }
     }
 
-    /// `None` for words of another type than this is written for.
+    /// Returns `None` if the words have an unsupported type.
     fn encoded(weight: &WeightPrimitive<Flex>) -> Option<Self> {
         let WeightPrimitive::Encoded { codes, scale_codes, scales, encoding, size } = weight else {
             return None;
@@ -242,7 +242,7 @@ impl StoredMatrix {
         [input, output]
     }
 
-    /// What it is made of.
+    /// The codes and their scales.
     pub(super) fn codes(&self) -> Codes<'_> {
         let (encoding, scale_codes, scales) = match &self.kind {
             Kind::Bf16 => return Codes::ShortFloats(bytes(self.codes.storage::<bf16>())),
@@ -264,7 +264,7 @@ impl StoredMatrix {
         }
     }
 
-    /// The numbers of these rows, one after the other.
+    /// Decodes a range of rows.
     pub(super) fn decode(&self, rows: Range<usize>, out: &mut [f32]) {
         let [_, columns] = self.size;
         let start = rows.start * columns;
@@ -280,7 +280,7 @@ impl StoredMatrix {
         }
     }
 
-    /// Calls `with` for panels of rows, with their range and their numbers.
+    /// Calls `with` for each panel of rows, with its range and values.
     fn for_panels(&self, mut with: impl FnMut(Range<usize>, Matrix)) {
         let [rows, columns] = self.size;
         let most = (PANEL / columns.max(1) / PANEL_UNIT * PANEL_UNIT).max(PANEL_UNIT).min(rows);
@@ -288,7 +288,7 @@ impl StoredMatrix {
         for start in (0..rows).step_by(most.max(1)) {
             let range = start..(start + most).min(rows);
             let values = panel.shared();
-            // A few tasks for each thread, whatever the width.
+            // A few tasks per thread for any width.
             let lines = (16 * 1024 / columns.max(1)).max(1);
             par_blocks(range.len(), lines, |part| {
                 // SAFETY: the parts are disjoint.

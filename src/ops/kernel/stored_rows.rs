@@ -1,11 +1,11 @@
-//! Products of a few rows with a matrix in fewer bits, as they are made for each token in generation: codes
-//! become numbers in registers, so that what is read from memory is codes alone.
+//! Products of a few rows with a quantized or 16-bit matrix, as needed for each generated token. Codes are
+//! decoded in registers, so only codes are read from memory.
 //!
 //! ```text
 //! tile:  up to six rows of x, and four rows of the matrix, whose codes are read from left to right
 //! ```
 //!
-//! The sums of an element have one order, whatever the number of rows (up to [`MOST_ROWS`]) and of threads.
+//! The sums of an element have the same order for any number of rows (up to [`MOST_ROWS`]) and threads.
 
 use super::buffer::{Buffer, SharedMut};
 use super::few_rows::{
@@ -18,24 +18,24 @@ use rayon::prelude::*;
 
 /// Values of a row that are decoded at once, or a multiple of that.
 const STEP: usize = 16;
-/// Values that share a scale where codes are places in a table.
+/// Values per scale if codes are indices into a table.
 const BLOCK: usize = 64;
 
 /// A row of the matrix.
 #[derive(Clone, Copy)]
 struct Line<'a> {
     codes: &'a [u8],
-    /// Of its blocks.
+    /// The scales of its blocks.
     scales: &'a [f32],
 }
 
-/// `y = x W^T`; false if that is not one of a few rows.
+/// `y = x W^T`. Returns false if this is not a product of few rows.
 pub(super) fn stored_product(y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
     let Some(vectors) = Vectors::detect() else { return false };
     product_with(vectors, y, x, w)
 }
 
-/// The same with these vectors.
+/// The same with given vectors.
 fn product_with(vectors: Vectors, y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
     let ([rows, inner], [_, columns]) = (x.size(), y.size());
     assert!(y.size()[0] == rows && w.sizes() == [inner, columns], "matrix sizes do not match");
@@ -64,7 +64,7 @@ fn product_with(vectors: Vectors, y: &mut MatrixMut, x: Matrix, w: &StoredMatrix
                 continue;
             }
             w.decode(column..column + width, &mut scratch[..width * inner]);
-            // Past the end the last one again, whose sums are not used.
+            // Past the end, the last row is repeated; its sums are ignored.
             let line = |i: usize| &scratch[i.min(width - 1) * inner..][..inner];
             let lines = std::array::from_fn(line);
             dot_tile(vectors, y, x, DotTile { lines, column, width, ahead: None }, sizes);
@@ -73,7 +73,7 @@ fn product_with(vectors: Vectors, y: &mut MatrixMut, x: Matrix, w: &StoredMatrix
     true
 }
 
-/// The columns from `column` on of the product.
+/// The columns of the product from `column` on.
 fn product_of_lines(
     vectors: Vectors,
     y: SharedMut,
@@ -83,7 +83,7 @@ fn product_of_lines(
     [column, width]: [usize; 2],
     [rows, inner, columns]: [usize; 3],
 ) {
-    // Past the end the last one again, whose sums are not used.
+    // Past the end, the last row is repeated; its sums are ignored.
     let row_of = |line: usize| column + line.min(width - 1);
     let of_line = match codes {
         Codes::ShortFloats(_) | Codes::Integers { .. } => 1,
@@ -94,7 +94,7 @@ fn product_of_lines(
         match codes {
             Codes::ShortFloats(_) => out[0] = 1.0,
             Codes::Integers { scales, unit, .. } => out[0] = scales.of(row_of(line)) * unit,
-            // Those are there to be read.
+            // These can be read directly.
             Codes::Table { scales: Scales::Numbers(_), .. } => {}
             Codes::Table { scales, .. } => {
                 for (i, scale) in out.iter_mut().enumerate() {
@@ -126,7 +126,7 @@ fn product_of_lines(
         }
         let tile = &tile[..count];
         let mut sums = TileSums::default();
-        // SAFETY: `Vectors::detect` has found these instructions.
+        // SAFETY: `Vectors::detect` found these instructions.
         unsafe {
             match codes {
                 Codes::ShortFloats(_) => {
@@ -141,7 +141,7 @@ fn product_of_lines(
             }
         }
         for (i, sums) in sums[..count].iter_mut().enumerate() {
-            // One scale for a line of integers, so that it comes last.
+            // A line of integers has only one scale, so it is applied last.
             if let Codes::Integers { .. } = codes {
                 sums.iter_mut().zip(lines).for_each(|(sum, line)| *sum *= line.scales[0]);
             }
@@ -152,8 +152,8 @@ fn product_of_lines(
     }
 }
 
-/// The dot products of so many rows of `x` and four lines. The rows' sums have names, so that they are in
-/// registers from the first to the last.
+/// Dot products of several rows of `x` with four lines. The sums of rows are named variables, so that they
+/// stay in registers.
 macro_rules! dots_of {
     (
         $name:ident, $features:literal, $vector:ident, $zero:ident, $load:ident, $fma:ident, $sums:ident,
@@ -162,7 +162,7 @@ macro_rules! dots_of {
     ) => {
         #[target_feature(enable = $features)]
         fn $name(sums: &mut TileSums, x: &[&[f32]], lines: [Line; LINES], table: &[f32; 16]) {
-            /// Values in a vector.
+            /// Values per vector.
             const LANES: usize = size_of::<$vector>() / size_of::<f32>();
             let inner = x[0].len();
             let bytes: fn(usize) -> usize = $bytes;
@@ -174,12 +174,12 @@ macro_rules! dots_of {
             // SAFETY: the table has sixteen values.
             #[allow(unused_unsafe, reason = "not all kinds have a table")]
             let $table = unsafe { $table_of(table.as_ptr()) };
-            // Rows lie one after the other; the next but one four come from memory meanwhile.
+            // Rows are contiguous. Meanwhile, the four rows after the next four are prefetched.
             let ahead = lines[0].codes.as_ptr().wrapping_add(2 * LINES * bytes(inner));
             $(let mut $row = [$zero(); LINES];)*
             for $k in (0..inner).step_by(LANES) {
                 // SAFETY: `k + LANES` is at most the length of all lines and rows, and the codes and scales
-                // of so many values are there.
+                // of that many values exist.
                 unsafe {
                     for line in (0..LINES * bytes(LANES)).step_by(64) {
                         _mm_prefetch::<_MM_HINT_T0>(
@@ -252,7 +252,7 @@ macro_rules! kind {
             }
 
             /// # Safety
-            /// The processor has these vectors.
+            /// The CPU must support these vectors.
             pub(super) unsafe fn dots(
                 vectors: Vectors,
                 sums: &mut TileSums,
@@ -270,7 +270,7 @@ macro_rules! kind {
                     (Vectors::Avx2, 1) => narrow_1,
                     (Vectors::Avx2, _) => narrow_2,
                 };
-                // SAFETY: the caller vouches for the vectors.
+                // SAFETY: the caller guarantees support for the vectors.
                 unsafe { dots(sums, x, lines, table) }
             }
         }

@@ -1,27 +1,27 @@
-//! Flex tensors in and out of kernels.
+//! Conversions between flex tensors and kernels.
 
 use crate::ops::backends::cast;
 use burn::backend::Flex;
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_flex::FlexTensor;
 
-/// Whether all tensors are f32, the one type that the kernels here are written for.
+/// Whether all tensors are f32, the only type that the kernels support.
 pub(crate) fn all_f32<const N: usize>(tensors: [&FlexTensor; N]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
 }
 
-/// Row-major tensor that fills its whole buffer; the handle stays unique if the argument was.
+/// A row-major tensor that fills its whole buffer. The handle stays unique if the argument's was.
 ///
-/// `storage` ignores offset and strides, so every kernel reads its inputs through this.
+/// `storage` ignores offset and strides, so every kernel reads its inputs through this function.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
-    // `to_contiguous` may return a second handle to the same buffer, and a later `storage_mut`
-    // would copy as long as the first one lives.
+    // `to_contiguous` may return a second handle to the same buffer; while the first one lives, `storage_mut`
+    // would copy.
     let view = tensor.to_contiguous();
     drop(tensor);
     view
 }
 
-/// The same in f32.
+/// Like [`contiguous`], converted to f32.
 pub(crate) fn in_f32(tensor: FlexTensor) -> FlexTensor {
     contiguous(cast::<Flex>(tensor, FloatDType::F32))
 }
@@ -32,10 +32,10 @@ pub(crate) fn from_vec(data: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::new(burn::tensor::Bytes::from_elems(data), layout, DType::F32)
 }
 
-/// The values of an integer tensor, each of which must lie in `0..bound`.
+/// Reads an integer tensor whose values must lie in `0..bound`.
 ///
 /// # Panics
-/// Where one does not; `what` names it in the message.
+/// If a value is out of range; `what` names it in the message.
 pub(crate) fn indices(tensor: FlexTensor, bound: usize, what: &str) -> Vec<usize> {
     let check = |(at, value): (usize, i64)| match usize::try_from(value) {
         Ok(index) if index < bound => index,

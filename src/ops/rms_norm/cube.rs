@@ -1,4 +1,4 @@
-//! Kernels for GPUs: a cube for each row forward, a cube for some rows backward.
+//! GPU kernels: one cube per row forward, and one cube per group of rows backward.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, sum_rows,
@@ -11,13 +11,13 @@ use burn::tensor::DType;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Rows that one cube takes in the backward pass; it adds up their parts of the weight's gradient.
+/// Rows per cube in the backward pass. The cube sums their contributions to the weight's gradient.
 const ROWS: usize = 16;
 
 #[cube(launch_unchecked)]
 fn forward_kernel<X: Float, W: Float, N: Size>(
     x: &Tensor<Vector<X, N>>,
-    // Added to `x` before, with their sum; else anything.
+    // Added to `x` first, if there is a sum; otherwise any tensor.
     added: &Tensor<Vector<X, N>>,
     weight: &Tensor<Vector<W, N>>,
     y: &mut Tensor<Vector<X, N>>,
@@ -57,7 +57,7 @@ fn forward_kernel<X: Float, W: Float, N: Size>(
     }
 }
 
-/// What is normalized: the sum as its type holds it.
+/// The value to normalize: the sum, rounded to its type.
 #[cube]
 fn value<X: Float, N: Size>(
     x: &Tensor<Vector<X, N>>,
@@ -79,16 +79,16 @@ fn backward_kernel<X: Float, W: Float, N: Size>(
     x: &Tensor<Vector<X, N>>,
     weight: &Tensor<Vector<W, N>>,
     rstd: &Tensor<f32>,
-    // Added to the gradient of `x`; else anything.
+    // Added to the gradient of `x`, if there is a sum; otherwise any tensor.
     above: &Tensor<Vector<X, N>>,
     grad_x: &mut Tensor<Vector<X, N>>,
-    // The sums over the rows of each cube, `[cubes, width]`.
+    // Sums over the rows of each cube, `[cubes, width]`.
     partials: &mut Tensor<Vector<f32, N>>,
     rows: usize,
     vectors: usize,
     #[comptime] adds: bool,
     #[comptime] units: usize,
-    // Vectors of a row for each unit, rounded up.
+    // Vectors of a row per unit, rounded up.
     #[comptime] columns: usize,
     #[define(X, W)] _elements: [ElemType; 2],
 ) {
@@ -134,7 +134,7 @@ fn backward_kernel<X: Float, W: Float, N: Size>(
     }
 }
 
-/// The norm, its reciprocal root mean square and, where something is added, the sum.
+/// Computes the norm, its reciprocal root mean square, and, if something is added, the sum.
 fn forward(
     x: CubeTensor,
     added: Option<CubeTensor>,
@@ -154,7 +154,7 @@ fn forward(
         Some(sum) => sum.clone().into_tensor_arg(),
         None => y.as_tensor_alias(3),
     };
-    // SAFETY: each cube stays within its row of `width / vector` vectors, of which there are `rows`.
+    // SAFETY: each cube stays within its row of `width / vector` vectors; there are `rows` rows.
     unsafe {
         forward_kernel::launch_unchecked(
             &x.client.clone(),
@@ -178,7 +178,7 @@ fn forward(
     (y, rstd, sum)
 }
 
-/// The gradients of `x`, to which what is given is added, and of the weight.
+/// Computes the gradient of `x`, plus `above` if given, and the gradient of the weight.
 fn backward(
     [grad, x, weight, rstd]: [CubeTensor; 4],
     above: Option<CubeTensor>,
@@ -194,8 +194,8 @@ fn backward(
     let (elements, weight_dtype) = ([element(&x), element(&weight)], weight.dtype);
     let adds = above.is_some();
     let [above] = in_rows([above.unwrap_or_else(|| grad.clone())]);
-    // SAFETY: each cube stays within its rows of `width / vector` vectors, of which there are `rows`, and has
-    // one row of `partials`.
+    // SAFETY: each cube stays within its rows of `width / vector` vectors; there are `rows` rows, and each
+    // cube has its own row of `partials`.
     unsafe {
         backward_kernel::launch_unchecked(
             &x.client.clone(),

@@ -1,4 +1,4 @@
-//! A kernel for GPUs: a unit for each pair of vectors of a head, and for each vector that is not rotated.
+//! GPU kernel: one unit per pair of vectors of a head, and per vector that is not rotated.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cubecl, element, in_rows, units, unwritten, vector_of,
@@ -15,7 +15,7 @@ fn rotate_kernel<F: Float, I: Int, N: Size>(
     sin: &Tensor<Vector<f32, N>>,
     positions: &Tensor<I>,
     out: &mut Tensor<Vector<F, N>>,
-    // Heads of all tokens, heads of a token, vectors of a head and of half of what is rotated.
+    // Heads of all tokens, heads per token, vectors per head, and vectors per half of the rotated part.
     all_heads: usize,
     heads: usize,
     head_vectors: usize,
@@ -59,13 +59,13 @@ impl RotaryKernel for CubeBackend {
         let ([tokens, width], half) = ([x.meta.shape()[0], x.meta.shape()[1]], cos.meta.shape()[1]);
         let (head_dim, heads) = (rotation.head_dim, width / rotation.head_dim);
         let out = unwritten(&x, [tokens, width], x.dtype);
-        // A vector is of one half, or of what is not rotated.
+        // A vector must lie within one half or within the part that is not rotated.
         let vector = vector_of(half, [&x, &cos]).min(vector_of(head_dim, [&x]));
         let (head_vectors, half) = (head_dim / vector, half / vector);
         let (cube_count, cube_dim) = units(tokens * heads * (head_vectors - half), &x);
         let elements = [element(&x), element(&positions)];
-        // SAFETY: a unit takes two vectors of a head, or one; the table is read where the positions say, which are
-        // within it, as the operation requires.
+        // SAFETY: each unit handles its own two vectors, or one vector, of a head. The table is read at the
+        // positions, which are within it, as the operation requires.
         unsafe {
             rotate_kernel::launch_unchecked(
                 &x.client.clone(),

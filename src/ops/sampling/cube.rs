@@ -1,9 +1,9 @@
-//! Kernels for GPUs: a cube for each row finds the token that lies at its point of the distribution.
+//! GPU kernels: one cube per row finds the token at the row's point of the distribution.
 //!
-//! The tokens are not sorted. Whatever is asked of their order - the most probable `k`, those that have the share
-//! `p`, the one at a point - is the largest score from which on the tokens number so many or weigh so much, found
-//! bit by bit. Sums have the same order in each run; in f32, so that a point within a few millionths of the border of
-//! two tokens may fall to the other.
+//! Tokens are not sorted. Every question about their order (the `k` most probable tokens, the tokens with the
+//! share `p`, the token at a point) is answered by the largest score such that the tokens with at least that
+//! score have a given count or weight. It is found bit by bit. Sums are in f32 and have the same order in
+//! every run, so a point within a few millionths of the border between two tokens may fall on either side.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, cube_max, cube_sum, cubecl, cubes, in_rows, units, units_of,
@@ -14,10 +14,10 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::tensor::{DType, IntDType, TensorData};
 use burn_cubecl::cubecl::prelude::*;
 
-/// Below any score. Finite, since WGSL has no infinity.
+/// Below any score. Finite, because WGSL has no infinity.
 const LEAST: f32 = -1e30;
 
-/// A number of the same order as the score.
+/// An integer with the same order as the score.
 #[cube]
 fn key_of(score: f32) -> u32 {
     let bits = u32::reinterpret(score);
@@ -28,7 +28,7 @@ fn key_of(score: f32) -> u32 {
     key
 }
 
-/// A row's scores, and what a score weighs.
+/// A row's scores, and the weight of a score.
 #[derive(CubeType, Clone)]
 struct Row {
     first: usize,
@@ -45,7 +45,7 @@ impl Row {
         ((score - self.most) * self.inverse_temperature).exp()
     }
 
-    /// What the tokens weigh whose score is at least that of a key, or with `counted` how many they are.
+    /// The weight, or with `counted` the number, of tokens whose score is at least that of a key.
     fn tally(
         &self,
         least: u32,
@@ -67,8 +67,8 @@ impl Row {
         cube_sum(sum, scratch, self.units)
     }
 
-    /// The largest key from which on the tokens weigh, or with `counted` number, at least `wanted`; with `beyond` more
-    /// than that.
+    /// The largest key such that the tokens from it on have at least the weight, or with `counted` the
+    /// number, `wanted`; with `beyond` more than that.
     fn key_with(
         &self,
         wanted: f32,
@@ -90,11 +90,11 @@ impl Row {
             }
             bit /= 2;
         }
-        // Where next to nothing is wanted, the most probable token has it.
+        // If almost nothing is wanted, the most probable token suffices.
         min(key, key_of(self.most))
     }
 
-    /// The weight of the tokens that have this key, which are there.
+    /// The weight of the tokens with this key. At least one must exist.
     fn weight_of(&self, key: u32, scores: &Tensor<f32>, scratch: &mut Shared<[f32]>) -> f32 {
         let mut weight = 0.0f32;
         for i in range_stepped(UNIT_POS as usize, self.vocabulary, self.units) {
@@ -106,7 +106,7 @@ impl Row {
         cube_max(weight, scratch, self.units)
     }
 
-    /// Of the tokens with a key, the one that has so many of them before it.
+    /// The token with this key that is preceded by `before` tokens with the same key.
     fn token_of(
         &self,
         key: u32,
@@ -162,7 +162,7 @@ fn draw_kernel(
     let most = cube_max(most, &mut scratch, units);
     let row = Row { first, vocabulary, most, inverse_temperature, units };
 
-    // What is kept: the weight of the tokens above a key, and of some of those that have it.
+    // The kept weight: that of all tokens above a key and of some tokens with that key.
     let mut kept = row.tally(0, scores, &mut scratch, false);
     let mut last = 0u32;
     if comptime!(cuts_k) {
@@ -189,7 +189,7 @@ fn draw_kernel(
         kept = min(kept, cube_sum(sum, &mut scratch, units));
     }
     let point = points[CUBE_POS] * kept;
-    // Sums that are rounded otherwise lead to nothing that was left out.
+    // Even if sums round differently, an excluded token is never drawn.
     let key = max(last, row.key_with(point, scores, &mut scratch, false, true));
     let above = row.tally(key + 1, scores, &mut scratch, false);
     let weight = row.weight_of(key, scores, &mut scratch);
@@ -205,7 +205,7 @@ fn draw_kernel(
 #[cube(launch_unchecked)]
 fn penalize_kernel(
     scores: &mut Tensor<f32>,
-    // `[rows, width]`, each token once in its row, and the vocabulary's size where a row has no more.
+    // `[rows, width]`, each token once per row, padded with the size of the vocabulary.
     earlier: &Tensor<i32>,
     count: usize,
     width: usize,
@@ -227,7 +227,7 @@ fn penalize_kernel(
     }
 }
 
-/// The scores with the earlier tokens' made less probable.
+/// Lowers the scores of earlier tokens.
 fn penalized(scores: CubeTensor, earlier: &[Vec<u32>], penalty: f64) -> CubeTensor {
     let vocabulary = scores.meta.shape()[1];
     let width = earlier.iter().map(Vec::len).max().unwrap_or(0);
@@ -246,7 +246,7 @@ fn penalized(scores: CubeTensor, earlier: &[Vec<u32>], penalty: f64) -> CubeTens
     let all = CubeBackend::int_from_data(all, &scores.device);
     let scores = writable(scores);
     let (cube_count, cube_dim) = units(count, &scores);
-    // SAFETY: a unit changes the score of its own token, which stands in its row once.
+    // SAFETY: each unit changes the score of its own token, which occurs once in its row.
     unsafe {
         penalize_kernel::launch_unchecked(
             &scores.client.clone(),
@@ -277,14 +277,14 @@ impl SamplingKernel for CubeBackend {
             let best = Self::float_argmax(scores, 1, IntDType::I32);
             return Self::int_reshape(best, [rows].into());
         }
-        // Below 1 in f32 too.
+        // Below 1 also in f32.
         let points = points.iter().map(|point| (*point as f32).min(1.0 - f32::EPSILON / 2.0));
         let points = TensorData::new(points.collect::<Vec<f32>>(), [rows]);
         let points = Self::float_from_data(points, &scores.device);
         let tokens = unwritten(&scores, [rows], DType::I32);
         let units = units_of(vocabulary, &scores);
         let (cube_count, cube_dim) = cubes(rows, units, &scores);
-        // SAFETY: a cube reads its row and its point, and writes its token.
+        // SAFETY: each cube reads its own row and point, and writes its own token.
         unsafe {
             draw_kernel::launch_unchecked(
                 &scores.client.clone(),
@@ -295,7 +295,7 @@ impl SamplingKernel for CubeBackend {
                 tokens.clone().into_tensor_arg(),
                 rows,
                 vocabulary,
-                // Finite, so that the largest score's distance of 0 stays 0.
+                // Finite, so that the largest score's distance of 0 remains 0.
                 temperature.recip().min(1e30) as f32,
                 top_k as f32,
                 (top_p as f32).max(1e-30),

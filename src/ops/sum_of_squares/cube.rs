@@ -1,4 +1,4 @@
-//! A kernel for GPUs: a cube for each sum.
+//! GPU kernel: one cube per sum.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cube_sum, cubecl, cubes, element, in_rows, units_within,
@@ -9,7 +9,7 @@ use burn::tensor::DType;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Units of a cube.
+/// Units per cube.
 const UNITS: usize = 256;
 
 #[cube(launch_unchecked)]
@@ -17,7 +17,7 @@ fn squares_kernel<F: Float, N: Size>(
     x: &Tensor<Vector<F, N>>,
     sums: &mut Tensor<f32>,
     vectors: usize,
-    // The vectors of a sum, how many sums there are, and where they begin.
+    // Vectors per sum, number of sums, and index of the first sum.
     of_sum: usize,
     count: usize,
     at: usize,
@@ -52,7 +52,7 @@ impl SumOfSquaresKernel for CubeBackend {
         let units = units_within(UNITS, &x);
         let (cube_count, cube_dim) = cubes(count, units, &x);
         let kind = element(&x);
-        // SAFETY: a cube reads the elements of its sum, of those that are there, and writes that sum.
+        // SAFETY: each cube reads only existing elements of its sum and writes only that sum.
         unsafe {
             squares_kernel::launch_unchecked(
                 &x.client.clone(),

@@ -1,5 +1,5 @@
-//! Kernels for GPUs: a cube for each token. One holds the student to a teacher where there is one; the other has
-//! the rest of the loss, and the gradient of all.
+//! GPU kernels: one cube per token. One kernel computes the divergence from a teacher, if there is one; the
+//! other computes the rest of the loss and the complete gradient.
 
 use super::super::cube::{
     CubeBackend, CubeTensor, are_short, cube_max, cube_sum, cubecl, cubes, element, in_rows,
@@ -13,7 +13,7 @@ use burn::tensor::{DType, FloatDType};
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Below any logit. Finite, since WGSL has no infinity.
+/// Below any logit. Finite, because WGSL has no infinity.
 const LEAST: f32 = -1e30;
 
 /// The largest element of a row, and the sum of `exp((x - largest) * factor)`.
@@ -45,7 +45,7 @@ fn exponential_sum<L: Float, N: Size>(
     (most, cube_sum(vector_total(sums), scratch, units))
 }
 
-/// The target's logit, relative to the largest, in the unit that has it; 0 in the others.
+/// The target's logit relative to the largest one, in the unit that has it; 0 in the others.
 #[cube]
 fn of_target<L: Float, N: Size>(
     logits: &Tensor<Vector<L, N>>,
@@ -73,7 +73,7 @@ fn loss_kernel<L: Float, G: Float, I: Int, N: Size>(
     logits: &Tensor<Vector<L, N>>,
     targets: &Tensor<I>,
     token_weights: &Tensor<f32>,
-    // A teacher's part of the loss of each token, and its gradient; else anything.
+    // The teacher's part of each token's loss and its gradient; any tensors if there is no teacher.
     taught_losses: &Tensor<f32>,
     taught_grads: &Tensor<Vector<f32, N>>,
     losses: &mut Tensor<f32>,
@@ -95,7 +95,7 @@ fn loss_kernel<L: Float, G: Float, I: Int, N: Size>(
     let mut scratch = Shared::<[f32]>::new_slice(units);
     let first = row * vectors;
     let (most, sum) = exponential_sum(logits, first, vectors, 1.0, &mut scratch, units);
-    // The target's logit, which one unit finds, and the sum of all, relative to the largest.
+    // The target's logit, which one unit finds, and the sum of all logits, relative to the largest one.
     let target = usize::cast_from(targets[row]);
     let target_vector = target / N::value();
     let mut total = Vector::<f32, N>::new(0.0);
@@ -144,7 +144,8 @@ fn loss_kernel<L: Float, G: Float, I: Int, N: Size>(
     }
 }
 
-/// What a token or the bucket adds to the divergence, from the teacher's and the student's logarithms; and its `w`.
+/// What a token or the bucket adds to the divergence, from the log probabilities of teacher and student; and
+/// its `w`.
 #[cube]
 fn bin(log_p: f32, log_q: f32, beta: f32, #[comptime] kind: u32) -> (f32, f32) {
     let (p, q) = (log_p.exp(), log_q.exp());
@@ -186,7 +187,8 @@ fn divergence_kernel<L: Float, I: Int>(
     teacher_tokens: &Tensor<I>,
     teacher_log_probs: &Tensor<f32>,
     losses: &mut Tensor<f32>,
-    // On the way the exponentials of the other tokens, and at the teacher's the number of each, negative.
+    // Temporarily holds the exponentials of the other tokens, and at the teacher's tokens their negative
+    // index.
     grads: &mut Tensor<f32>,
     // The gradients at the teacher's tokens.
     token_grads: &mut Tensor<f32>,
@@ -261,7 +263,7 @@ fn divergence_kernel<L: Float, I: Int>(
     }
 }
 
-/// The gradient of a logit, from its exponential or the negative number of the teacher's token that it is.
+/// The gradient of a logit, from its exponential, or from the negative index of a teacher's token.
 #[cube]
 fn of_logit(exp: f32, token_grads: &mut Tensor<f32>, first_bin: usize, of_others: f32) -> f32 {
     let mut grad = exp * of_others;
@@ -271,7 +273,8 @@ fn of_logit(exp: f32, token_grads: &mut Tensor<f32>, first_bin: usize, of_others
     grad
 }
 
-/// The teacher's part of each token's loss, `[tokens, 1]`, and its gradient, `[tokens, vocabulary]`, in f32.
+/// Computes the teacher's part of each token's loss, `[tokens, 1]`, and its gradient, `[tokens, vocabulary]`,
+/// in f32.
 fn divergence(
     logits: &CubeTensor,
     [tokens, log_probs]: [CubeTensor; 2],
@@ -290,8 +293,8 @@ fn divergence(
         Divergence::Jsd(beta) => (JSD, beta),
     };
     let elements = [element(logits), element(&tokens)];
-    // SAFETY: each cube stays within its row of each tensor; the teacher's tokens are in the vocabulary, as the
-    // operation requires.
+    // SAFETY: each cube stays within its row of each tensor; the teacher's tokens are within the vocabulary,
+    // as the operation requires.
     unsafe {
         divergence_kernel::launch_unchecked(
             &logits.client,
@@ -340,7 +343,7 @@ impl TokenLossKernel for CubeBackend {
         }
         let [logits, targets, token_weights] = in_rows([logits, targets, token_weights]);
         let [rows, vocabulary] = [logits.meta.shape()[0], logits.meta.shape()[1]];
-        // The gradient takes the place of the logits where it can: a unit reads what it then writes.
+        // The gradient overwrites the logits if possible: each unit reads before it writes.
         let in_place =
             DType::from(dtype) == logits.dtype && logits.can_mut() && logits.is_nonoverlapping();
         let taught = terms.distillation.map(|distillation| {

@@ -31,12 +31,12 @@ pub(in crate::recipe) fn validate_mixture(mixture: &MixtureConfig) -> Result<()>
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PilotsConfig {
-    /// Maximum number of trained tokens of all pilots together, as a multiple of the trained tokens of the run
-    /// (averaged over the shares). Grading the pilots is not included. Raise it if the run warns that pilots are
-    /// too short.
+    /// Maximum number of trained tokens of all pilots together, as a multiple of the trained tokens of the
+    /// run (averaged over the shares). Grading the pilots is not included. Raise it if the run warns that
+    /// pilots are too short.
     pub budget: f64,
-    /// Shares to try, from 0 to 1: of the source named `long`, or of the first source if neither has that name.
-    /// 0.2 is always added. With fewer shares, each pilot is longer.
+    /// Shares to try, from 0 to 1: of the source named `long`, or of the first source if neither has that
+    /// name. 0.2 is always added. With fewer shares, each pilot is longer.
     pub shares: Vec<f64>,
     /// Tokens of a round relative to the round before, 1 to 100. With larger values, the last pilots, which
     /// decide, are longer and the first ones shorter.
@@ -44,9 +44,9 @@ pub struct PilotsConfig {
     /// Number of training problems to set aside for grading the pilots, at most half of all. The run itself
     /// trains on all problems.
     pub questions: usize,
-    /// Share of bootstrap resamples of the graded problems in which the best share must beat 0.2 to be proposed,
-    /// 0.5 to 1. Otherwise, 0.2 is used. 0.5 always takes the best pilot; 0.975 corresponds to a 95% interval
-    /// above 0.
+    /// Share of bootstrap resamples of the graded problems in which the best share must beat 0.2 to be
+    /// proposed, 0.5 to 1. Otherwise, 0.2 is used. 0.5 always takes the best pilot; 0.975 corresponds to a
+    /// 95% interval above 0.
     pub confidence: f64,
 }
 

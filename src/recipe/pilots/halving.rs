@@ -1,13 +1,12 @@
-//! Successive halving over shares: short trainings of all, longer ones of the better half, and so on.
+//! Successive halving over shares: short pilots of all shares, longer pilots of the better half, and so on.
 //!
 //! ```text
-//! round 1   0  0.2  0.6  1      as many steps as a seventh of the budget allows all of them
-//! round 2   0  0.2              the better half, with the fallback: is the difference clear?
+//! round 1   0  0.2  0.6  1      as many steps as a seventh of the budget allows for all of them
+//! round 2   0  0.2              the better half and the fallback: is the difference clear?
 //! ```
 //!
-//! Source of the halving: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
-//! Hyperparameter Optimization", 2016. What is told apart here: the fallback stays to the end, as the
-//! measure of whether the best is really better.
+//! Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
+//! 2016. Unlike there, the fallback is never dropped: it is the baseline that the best share must beat.
 
 use super::proposal::{PilotResult, PilotRound};
 use crate::error::{Error, Result};
@@ -15,12 +14,12 @@ use crate::eval::{Bootstrap, Estimate};
 use crate::random::Stream;
 use std::cmp::Ordering;
 
-/// What a pilot found out.
+/// The result of a pilot.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Outcome {
-    /// For each problem kept apart, whether it was answered right.
+    /// For each problem set aside, 1 if it was answered correctly, else 0.
     pub hits: Vec<f32>,
-    /// Loss of the reference answers to the same problems, by source.
+    /// Loss of the sources' answers to the same problems, by source.
     pub losses: Vec<(String, f64)>,
     pub trained_tokens: u64,
     pub seconds: f64,
@@ -29,62 +28,62 @@ pub(super) struct Outcome {
 
 /// Trains and grades pilots.
 pub(super) trait Pilots {
-    /// Trained tokens of a pilot of this share and length.
+    /// Trained tokens of a pilot with this share and length.
     fn cost(&self, share: f64, steps: usize) -> Result<u64>;
 
-    /// Makes a pilot; `place` is its number from 1 and how many there will be.
+    /// Runs a pilot. `place` is its number, from 1, and the number of pilots.
     ///
     /// # Errors
-    /// [`Error::Stopped`](crate::Error::Stopped); what a training gives.
+    /// [`Error::Stopped`](crate::Error::Stopped); errors of training.
     fn run(&mut self, round: usize, share: f64, steps: usize, place: [usize; 2])
     -> Result<Outcome>;
 
-    /// Steps that a pilot should have; shorter ones are made, and said to be short.
+    /// Minimum number of steps of a pilot. Shorter pilots run with a warning.
     fn fewest_steps(&self) -> usize;
 
-    /// Says what a person should know before the pilots of a round are made.
+    /// Reports a warning before the pilots of a round run.
     ///
     /// # Errors
-    /// What the observer gives.
+    /// Errors of the observer.
     fn warn(&mut self, text: &str) -> Result<()>;
 }
 
-/// What is asked of the halving.
+/// The parameters of successive halving.
 #[derive(Clone, Debug)]
 pub(super) struct Halving {
-    /// Shares to try, in order, the fallback among them.
+    /// Shares to try, in ascending order, including the fallback.
     pub shares: Vec<f64>,
     pub fallback: f64,
-    /// Trained tokens that all pilots may use.
+    /// Maximum number of trained tokens of all pilots.
     pub budget: u64,
-    /// The tokens of one training of the run, of which the setting of the budget is a multiple.
+    /// Trained tokens of one training run. The setting `pilots.budget` is a multiple of them.
     pub training: u64,
-    /// Tokens of a round over those of the round before.
+    /// Tokens of a round relative to the round before.
     pub growth: f64,
-    /// Steps of the run; no pilot is longer.
+    /// Steps of the run. No pilot is longer.
     pub most_steps: usize,
     pub bootstrap: Bootstrap,
 }
 
-/// What came of it.
+/// The result of successive halving.
 #[derive(Clone, Debug)]
 pub(super) struct Halved {
     pub rounds: Vec<PilotRound>,
     /// The best share of the last round.
     pub best: f64,
-    /// The share of resamples in which it is the best of the last round.
+    /// The fraction of resamples in which it is the best of the last round.
     pub sure: f64,
-    /// Its score less that of the fallback, in the last round.
+    /// Its score minus that of the fallback in the last round.
     pub gain: Estimate,
-    /// The share that comes after the best in the last round.
+    /// The second-best share of the last round.
     pub runner_up: f64,
-    /// The score of the best less that of the runner-up.
+    /// The score of the best share minus that of the runner-up.
     pub lead: Estimate,
-    /// What a person should know of the pilots.
+    /// Warnings about the pilots.
     pub warnings: Vec<String>,
 }
 
-/// How many shares each round has.
+/// The number of shares in each round.
 pub(super) fn sizes(shares: usize) -> Vec<usize> {
     let mut sizes = vec![shares];
     while let Some(last @ 3..) = sizes.last().copied() {
@@ -94,18 +93,18 @@ pub(super) fn sizes(shares: usize) -> Vec<usize> {
 }
 
 impl Halving {
-    /// Makes all rounds.
+    /// Runs all rounds.
     ///
     /// # Errors
-    /// [`Error::Config`] where the budget does not allow every share of a round one step, before any
-    /// pilot of the round; what the pilots give.
+    /// [`Error::Config`] before a round if the budget is too small for one step of each pilot; errors of the
+    /// pilots.
     pub fn run(&self, pilots: &mut dyn Pilots) -> Result<Halved> {
         let sizes = sizes(self.shares.len());
         let all: usize = sizes.iter().sum();
         let (mut shares, mut rounds, mut spent, mut made) = (self.shares.clone(), vec![], 0, 0);
         let mut warnings = vec![];
         for (index, _) in sizes.iter().enumerate() {
-            // What earlier rounds have left over goes to the later ones.
+            // Later rounds share what earlier rounds have not used.
             let parts: f64 =
                 (0..sizes.len() - index).map(|later| self.growth.powi(later as i32)).sum();
             let room = (self.budget.saturating_sub(spent) as f64 / parts) as u64;
@@ -132,15 +131,14 @@ impl Halving {
         let fallback = last.iter().find(|pilot| pilot.share == self.fallback);
         let second = last.iter().find(|pilot| pilot.place == 2);
         let (Some(best), Some(fallback), Some(second)) = (best, fallback, second) else {
-            return Err(Error::config("pilots.shares", "there is none", "Give two or more"));
+            return Err(Error::config("pilots.shares", "there is none", "Use two or more"));
         };
         let [gain, lead] = [fallback, second].map(|other| self.difference(best, other));
         let ([best, runner_up], sure) = ([best.share, second.share], best.chance);
         Ok(Halved { best, sure, gain, runner_up, lead, rounds, warnings })
     }
 
-    /// What is to be said of a round whose pilots have too few steps to be trusted, and with which budget
-    /// they would have enough.
+    /// A warning for a round whose pilots have too few steps, with the budget that would give them enough.
     fn short(
         &self,
         pilots: &dyn Pilots,
@@ -154,12 +152,12 @@ impl Halving {
         }
         let made = format!("the pilots of round {} have {}", round + 1, steps_of(steps));
         if steps >= self.most_steps {
-            return Ok(Some(format!("{made}, as the run itself: too few to tell shares apart")));
+            return Ok(Some(format!("{made}, like the run itself: too few to tell shares apart")));
         }
         let enough = enough.min(self.most_steps);
         let tokens: u64 =
             shares.iter().map(|share| pilots.cost(*share, enough)).sum::<Result<u64>>()?;
-        // A round's part of the budget.
+        // Scales the tokens of the round to the whole budget.
         let parts: f64 = (0..rounds).map(|round| self.growth.powi(round as i32)).sum();
         let budget = tokens as f64 * parts / self.growth.powi(round as i32);
         let budget = budget / self.training.max(1) as f64;
@@ -170,7 +168,7 @@ impl Halving {
         )))
     }
 
-    /// The most steps that all of these shares can make within so many trained tokens.
+    /// The largest number of steps such that a pilot of each share fits into `room` trained tokens together.
     fn longest(&self, pilots: &dyn Pilots, shares: &[f64], room: u64) -> Result<usize> {
         let cost = |steps: usize| -> Result<u64> {
             shares.iter().map(|share| pilots.cost(*share, steps)).sum()
@@ -180,11 +178,11 @@ impl Halving {
             return Err(Error::config(
                 "pilots.budget",
                 format!(
-                    "it leaves {room} trained tokens for a round of {} pilots, and one step of each \
+                    "it leaves {room} trained tokens for a round of {} pilots, but one step of each \
                      takes {least}",
                     shares.len()
                 ),
-                "Raise it, or give fewer pilots.shares",
+                "Raise it, or use fewer pilots.shares",
             ));
         }
         let most = self.most_steps.max(1);
@@ -192,8 +190,8 @@ impl Halving {
         if whole <= room {
             return Ok(most);
         }
-        // The largest number that fits is in low..high. A cost is nearly a multiple of the steps, so that a
-        // line between the ends leads to it in a few looks; each of them counts the tokens of all rows.
+        // The answer is in low..high. The cost is nearly linear in the steps, so interpolation finds it in a
+        // few looks, each of which counts the tokens of all rows. Every fourth look bisects.
         let ([mut low, mut high], [mut below, mut above]) = ([1, most], [least, whole]);
         for look in 0.. {
             if high - low < 2 {
@@ -212,7 +210,7 @@ impl Halving {
         Ok(low)
     }
 
-    /// A round with its pilots in the order of their shares, each with its place.
+    /// A round with its pilots in the order of their shares, each with its rank.
     fn judged(&self, shares: &[f64], steps: usize, outcomes: Vec<Outcome>) -> PilotRound {
         let hits: Vec<&[f32]> = outcomes.iter().map(|outcome| &outcome.hits[..]).collect();
         let chances = self.chances(&hits);
@@ -227,8 +225,8 @@ impl Halving {
         order.sort_by(|a, b| {
             let (a, b) = (&pilots[*a], &pilots[*b]);
             let near = |pilot: &PilotResult| (pilot.share - self.fallback).abs();
-            // Of equal grades the one that is nearer to what is usual. The loss of a source falls with its
-            // own share, so that it has a say only where no answer has.
+            // On ties, the share closer to the fallback wins. The loss of a source falls as its share grows,
+            // so the loss counts only if no answer is correct.
             let loss = if graded { Ordering::Equal } else { a.loss.total_cmp(&b.loss) };
             let grade = b.accuracy.total_cmp(&a.accuracy);
             grade.then(loss).then(near(a).total_cmp(&near(b)))
@@ -239,8 +237,8 @@ impl Halving {
         PilotRound { steps, pilots }
     }
 
-    /// For each pilot the share of resamples of the problems in which it has the most right answers;
-    /// pilots that share the most share the resample.
+    /// For each pilot, the fraction of resamples of the problems in which it has the most correct answers.
+    /// Pilots that tie for the most share the resample.
     fn chances(&self, hits: &[&[f32]]) -> Vec<f64> {
         let problems = hits.iter().map(|hits| hits.len()).min().unwrap_or(0);
         let resamples = self.bootstrap.resamples.max(1);
@@ -249,7 +247,7 @@ impl Halving {
         for _ in 0..resamples {
             let drawn = (0..problems).map(|_| random.below(problems as u64) as usize);
             let drawn: Vec<usize> = drawn.collect();
-            // Numbers of right answers are exact.
+            // Sums of ones are exact in f32.
             let score = |hits: &&[f32]| drawn.iter().map(|problem| hits[*problem]).sum::<f32>();
             let scores: Vec<f32> = hits.iter().map(score).collect();
             let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -261,11 +259,11 @@ impl Halving {
         wins.iter().map(|wins| wins / resamples as f64).collect()
     }
 
-    /// The shares of the next round, in order: the best, and the fallback whatever its place. The others
-    /// are told why they are given up.
+    /// The shares of the next round, in order: the best ones, and always the fallback. Records for the others
+    /// why they are dropped.
     fn kept(&self, round: &mut PilotRound, keep: usize, number: usize) -> Vec<f64> {
         let place = |share: f64| round.pilots.iter().find(|p| p.share == share).map(|p| p.place);
-        // The fallback takes the last of the places where it has none of them by itself.
+        // If the fallback is not among the best, it takes the last place.
         let behind = place(self.fallback).is_some_and(|place| place > keep);
         let last = if behind { keep - 1 } else { keep };
         let stays = |pilot: &PilotResult| pilot.place <= last || pilot.share == self.fallback;
@@ -274,7 +272,7 @@ impl Halving {
         let of = round.pilots.len();
         for pilot in round.pilots.iter_mut().filter(|pilot| !shares.contains(&pilot.share)) {
             pilot.given_up = Some(format!(
-                "round {number}: place {} of {of}, {:.1} % right",
+                "round {number}: place {} of {of}, {:.1}% correct",
                 pilot.place,
                 100.0 * pilot.accuracy
             ));
@@ -282,7 +280,7 @@ impl Halving {
         shares
     }
 
-    /// The score of one pilot less that of another, paired over the problems.
+    /// The score of one pilot minus that of another, paired by problem.
     fn difference(&self, first: &PilotResult, second: &PilotResult) -> Estimate {
         let [first, second] = [first, second].map(|pilot| vec![pilot.hits.clone()]);
         self.bootstrap.difference(&vec![&first], &vec![&second])
@@ -298,7 +296,7 @@ pub(super) fn steps_of(steps: usize) -> String {
 mod tests {
     use super::*;
 
-    /// Pilots whose grades are known: for each share the number of right answers of 100, at any length.
+    /// Pilots with given grades: for each share, the number of correct answers out of 100, at any length.
     #[derive(Default)]
     struct Fake {
         right: Vec<(f64, usize)>,
@@ -309,7 +307,7 @@ mod tests {
 
     impl Pilots for Fake {
         fn cost(&self, share: f64, steps: usize) -> Result<u64> {
-            // Long answers have three times the tokens of short ones.
+            // Long answers have three times as many tokens as short ones.
             Ok(((1.0 + 2.0 * share) * 100.0 * steps as f64).round() as u64)
         }
 
@@ -336,7 +334,7 @@ mod tests {
         }
 
         fn warn(&mut self, text: &str) -> Result<()> {
-            // Before the first pilot of its round.
+            // The number of pilots shows that the warning comes before the first pilot of its round.
             self.warned.push(format!("{} made; {text}", self.made.len()));
             Ok(())
         }
@@ -366,7 +364,7 @@ mod tests {
         let halved = halving(60_000).run(&mut pilots).unwrap();
         assert_eq!(halved.best, 0.8);
         assert!(halved.gain.is_clear() && (halved.gain.value - 0.7).abs() < 1e-6);
-        // 6 shares, then 3, then 2, and the fallback in all of them though it is the last but one.
+        // 6 shares, then 3, then 2. The fallback is in all of them, although it is the second worst.
         let of = |round: usize| -> Vec<f64> {
             pilots.made.iter().filter(|made| made.0 == round).map(|made| made.1).collect()
         };
@@ -377,13 +375,13 @@ mod tests {
             let pilots = halved.rounds[..rounds].iter().flat_map(|round| &round.pilots);
             pilots.map(|pilot| pilot.trained_tokens).sum()
         };
-        // By hand: a step of all six takes 100 x (6 + 2 x 3) = 1200 tokens, and a third of the budget
-        // is 20,000: 16 steps. Of the 40,800 left a half, at 100 x (3 + 2 x 2) = 700: 29 steps. Then
-        // 20,500, at 100 x (2 + 2 x 1) = 400: 51 steps.
+        // By hand: a step of all six takes 100 x (6 + 2 x 3) = 1200 tokens, and a third of the budget is
+        // 20,000: 16 steps. Half of the remaining 40,800 at 100 x (3 + 2 x 2) = 700: 29 steps. The remaining
+        // 20,500 at 100 x (2 + 2 x 1) = 400: 51 steps.
         let steps: Vec<usize> = halved.rounds.iter().map(|round| round.steps).collect();
         assert_eq!(steps, [16, 29, 51]);
         assert_eq!((spent(1), spent(3)), (19_200, 59_900));
-        // Each share that was given up says when and why; the others are in the last round.
+        // Each dropped share says when and why. The others are in the last round.
         let given_up: Vec<_> = halved
             .rounds
             .iter()
@@ -394,9 +392,9 @@ mod tests {
             given_up.iter().map(|(share, _)| *share).collect::<Vec<_>>(),
             [0.0, 0.4, 0.6, 1.0]
         );
-        assert_eq!(given_up[2].1, "round 1: place 3 of 6, 50.0 % right");
-        assert_eq!(given_up[3].1, "round 2: place 2 of 3, 70.0 % right");
-        // 90 of 100 beat 70 of them in nearly every resample, and all in all they sum to 1.
+        assert_eq!(given_up[2].1, "round 1: place 3 of 6, 50.0% correct");
+        assert_eq!(given_up[3].1, "round 2: place 2 of 3, 70.0% correct");
+        // 90 of 100 beats 70 of 100 in nearly every resample, and all chances sum to 1.
         let chances: Vec<f64> = halved.rounds[0].pilots.iter().map(|pilot| pilot.chance).collect();
         assert!(
             (chances.iter().sum::<f64>() - 1.0).abs() < 1e-9 && chances[4] > 0.99,
@@ -409,7 +407,7 @@ mod tests {
         let halved = halving(60_000).run(&mut fake([40; 6])).unwrap();
         assert_eq!(halved.best, 0.2);
         assert!(!halved.gain.is_clear());
-        // The loss falls with the share here.
+        // In these pilots, the loss falls as the share grows.
         let of_loss = halving(60_000).run(&mut fake([0; 6])).unwrap();
         assert_eq!(of_loss.best, 1.0);
         assert!(!of_loss.gain.is_clear());
@@ -422,10 +420,10 @@ mod tests {
         let halved = halving(60_000).run(&mut fake([10, 60, 50, 40, 30, 20])).unwrap();
         assert_eq!((halved.best, halved.gain.value), (0.2, 0.0));
         assert_eq!(halved.rounds[2].pilots.len(), 2);
-        // 60 of 100 and 50 of the same 100.
+        // 60 and 50 of the same 100 problems.
         assert_eq!(halved.runner_up, 0.4);
         assert!((halved.lead.value - 0.1).abs() < 1e-6 && halved.lead.low > 0.0);
-        // Where another is the best, the runner-up of two is the fallback.
+        // If another share is the best, the fallback is the runner-up.
         let halved = halving(60_000).run(&mut fake([10, 20, 30, 50, 90, 70])).unwrap();
         assert_eq!((halved.runner_up, halved.lead), (0.2, halved.gain));
     }
@@ -436,8 +434,8 @@ mod tests {
         let mut pilots = fake([10, 20, 30, 50, 90, 70]);
         pilots.fewest = 30;
         let halved = halving(60_000).run(&mut pilots).unwrap();
-        // By hand: 30 steps of all six take 36,000 tokens, three rounds of that 108,000, of 30,000 each
-        // 3.6; and 30 of three 21,000, 63,000, 2.1.
+        // By hand: 30 steps of all six take 36,000 tokens and three such rounds 108,000, which is 3.6 x
+        // 30,000. 30 steps of three take 21,000 and three such rounds 63,000, which is 2.1 x 30,000.
         let told = "too few to tell shares apart; pilots.budget";
         assert_eq!(
             pilots.warned,
@@ -451,27 +449,27 @@ mod tests {
             ]
         );
         assert_eq!(halved.warnings.len(), 2);
-        // It does, and a hair less does not.
+        // This budget is enough, and slightly less is not.
         for (budget, count) in [(108_000, 0), (107_000, 1)] {
             let mut pilots = fake([10, 20, 30, 50, 90, 70]);
             pilots.fewest = 30;
             let halved = halving(budget).run(&mut pilots).unwrap();
             assert_eq!(halved.warnings.len(), count, "{:?}", halved.warnings);
         }
-        // A run that is as short has no longer pilots.
+        // Pilots of a run that is this short cannot be longer.
         let mut short = halving(10_000_000);
         short.most_steps = 1;
         let mut pilots = fake([1; 6]);
         pilots.fewest = 8;
         let halved = short.run(&mut pilots).unwrap();
         assert!(
-            halved.warnings[0].contains("have 1 step, as the run itself"),
+            halved.warnings[0].contains("have 1 step, like the run itself"),
             "{:?}",
             halved.warnings
         );
     }
 
-    /// Pilots whose cost is given for each number of steps.
+    /// Pilots with a given cost for each number of steps.
     struct Costs(Vec<u64>);
 
     impl Pilots for Costs {
@@ -480,7 +478,7 @@ mod tests {
         }
 
         fn run(&mut self, _: usize, _: f64, _: usize, _: [usize; 2]) -> Result<Outcome> {
-            unreachable!("only costs are asked for")
+            unreachable!("only costs are needed")
         }
 
         fn fewest_steps(&self) -> usize {
@@ -488,7 +486,7 @@ mod tests {
         }
 
         fn warn(&mut self, _: &str) -> Result<()> {
-            unreachable!("only costs are asked for")
+            unreachable!("only costs are needed")
         }
     }
 
@@ -496,7 +494,7 @@ mod tests {
     fn the_longest_pilots_that_fit_are_those_of_a_look_at_every_length() {
         let mut random = Stream::new(1, "costs", 0);
         for _ in 0..200 {
-            // Rows of very different lengths, and steps that cost nothing.
+            // Steps of very different costs, including none.
             let mut costs = vec![0];
             for _ in 0..300 {
                 let step = [0, 1, 10, 1000][random.below(4) as usize] * random.below(10);
@@ -523,7 +521,8 @@ mod tests {
         let mut growing = halving(60_000);
         (growing.growth, growing.shares) = (3.0, vec![0.0, 0.2, 0.6, 1.0]);
         let halved = growing.run(&mut fake([50, 20, 0, 10, 0, 5])).unwrap();
-        // By hand: of 60,000 a quarter, at 100 x (4 + 2 x 1.8) = 760 a step: 19. Then 45,560 at 240: 189.
+        // By hand: a quarter of 60,000 at 100 x (4 + 2 x 1.8) = 760 per step: 19 steps. Then 45,560 at 240:
+        // 189.
         let steps: Vec<usize> = halved.rounds.iter().map(|round| round.steps).collect();
         assert_eq!((steps, halved.best), (vec![19, 189], 0.0));
     }

@@ -1,15 +1,15 @@
-//! `mixture.share = "auto"`: the share of long answers (of the first of two sources with other names), found
-//! by small pilots.
+//! `mixture.share = "auto"`: short pilot runs find the share of the source `long`, or of the first source if
+//! neither has that name.
 //!
 //! ```text
 //! run/
 //!   pilots/round-1/share-0.2/     the run directory of a pilot: settings, summary, answers
-//!   pilots.json                   what they propose, and why
+//!   pilots.json                   the proposal and its reasons
 //! ```
 //!
-//! A pilot is the run itself, shorter: the same student, settings and seed, on a part of the problems to
-//! train on. The others are kept apart to grade the pilots on, so that the run's held-out problems stay
-//! unseen. How shares are given up is in [`halving`].
+//! A pilot is a shorter version of the run: the same student, settings, and seed, on a part of the training
+//! problems. The other training problems are set aside to grade the pilots, so the run's held-out problems
+//! stay unseen. [`halving`] decides which shares are dropped.
 
 mod config;
 mod halving;
@@ -42,22 +42,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokens::Tokens;
 
-/// What pilots have found.
+/// The file with the proposal.
 const RESULT: &str = "pilots.json";
-/// Their run directories.
+/// The folder with the run directories of the pilots.
 const FOLDER: &str = "pilots";
-/// Steps below which a pilot is said to be too short to tell shares apart.
+/// A pilot with fewer steps counts as too short to tell shares apart.
 const FEW_STEPS: usize = 8;
-/// The source that the share is of, wherever it stands; where none has this name it is the first.
+/// The source that the share refers to, in any position. If no source has this name, it is the first one.
 const LONG: &str = "long";
 
-/// Proposes a share for a run by pilots, whatever its `mixture.share` is. They work in the run's
-/// directory (`out`), which a later run with `mixture.share = "auto"` and [`RunMode::Resume`] goes on
-/// with; pilots that are finished are kept.
+/// Proposes a share for a run with pilots, regardless of its `mixture.share`. The pilots work in the run
+/// directory (`out`). Finished pilots are kept. A later run with `mixture.share = "auto"` and
+/// [`RunMode::Resume`] uses the proposal.
 ///
 /// # Errors
-/// As [`Prepared::new`]; [`Error::Config`] where there are not exactly two sources, where too few problems
-/// have a reference answer, or where the budget allows no pilot; [`Error::Stopped`]: the same call goes on.
+/// As [`Prepared::new`]; [`Error::Config`] if there are not exactly two sources, if no problem set aside has
+/// a reference answer, or if the budget is too small for one step of each pilot; [`Error::Stopped`]: the same
+/// call continues.
 pub fn propose_share(config: &RunConfig, context: &Context<'_>) -> Result<ShareProposal> {
     let mut config = config.clone();
     config.mixture.share = Share::Auto;
@@ -73,32 +74,32 @@ pub fn propose_share(config: &RunConfig, context: &Context<'_>) -> Result<ShareP
     propose(config, &prepared, &directory, mode, context)
 }
 
-/// The names of the two sources of a run whose share is found, first the one that it is the share of.
+/// The names of the two sources, first the one that the share refers to.
 ///
 /// # Errors
-/// [`Error::Config`] where there are not two.
+/// [`Error::Config`] if there are not exactly two.
 fn two_sources(pairs: &Pairs) -> Result<[&str; 2]> {
     match &**pairs.sources() {
-        // 0.2, the fallback, is meant of long answers, whatever stands first.
+        // The fallback 0.2 is a share of long answers, in any order of the sources.
         [first, second] if second.name() == LONG => Ok([second.name(), first.name()]),
         [first, second] => Ok([first.name(), second.name()]),
         sources => Err(Error::config(
             "mixture.share",
-            format!("auto finds the share of one of two sources, and there are {}", sources.len()),
-            "Give mixture.weights, and another share",
+            format!("auto needs exactly two sources, but there are {}", sources.len()),
+            "Set mixture.weights, and another mixture.share",
         )),
     }
 }
 
-/// The mixture that stands for one whose share is not found yet: that of the fallback.
+/// The mixture to use while the share is unknown: that of the fallback.
 ///
 /// # Errors
-/// [`Error::Config`] where there are not two sources.
+/// [`Error::Config`] if there are not exactly two sources.
 pub(super) fn stand_in(asked: &MixtureConfig, pairs: &Pairs) -> Result<MixtureConfig> {
     Ok(proposal::mixture_of(two_sources(pairs)?, FALLBACK_SHARE, asked))
 }
 
-/// Tells whoever plans or previews a run that its share is not known yet.
+/// Reports that the share of a run is not known yet, for plans and previews.
 pub(super) fn tell_unknown(config: &RunConfig, context: &Context<'_>) -> Result<()> {
     if config.mixture.share != Share::Auto {
         return Ok(());
@@ -107,15 +108,14 @@ pub(super) fn tell_unknown(config: &RunConfig, context: &Context<'_>) -> Result<
     let questions = config.pilots.questions;
     context.notice(format!(
         "mixture.share = auto: pilots find the share before training, within {} times its trained \
-         tokens; until then it is taken as {FALLBACK_SHARE}. Beside that they generate at most {} answers to \
-         be graded: {pilots} pilots, {questions} each",
+         tokens; this assumes {FALLBACK_SHARE}. The pilots also generate at most {} answers to grade: \
+         {pilots} pilots with {questions} each",
         config.pilots.budget,
         pilots.saturating_mul(questions)
     ))
 }
 
-/// The settings and data of a run with its share as pilots have found it; pilots are made where they are
-/// needed.
+/// The settings and data of a run with the share that pilots find. Runs the pilots if needed.
 ///
 /// # Errors
 /// As [`propose_share`].
@@ -132,20 +132,20 @@ pub(super) fn resolve(
         prepared = prepared.with_mixture(&config)?;
         prepared.pilots = Some(Arc::new(proposal));
     } else if mode.resumes() {
-        // The settings in the directory are those with the share that was found.
+        // The stored settings already contain the share that pilots found.
         let found = read(directory).filter(|p| p.mixture(&config.mixture) == config.mixture);
         prepared.pilots = found.map(Arc::new);
     }
     Ok((config, prepared))
 }
 
-/// The proposal that a directory holds. One that cannot be read is none: it only tells of the share.
+/// The stored proposal. An unreadable one counts as missing, since it is only informative.
 fn read(directory: &RunDirectory) -> Option<ShareProposal> {
     let text = std::fs::read_to_string(directory.path(RESULT)).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-/// The settings that pilots depend on: what they set themselves, and where the run writes, is left out.
+/// The settings that pilots depend on, without those that they set themselves and without `out`.
 fn inputs(config: &RunConfig) -> RunConfig {
     let mut inputs = RunConfig { out: PathBuf::new(), ..config.clone() };
     inputs.pilots.shares = inputs.pilots.all_shares();
@@ -161,11 +161,10 @@ fn inputs(config: &RunConfig) -> RunConfig {
     inputs
 }
 
-/// Holds the settings of pilots against those that a directory was started with, before any pilot, and
-/// stores them.
+/// Checks that the settings of pilots match those that the directory was started with, and stores them.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] with what differs, unless the mode allows it.
+/// [`Error::RunDirectory`] with the settings that differ, unless the mode allows changes.
 fn take_settings(config: &RunConfig, directory: &RunDirectory, mode: RunMode) -> Result<()> {
     if !mode.resumes() {
         directory.clear()?;
@@ -173,7 +172,7 @@ fn take_settings(config: &RunConfig, directory: &RunDirectory, mode: RunMode) ->
     }
     let stored = RunConfig::read(&directory.path("config.toml")).ok();
     if let Some(mut then) = stored {
-        // The share that pilots have found takes the place of `auto` when training begins.
+        // When training starts, the share that pilots found replaces `auto` in the stored settings.
         if read(directory).is_some_and(|found| found.mixture(&then.mixture) == then.mixture) {
             then.mixture = config.mixture.clone();
         }
@@ -187,7 +186,7 @@ fn take_settings(config: &RunConfig, directory: &RunDirectory, mode: RunMode) ->
     directory.write("config.toml", &config.to_toml()?)
 }
 
-/// Makes the pilots of a run, or takes those that are finished.
+/// Runs the pilots, reusing finished ones, and stores their proposal.
 fn propose(
     config: &RunConfig,
     prepared: &Prepared,
@@ -199,16 +198,16 @@ fn propose(
     let [source, other] = two_sources(pairs)?;
     let settings = &config.pilots;
     let apart = settings.questions.min(pairs.len() / 2);
-    // Not the stream that has divided the problems before.
+    // Independent of the stream that splits off the held-out problems.
     let seed = Stream::new(config.seed, "pilots", 0).next_u64();
     let subset = prepared.keeping_apart(config, apart, seed)?;
     if subset.questions.is_empty() {
         return Err(Error::config(
             "mixture.share",
             format!(
-                "auto needs answers to grade, and none of {apart} problems has a reference answer"
+                "auto grades answers, but none of the {apart} problems set aside has a reference answer"
             ),
-            "Give answers in the data, or give mixture.weights and another share",
+            "Add reference answers to the data, or set mixture.weights and another mixture.share",
         ));
     }
     check_every_answer(config, prepared)?;
@@ -245,13 +244,13 @@ fn propose(
     Ok(proposal)
 }
 
-/// Tells what pilots will do, before they do it.
+/// Reports what the pilots will do before they start.
 fn tell_work(halving: &Halving, questions: usize, context: &Context<'_>) -> Result<()> {
     let sizes = sizes(halving.shares.len());
     let pilots: usize = sizes.iter().sum();
     context.notice(format!(
-        "{pilots} pilots in {} round{} find the share within {} trained tokens; beside that they generate {} \
-         answers to be graded, {questions} each",
+        "{pilots} pilots in {} round{} find the share within {} trained tokens; they also generate {} \
+         answers to grade, {questions} each",
         sizes.len(),
         if sizes.len() == 1 { "" } else { "s" },
         halving.budget,
@@ -259,7 +258,7 @@ fn tell_work(halving: &Halving, questions: usize, context: &Context<'_>) -> Resu
     ))
 }
 
-/// What pilots propose, whoever trains them.
+/// The proposal of pilots, independent of how they are trained.
 fn proposed(
     halving: &Halving,
     pilots: &mut dyn Pilots,
@@ -271,7 +270,7 @@ fn proposed(
     let fallback = halving.fallback;
     let [source, other] = names.map(str::to_owned);
     Ok(ShareProposal {
-        // Where nothing is right the loss decides which is the best, and nothing says that it is better.
+        // If no answer is correct, the loss ranks the shares, which is no evidence for a better share.
         share: if sure >= settings.confidence && gain.value > 0.0 { best } else { fallback },
         best,
         fallback,
@@ -290,7 +289,7 @@ fn proposed(
     })
 }
 
-/// Removes what earlier pilots have written.
+/// Removes the files of earlier pilots.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -299,23 +298,23 @@ pub(super) fn clear(directory: &RunDirectory) -> Result<()> {
     remove_folder(&directory.path(FOLDER))
 }
 
-/// Pilots that are trained.
+/// Pilots that really train.
 struct Trainings<'a, 'c> {
     config: &'a RunConfig,
-    /// The data without the problems kept apart, which are its held-out ones.
+    /// The training data without the problems set aside, which are its held-out problems.
     subset: &'a Prepared,
     directory: &'a RunDirectory,
     names: [&'a str; 2],
     /// Steps of the run.
     whole: usize,
     mode: RunMode,
-    /// Trained tokens of the shares, by the bits of the number, each counted once.
+    /// Token counts by share (its bits), each computed once.
     counted: RefCell<BTreeMap<u64, Tokens>>,
     context: &'a Context<'c>,
 }
 
 impl Trainings<'_, '_> {
-    /// The settings of a pilot: the run's, its schedule scaled to so many steps.
+    /// The settings of a pilot: those of the run, with the schedule scaled to `steps`.
     fn settings(&self, round: usize, share: f64, steps: usize) -> RunConfig {
         let mut run = self.config.clone();
         let name = format!("share-{share}");
@@ -343,13 +342,13 @@ impl Pilots for Trainings<'_, '_> {
             return Ok(tokens.of_first(rows));
         }
         self.context.check()?;
-        // A constant mixture is the same for any number of steps.
+        // The mixture is constant, so it does not depend on the number of steps.
         let tokens = Tokens::new(&self.subset.with_mixture(&run)?);
         Ok(counted.entry(share.to_bits()).or_insert(tokens).of_first(rows))
     }
 
     fn fewest_steps(&self) -> usize {
-        // A scaled warm-up of at least half a step, where the run has one.
+        // The scaled warm-up must be at least half a step.
         let warmup = self.config.train.warmup_steps;
         let of_warmup = if warmup == 0 { 0 } else { self.whole.div_ceil(2 * warmup) };
         of_warmup.max(FEW_STEPS)
@@ -368,7 +367,7 @@ impl Pilots for Trainings<'_, '_> {
     ) -> Result<Outcome> {
         self.context.check().map_err(going_on)?;
         let run = self.settings(round, share, steps);
-        let about = format!("{:.0} % {}, {}", 100.0 * share, self.names[0], steps_of(steps));
+        let about = format!("{:.0}% {}, {}", 100.0 * share, self.names[0], steps_of(steps));
         let name = format!("pilot, round {round}");
         let part = Event::Part { name: &name, about: &about, number, of, seconds_left: None };
         self.context.emit(&part)?;
@@ -383,8 +382,9 @@ impl Pilots for Trainings<'_, '_> {
         let mut summary = run_on(&run, data.clone(), mode, &events);
         let differs = matches!(summary, Err(Error::RunDirectory { .. } | Error::Checkpoint { .. }));
         if holds_run && differs && self.mode == RunMode::ResumeChanged {
-            // A pilot of which a part is of other settings or data compares with none.
-            self.context.notice(format!("{name}, {about}: made anew, since it differs"))?;
+            // A pilot that was started with other settings or data is not comparable.
+            let why = "run again, since settings or data have changed";
+            self.context.notice(format!("{name}, {about}: {why}"))?;
             summary = run_on(&run, data, RunMode::Overwrite, &events);
         }
         let summary = summary.map_err(going_on)?;
@@ -392,7 +392,7 @@ impl Pilots for Trainings<'_, '_> {
             return Err(going_on(Error::stopped("")));
         }
         let directory = RunDirectory::open(&run.out, RunMode::Resume)?;
-        // A pilot's student is needed no more; its answers are kept.
+        // The pilot's student is no longer needed. Its answers are kept.
         for name in ["model", "adapter", "checkpoints", "tensorboard"] {
             remove_folder(&directory.path(name))?;
         }
@@ -408,11 +408,11 @@ impl Pilots for Trainings<'_, '_> {
     }
 }
 
-/// What a stop leaves.
+/// Adds to a stop what was kept.
 fn going_on(error: Error) -> Error {
     match error {
         Error::Stopped { .. } => {
-            Error::stopped("finished pilots are kept; resuming goes on with them")
+            Error::stopped("finished pilots are kept; resuming continues with the others")
         }
         error => error,
     }

@@ -1,4 +1,4 @@
-//! What pilots propose, and how sure they are.
+//! The proposal of pilots, and its certainty.
 
 use super::config::PilotsConfig;
 use super::halving::{Outcome, steps_of};
@@ -8,33 +8,33 @@ use crate::text::{DISPLAY_WIDTH, Table, duration};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One pilot: a short training on one share, graded on problems kept apart.
+/// The result of a pilot: a short training run with one share, graded on problems set aside.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PilotResult {
-    /// The share of the proposal's source.
+    /// The share of [`ShareProposal::source`].
     pub share: f64,
-    /// Its place in the round, from 1.
+    /// Rank in the round, from 1.
     pub place: usize,
-    /// Share of right answers to the problems kept apart, 0 to 1.
+    /// Fraction of correct answers to the problems set aside, 0 to 1.
     pub accuracy: f64,
-    /// Right answers.
+    /// Number of correct answers.
     pub right: usize,
-    /// Loss of the reference answers to the same problems, by source, in nats a token.
+    /// Loss of each source's answers to the same problems, in nats per token.
     pub losses: Vec<(String, f64)>,
-    /// Their mean, each source weighed equally.
+    /// Mean of these losses over the sources.
     pub loss: f64,
-    /// Share of resamples of the problems in which this share is the best of its round.
+    /// Fraction of resamples of the problems in which this share is the best of its round.
     pub chance: f64,
     /// Trained tokens of all steps.
     pub trained_tokens: u64,
-    /// Wall time of all steps, in seconds.
+    /// Wall time of all steps in seconds.
     pub seconds: f64,
-    /// Wall time of grading and losses, in seconds.
+    /// Wall time of grading and losses in seconds.
     pub evaluation_seconds: f64,
-    /// Why the share is given up after this round, if it is.
+    /// Why the share was dropped after this round, if it was.
     #[serde(default)]
     pub given_up: Option<String>,
-    /// For each problem, whether it was answered right; not stored.
+    /// For each problem, 1 if it was answered correctly, else 0. Not stored.
     #[serde(skip)]
     pub hits: Vec<f32>,
 }
@@ -64,7 +64,7 @@ impl PilotResult {
 /// Pilots of equal length.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PilotRound {
-    /// Optimizer steps of each.
+    /// Optimizer steps of each pilot.
     pub steps: usize,
     /// The pilots, in the order of their shares.
     pub pilots: Vec<PilotResult>,
@@ -73,40 +73,40 @@ pub struct PilotRound {
 /// The share that pilots propose for a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShareProposal {
-    /// The source that it is the share of: `long`, or the first of two with other names.
+    /// The source that the share refers to: `long`, or the first source if neither has that name.
     pub source: String,
     /// The other source.
     pub other: String,
-    /// The share.
+    /// The proposed share.
     pub share: f64,
     /// The best share of the last round.
     pub best: f64,
-    /// The share that is taken where no other is clearly better.
+    /// The share to use if no other share is clearly better.
     pub fallback: f64,
-    /// Score of the best less that of the fallback in the last round, 0 to 1, with its 95 % interval over
+    /// Accuracy of the best share minus that of the fallback in the last round, with its 95% interval over
     /// the problems.
     pub gain: Estimate,
-    /// The share that comes after the best in the last round; older files have none.
+    /// The second-best share of the last round. `None` in files of early versions.
     #[serde(default)]
     pub runner_up: Option<f64>,
-    /// Score of the best less that of the runner-up in the last round, 0 to 1, with its 95 % interval over
+    /// Accuracy of the best share minus that of the runner-up in the last round, with its 95% interval over
     /// the problems.
     #[serde(default)]
     pub lead: Estimate,
-    /// What makes the pilots less sure than they should be, such as too few steps.
+    /// Warnings about the pilots, such as too few steps.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// The rounds.
     pub rounds: Vec<PilotRound>,
-    /// What was asked.
+    /// The settings of the pilots.
     pub settings: PilotsConfig,
-    /// Problems that pilots are trained on.
+    /// Number of problems that the pilots train on.
     pub problems: usize,
-    /// Problems that they are graded on, kept apart from those of the run's training.
+    /// Number of problems that grade the pilots. Pilots do not train on them.
     pub questions: usize,
-    /// Trained tokens that all pilots may use.
+    /// Maximum number of trained tokens of all pilots.
     pub budget: u64,
-    /// Trained tokens of one training of the run, the mean over the shares that are tried.
+    /// Trained tokens of one training run, averaged over the shares that are tried.
     pub training: u64,
 }
 
@@ -115,14 +115,14 @@ fn percent(x: f64) -> String {
 }
 
 impl ShareProposal {
-    /// Whether another share than the fallback is proposed: one that is better in the last round, as
-    /// surely as [`PilotsConfig::confidence`] asks.
+    /// Whether the proposed share is not the fallback. It then beats the fallback in the last round with at
+    /// least [`PilotsConfig::confidence`].
     pub fn is_clear(&self) -> bool {
         self.share != self.fallback
     }
 
-    /// How sure it is that the best share is better than the other one of the last round: the share of
-    /// resamples of the problems in which it is, those in which both are equal counted half.
+    /// Fraction of resamples of the problems in which the best share beats the other share of the last round.
+    /// Ties count half.
     pub fn sure(&self) -> f64 {
         let last = self.rounds.last().map_or(&[][..], |round| &round.pilots);
         last.iter().find(|pilot| pilot.share == self.best).map_or(0.0, |pilot| pilot.chance)
@@ -138,58 +138,56 @@ impl ShareProposal {
         self.pilots().map(|pilot| pilot.trained_tokens).sum()
     }
 
-    /// The mixture of a run with this share: exact, of rows.
+    /// The mixture of a run with this share: an exact share of rows.
     pub fn mixture(&self, asked: &MixtureConfig) -> MixtureConfig {
         mixture_of([&self.source, &self.other], self.share, asked)
     }
 
-    /// What is proposed and how sure it is, in a sentence.
+    /// The proposal and its certainty in one sentence.
     pub fn line(&self) -> String {
         let Self { source, share, best, fallback, gain, lead, runner_up, .. } = self;
         let points = |estimate: &Estimate| {
             let [value, low, high] =
                 [estimate.value, estimate.low, estimate.high].map(|x| format!("{:+.1}", 100.0 * x));
             let sure = percent(self.sure());
-            format!(
-                "{value} points, 95 % interval {low} to {high}; better in {sure} % of resamples"
-            )
+            format!("{value} points, 95% interval {low} to {high}; better in {sure}% of resamples")
         };
         let unclear =
-            format!("share of `{source}`: {share}, the fallback: pilots tell no share from it");
+            format!("share of `{source}`: {share}, the fallback; no other share is clearly better");
         if self.is_clear() {
             return format!(
-                "share of `{source}`: {share}, found by pilots: it answers more problems than the \
+                "share of `{source}`: {share}, found by pilots; more correct answers than with the \
                  fallback {fallback} ({})",
                 points(gain)
             );
         }
         if self.pilots().all(|pilot| pilot.right == 0) {
-            return format!("{unclear}, since none of them answers any problem right");
+            return format!("{unclear}, since no pilot answers any problem correctly");
         }
         match runner_up {
             _ if best != fallback => {
-                format!("{unclear} ({best} less {fallback}: {})", points(gain))
+                format!("{unclear} ({best} minus {fallback}: {})", points(gain))
             }
             Some(other) if self.sure() >= self.settings.confidence && lead.value > 0.0 => format!(
-                "share of `{source}`: {share}, found by pilots: it answers more problems than {other}, \
+                "share of `{source}`: {share}, found by pilots; more correct answers than with {other}, \
                  the other share of the last round ({})",
                 points(lead)
             ),
-            Some(other) => format!("{unclear} ({fallback} less {other}: {})", points(lead)),
+            Some(other) => format!("{unclear} ({fallback} minus {other}: {})", points(lead)),
             None => unclear,
         }
     }
 
-    /// What the pilots have used.
+    /// The tokens and time that the pilots used, in one sentence.
     pub fn cost(&self) -> String {
         let sum = |part: fn(&PilotResult) -> f64| self.pilots().map(part).sum::<f64>();
         let rounds = self
             .rounds
             .iter()
-            .map(|round| format!("{} of {}", round.pilots.len(), steps_of(round.steps)));
+            .map(|round| format!("{} with {}", round.pilots.len(), steps_of(round.steps)));
         format!(
-            "{} pilots ({}) used {} of {} trained tokens (a training of the run: {} in the mean) in {}; \
-             grading on {} problems kept apart took {}",
+            "{} pilots ({}) used {} of {} trained tokens (one training run: {} on average) in {}; \
+             grading on {} problems set aside took {}",
             self.pilots().count(),
             rounds.collect::<Vec<_>>().join(", "),
             self.trained_tokens(),
@@ -206,8 +204,8 @@ impl ShareProposal {
         let names: Vec<String> = self.pilots().next().map_or(vec![], |pilot| {
             pilot.losses.iter().map(|(name, _)| format!("loss {name}")).collect()
         });
-        let header = ["round", "steps", "share", "right, %"].map(str::to_owned).into_iter();
-        let header = header.chain(names).chain(["best in, %".into(), "given up".into()]);
+        let header = ["round", "steps", "share", "correct, %"].map(str::to_owned).into_iter();
+        let header = header.chain(names).chain(["best in, %".into(), "dropped".into()]);
         let mut table = Table::new(header);
         for (number, round) in self.rounds.iter().enumerate() {
             for pilot in &round.pilots {
@@ -227,21 +225,21 @@ impl ShareProposal {
     }
 }
 
-/// The mixture of two sources with this share of the first: exact, of rows.
+/// The mixture of two sources with this share of the first one, as an exact share of rows.
 pub(super) fn mixture_of(names: [&str; 2], share: f64, asked: &MixtureConfig) -> MixtureConfig {
     let weights = [(names[0].to_owned(), share), (names[1].to_owned(), 1.0 - share)];
     MixtureConfig { weights: weights.into(), share: Share::Exact, ..asked.clone() }
 }
 
 impl fmt::Display for ShareProposal {
-    /// The proposal, the table, warnings and what it cost, in lines that fit the width of the format.
+    /// Writes the proposal, the table, warnings, and the cost. The table fits the width of the format.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = f.width().unwrap_or(DISPLAY_WIDTH);
         writeln!(f, "{}", self.line())?;
         writeln!(f, "{}", self.table().to_text(width).trim_end())?;
         for pilot in self.pilots() {
             if let Some(why) = &pilot.given_up {
-                writeln!(f, "  {} was given up after {why}", pilot.share)?;
+                writeln!(f, "  {} was dropped after {why}", pilot.share)?;
             }
         }
         for warning in &self.warnings {
@@ -255,8 +253,8 @@ impl fmt::Display for ShareProposal {
 mod tests {
     use super::*;
 
-    /// A proposal of two shares, of whose pilots so many answers are right; the best is better in this
-    /// part of the resamples.
+    /// A proposal of two shares whose pilots have `right` correct answers each. The best share is better in
+    /// the fraction `sure` of the resamples.
     fn proposal(best: f64, sure: f64, right: usize) -> ShareProposal {
         let estimate = Estimate { value: 0.1, low: -0.02, high: 0.2 };
         let chance = |share: f64| if share == best { sure } else { 1.0 - sure };
@@ -285,16 +283,16 @@ mod tests {
     #[test]
     fn each_outcome_is_said_with_its_certainty() {
         let of = |sure: &str| {
-            format!("(+10.0 points, 95 % interval -2.0 to +20.0; better in {sure} % of resamples)")
+            format!("(+10.0 points, 95% interval -2.0 to +20.0; better in {sure}% of resamples)")
         };
-        let no_better = "0.2, the fallback: pilots tell no share from it";
+        let no_better = "0.2, the fallback; no other share is clearly better";
         for (best, sure, right, expected) in [
             (
                 0.6,
                 0.8,
                 5,
                 format!(
-                    "0.6, found by pilots: it answers more problems than the fallback 0.2 {}",
+                    "0.6, found by pilots; more correct answers than with the fallback 0.2 {}",
                     of("80.0")
                 ),
             ),
@@ -303,8 +301,8 @@ mod tests {
                 0.799,
                 5,
                 format!(
-                    "{no_better} (0.6 less 0.2: +10.0 points, 95 % interval -2.0 to +20.0; better in \
-                     79.9 % of resamples)"
+                    "{no_better} (0.6 minus 0.2: +10.0 points, 95% interval -2.0 to +20.0; better in \
+                     79.9% of resamples)"
                 ),
             ),
             (
@@ -312,7 +310,7 @@ mod tests {
                 0.97,
                 5,
                 format!(
-                    "0.2, found by pilots: it answers more problems than 0.6, the other share of the \
+                    "0.2, found by pilots; more correct answers than with 0.6, the other share of the \
                      last round {}",
                     of("97.0")
                 ),
@@ -322,11 +320,11 @@ mod tests {
                 0.6,
                 5,
                 format!(
-                    "{no_better} (0.2 less 0.6: +10.0 points, 95 % interval -2.0 to +20.0; better in \
-                     60.0 % of resamples)"
+                    "{no_better} (0.2 minus 0.6: +10.0 points, 95% interval -2.0 to +20.0; better in \
+                     60.0% of resamples)"
                 ),
             ),
-            (0.6, 0.5, 0, format!("{no_better}, since none of them answers any problem right")),
+            (0.6, 0.5, 0, format!("{no_better}, since no pilot answers any problem correctly")),
         ] {
             let proposal = proposal(best, sure, right);
             assert_eq!(proposal.line(), format!("share of `long`: {expected}"));
@@ -334,7 +332,7 @@ mod tests {
             assert_eq!(proposal.sure(), sure);
         }
         let shown = proposal(0.2, 0.97, 5).to_string();
-        assert!(shown.contains("\ntoo short\n") && shown.contains("2 pilots (2 of 1 step) used"));
+        assert!(shown.contains("\ntoo short\n") && shown.contains("2 pilots (2 with 1 step) used"));
     }
 
     #[test]
@@ -345,6 +343,6 @@ mod tests {
         }
         assert!(json["settings"].as_object_mut().unwrap().remove("confidence").is_some());
         let read: ShareProposal = serde_json::from_value(json).unwrap();
-        assert!(read.line().ends_with("0.2, the fallback: pilots tell no share from it"));
+        assert!(read.line().ends_with("0.2, the fallback; no other share is clearly better"));
     }
 }

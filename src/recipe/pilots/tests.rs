@@ -1,14 +1,14 @@
-//! From pilots whose grades are known to the proposal and the mixture that a run takes of it.
+//! From pilots with given grades to the proposal and the run's mixture.
 
 use super::*;
 use crate::data::MixtureConfig;
 
-/// Pilots that answer problems right by the share, without any training.
+/// Pilots whose correct answers depend on the share, without training.
 struct Graded<'a> {
     subset: &'a Prepared,
-    /// Right answers of ten, for a share.
+    /// Correct answers out of ten, for a share.
     right: fn(f64) -> usize,
-    /// The held-out loss of both sources, for a share.
+    /// The held-out loss for a share.
     loss: fn(f64) -> f64,
 }
 
@@ -19,7 +19,7 @@ impl Pilots for Graded<'_> {
 
     fn run(&mut self, _: usize, share: f64, steps: usize, _: [usize; 2]) -> Result<Outcome> {
         let right = (self.right)(share);
-        // Each share is good at problems of its own.
+        // Each share answers different problems.
         let first = (share * 30.0).round() as usize;
         let hits = (0..self.subset.questions.len()).map(|problem| (problem + first) % 10 < right);
         Ok(Outcome {
@@ -94,9 +94,9 @@ fn what_is_not_clearly_better_leaves_the_fallback() {
     for (right, best, sure) in [
         // Equal grades.
         ((|_| 4) as fn(f64) -> usize, 0.2, false),
-        // The fallback is the best, and clearly so.
+        // The fallback is clearly the best.
         (|share| if share == 0.2 { 9 } else { 2 }, 0.2, true),
-        // Nothing is right.
+        // No answer is correct.
         (|_| 0, 0.2, false),
     ] {
         let proposal = found(&prepared, &config, right);
@@ -105,8 +105,8 @@ fn what_is_not_clearly_better_leaves_the_fallback() {
         let mixture = proposal.mixture(&config.mixture);
         assert_eq!(mixture, MixtureConfig::long_short(0.2));
     }
-    // Of 40 problems 20 against 16, of which 12 are the same: the 95 % interval holds 0, and the share is
-    // better in nearly nine of ten resamples. Whether that is enough, the settings say.
+    // 20 against 16 of 40 problems, 12 of them the same: the 95% interval contains 0, and the share is better
+    // in nearly nine of ten resamples. The settings decide whether that is enough.
     let near = |share: f64| if share == 0.6 { 5 } else { 4 };
     let (mut strict, mut easy) = (config.clone(), config.clone());
     (strict.pilots.confidence, easy.pilots.confidence) = (0.975, 0.5);
@@ -115,27 +115,24 @@ fn what_is_not_clearly_better_leaves_the_fallback() {
     assert_eq!([of_strict.share, of_usual.share, of_easy.share], [0.2, 0.6, 0.6]);
     assert!(of_usual.gain.low <= 0.0 && (0.8..0.975).contains(&of_usual.sure()), "{of_usual}");
     let line = |right| found(&prepared, &config, right).line();
-    assert!(line(|_| 0).contains("answers any problem right"));
-    assert!(line(|_| 4).contains("the fallback: pilots tell no share from it (0.2 less"));
+    assert!(line(|_| 0).contains("answers any problem correctly"));
+    assert!(line(|_| 4).contains("the fallback; no other share is clearly better (0.2 minus"));
 }
 
 #[test]
 fn where_nothing_is_right_the_loss_alone_takes_no_share() {
     let (mut config, prepared) = prepared();
-    // Every resample is a tie, which counts half.
+    // Every resample is a tie, and ties count half.
     config.pilots.confidence = 0.5;
     let proposal = found_by(&prepared, &config, |_| 0, |share| 1.0 - share);
     assert_eq!(proposal.best, 1.0, "the loss falls with the share");
     assert_eq!((proposal.share, proposal.is_clear(), proposal.sure()), (0.2, false, 0.5));
     let line = proposal.line();
     assert!(
-        line.contains("answers any problem right") && !line.contains("more problems"),
+        line.contains("answers any problem correctly") && !line.contains("more correct"),
         "{line}"
     );
-    // The same where all answer equally many.
+    // The same if all pilots have equally many correct answers.
     let line = found(&prepared, &config, |_| 4).line();
-    assert!(
-        line.contains("the fallback: pilots tell no share") && !line.contains("more"),
-        "{line}"
-    );
+    assert!(line.contains("the fallback; no other share") && !line.contains("more"), "{line}");
 }

@@ -1,10 +1,10 @@
-//! Trained tokens of a mixture, counted once.
+//! Counts the trained tokens of a mixture.
 
 use crate::data::MixDistillation;
 use crate::recipe::prepare::Prepared;
 
-/// The trained tokens of a mixture that is the same in every epoch, problem by problem: what any number of
-/// rows has is then the sum of whole epochs and of a part of one.
+/// The trained tokens of each problem in a mixture that is the same in every epoch. The tokens of any number
+/// of rows are then those of whole epochs and of a part of one.
 pub(super) struct Tokens {
     mixture: MixDistillation,
     of_problem: Vec<u32>,
@@ -18,7 +18,7 @@ impl Tokens {
         Self { mixture: prepared.mixture.clone(), of_problem, of_epoch }
     }
 
-    /// Trained tokens of the first so many rows of training.
+    /// Trained tokens of the first `rows` rows of training.
     pub fn of_first(&self, rows: u64) -> u64 {
         let per_epoch = self.of_problem.len().max(1) as u64;
         let (epochs, left) = (rows / per_epoch, (rows % per_epoch) as usize);

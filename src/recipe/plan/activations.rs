@@ -1,5 +1,5 @@
-//! What a step holds of a micro-batch: by the states that the operations in `src/ops/` keep for the
-//! backward pass, and by what they have in hand while they work.
+//! The memory of a micro-batch in a step: what the operations in `src/ops/` keep for the backward pass, and
+//! their temporaries.
 
 use super::held::Held;
 use crate::model::{
@@ -9,45 +9,45 @@ use crate::model::{
 use crate::ops::{attention_parts, loss_block, pieces};
 use serde::Serialize;
 
-/// A micro-batch by its size.
+/// The size of a micro-batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MicroBatch {
-    /// Rows; 1 where examples are packed.
+    /// Number of rows; 1 if examples are packed.
     pub rows: usize,
-    /// Positions in each row, padding included.
+    /// Positions per row, including padding.
     pub length: usize,
-    /// Input tokens of its longest example.
+    /// Input tokens of the longest example.
     pub longest: usize,
-    /// Targets that are trained.
+    /// Number of trained targets.
     pub trained: usize,
 }
 
 impl MicroBatch {
-    /// The largest of the pieces in which the feed-forward part goes through it with activation
+    /// The largest piece of the micro-batch that the feed-forward part processes at a time with activation
     /// checkpointing.
     pub(super) fn largest_piece(&self) -> Self {
         let length = pieces(self.positions()).map(|piece| piece.len()).max().unwrap_or(0);
         Self { rows: 1, length, ..*self }
     }
 
-    /// Positions, padding included.
+    /// Number of positions, including padding.
     pub fn positions(&self) -> usize {
         self.rows * self.length
     }
 }
 
-/// What a layer's linear layers are like.
+/// A block of the decoder, and how it is trained and computed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layer<'a> {
     pub shape: &'a DecoderConfig,
-    /// Its number, from 0.
+    /// The index of the block, from 0.
     pub number: usize,
-    /// What has an adapter and what is trained beside; without it all weights are trained.
+    /// The layers with adapters and the modules trained in full. `None` if all weights are trained.
     pub targets: Option<&'a LoraTargets>,
     pub precision: Precision,
-    /// The type of the head.
+    /// The storage type of the head.
     pub head: BaseType,
-    /// Whether the kernels of this crate compute, and not the portable bodies.
+    /// Whether the kernels of this crate are used, not the portable implementations.
     pub has_kernels: bool,
     pub threads: usize,
 }
@@ -70,7 +70,7 @@ impl Layer<'_> {
         }
     }
 
-    /// An activation of so many values for each position, in the type that is computed in.
+    /// An activation with `width` values per position, in the number type of the computation.
     pub(super) fn activation(&self, batch: &MicroBatch, width: usize) -> Held {
         let bytes = match self.precision {
             Precision::F32 => 4.0,
@@ -79,7 +79,7 @@ impl Layer<'_> {
         Held::tensor(bytes * (batch.positions() * width) as f64)
     }
 
-    /// A linear layer's path.
+    /// The path of a linear layer.
     fn path(&self, name: &str) -> String {
         let part = if name.starts_with("gate") || name.starts_with("up") || name.starts_with("down")
         {
@@ -92,24 +92,24 @@ impl Layer<'_> {
         format!("model.layers.{}.{part}.{name}", self.number)
     }
 
-    /// A linear layer's adapter.
+    /// The adapter of a linear layer.
     fn adapter(&self, name: &str) -> Option<LayerLora> {
         self.targets?.layers.get(&self.path(name)).copied()
     }
 
-    /// Whether a linear layer is trained as a whole.
+    /// Whether the weight of a linear layer is trained.
     fn is_trained(&self, name: &str) -> bool {
         let saved =
             |targets: &LoraTargets| targets.saved.contains(&format!("{}.weight", self.path(name)));
         self.targets.is_none_or(saved)
     }
 
-    /// Whether a linear layer keeps its input: to make the gradient of its weight, or of its adapter's A.
+    /// Whether a linear layer keeps its input, for the gradient of its weight or of its adapter's A.
     pub(super) fn keeps_input(&self, name: &str) -> bool {
         self.is_trained(name) || self.adapter(name).is_some()
     }
 
-    /// Whether anything of the layer is trained, or of one before it, so that a gradient comes to it.
+    /// Whether gradients reach the block, because it or an earlier one has trained weights.
     pub fn is_reached(&self) -> bool {
         let Some(targets) = self.targets else { return true };
         let before = |path: &str| {
@@ -122,7 +122,7 @@ impl Layer<'_> {
         targets.layers.keys().chain(&targets.saved).any(|path| before(path))
     }
 
-    /// What a layer keeps for the backward pass, without checkpointing.
+    /// What the block keeps for the backward pass without checkpointing.
     pub fn kept(&self, batch: &MicroBatch) -> Held {
         let Widths { model, query, key_value, .. } = self.widths();
         let activation = |width| self.activation(batch, width);
@@ -137,9 +137,10 @@ impl Layer<'_> {
         let gates = ["gate_proj", "up_proj", "gate_up_proj"];
         let keep = |names: &[&str]| names.iter().any(|name| self.keeps_input(name));
         let mut kept = Held::default();
-        // Each norm keeps its input and one number for each token (`rms_norm`).
+        // Each norm keeps its input and one number per token (`rms_norm`).
         kept += (activation(model) + of_tokens(1)) * placement.norms().len() as f64;
-        // A layer's input that a norm before it has made, and the stream itself where there is none.
+        // The inputs of the linear layers: outputs of the norms before them, or without such norms the stream
+        // itself.
         let made = placement != NormPlacement::After;
         for is_there in [keep(&inputs), keep(&gates)] {
             kept += if is_there && made { activation(model) } else { Held::default() };
@@ -151,22 +152,22 @@ impl Layer<'_> {
         if let Some(linear) = &linear {
             return rest(kept + self.kept_by_linear(linear, batch));
         }
-        // Attention keeps queries, keys, values, its output and a log-sum-exp of each head
-        // (`attention::Saved`); rotation happens in place.
+        // Attention keeps queries, keys, values, its output, and one log-sum-exp per head
+        // (`attention::Saved`). Rotation happens in place.
         kept += activation(query) * 2.0 + activation(key_value) * 2.0;
         kept += of_tokens(self.shape.num_attention_heads);
         if properties.qk_norm != QkNorm::None {
             kept += activation(query) + activation(key_value);
         }
         if properties.output_gate {
-            // The gate, its sigmoid, and the product that o_proj takes.
+            // The gate, its sigmoid, and the input of `o_proj`.
             kept += activation(query) * 3.0;
         }
         rest(kept)
     }
 
-    /// What the inside of the feed-forward part keeps: gate and up (`gated_linear_add`), and their product
-    /// where `down_proj` has an adapter or stands alone.
+    /// What the feed-forward part keeps: gate and up (`gated_linear_add`), and their product if `down_proj`
+    /// has an adapter or is a separate operation.
     pub fn kept_by_feed_forward(&self, batch: &MicroBatch) -> Held {
         let inner = self.activation(batch, self.shape.intermediate_size);
         let placement = self.shape.architecture.properties().norm_placement;
@@ -178,11 +179,11 @@ impl Layer<'_> {
         inner * if product { 3.0 } else { 2.0 }
     }
 
-    /// What the adapters of a layer keep: for B its input, the As that are multiplied as one, and for DoRA the
-    /// outputs before they are scaled, and what dropout leaves of the inputs.
+    /// What the adapters of the block keep: the input of each B, the As that are multiplied together, and for
+    /// DoRA the outputs before scaling and the inputs after dropout.
     fn kept_by_adapters(&self, batch: &MicroBatch) -> Held {
         let mut kept = Held::default();
-        // As files have them, `[output, input]`.
+        // Shapes as in files, `[output, input]`.
         let shapes = self.targets.map(|_| self.shape.tensor_shapes()).unwrap_or_default();
         for name in self.shape.linear_layers() {
             let Some(lora) = self.adapter(name) else { continue };
@@ -203,16 +204,15 @@ impl Layer<'_> {
         kept
     }
 
-    /// What the backward pass of a layer has in hand at its worst, beside what the layer keeps: the
-    /// gradient of the stream, and one as wide as the feed-forward part (`gated_backward` writes over
-    /// gate and up).
+    /// Peak temporaries in the backward pass of the block, besides what it keeps: the gradient of the stream,
+    /// and one tensor as wide as the feed-forward part (`gated_backward` overwrites gate and up).
     pub fn backward(&self, batch: &MicroBatch) -> Held {
         let Widths { model, inner, .. } = self.widths();
         let copies = if self.has_kernels { 1.0 } else { 5.0 };
         self.activation(batch, model) + self.activation(batch, inner) * copies
     }
 
-    /// The same of its attention, when the feed-forward part is done with and gone.
+    /// Peak temporaries in the backward pass of its attention, when the feed-forward part is already freed.
     pub fn attention_backward(&self, batch: &MicroBatch) -> Held {
         if let Some(linear) = self.linear() {
             return self.linear_backward(&linear, batch);
@@ -222,7 +222,7 @@ impl Layer<'_> {
             true => attention_parts(batch.rows, batch.length, self.heads()),
             false => 1,
         };
-        // Gradients of output and queries, and sums of those of keys and values.
+        // Gradients of output and queries, and partial sums of the gradients of keys and values.
         self.activation(batch, model)
             + self.activation(batch, query) * 2.0
             + self.activation(batch, key_value) * (2 * parts) as f64
@@ -232,8 +232,7 @@ impl Layer<'_> {
         [self.shape.num_attention_heads, self.shape.num_key_value_heads]
     }
 
-    /// What a layer has in hand at its worst where nothing is kept: the stream, gate, up and their
-    /// product.
+    /// Peak temporaries of a forward pass that keeps nothing: the stream, gate, up, and their product.
     pub fn forward(&self, batch: &MicroBatch) -> Held {
         let Widths { model, inner, .. } = self.widths();
         let of_feed_forward = self.activation(batch, model) + self.activation(batch, inner) * 3.0;
@@ -243,23 +242,24 @@ impl Layer<'_> {
         }
     }
 
-    /// The stream between two layers.
+    /// The residual stream between two blocks.
     pub fn stream(&self, batch: &MicroBatch) -> Held {
         self.activation(batch, self.shape.hidden_size)
     }
 
-    /// The trained tokens' hidden states, their gradient, and those of a block (`linear_token_loss`).
+    /// The hidden states of the trained tokens and their gradient, and those of one block of tokens
+    /// (`linear_token_loss`).
     pub fn loss_states(&self, batch: &MicroBatch) -> Held {
         let width = self.shape.hidden_size;
         let of_block = self.loss_block(batch) * width;
         Held::values(batch.trained * width) * 2.0 + Held::values(of_block) * 2.0
     }
 
-    /// A block of logits, which become their own gradient.
+    /// One block of logits, which are overwritten by their gradient.
     pub fn logits(&self, batch: &MicroBatch) -> Held {
         let vocabulary = self.shape.vocab_size;
         let logits = Held::values(self.loss_block(batch) * vocabulary);
-        // Off the kernels the softmax has temporaries, and bf16 a head of that type.
+        // Without the kernels, the softmax has temporaries, and bf16 needs a copy of the head.
         let copies = if self.has_kernels && self.precision == Precision::F32 { 1.0 } else { 4.0 };
         let head = match self.precision {
             Precision::F32 => Held::default(),
@@ -269,8 +269,8 @@ impl Layer<'_> {
         logits * copies + head
     }
 
-    /// What is decoded of stored weights at one time, where that is a whole matrix and not a panel: parts of
-    /// words, numbers and their type that is computed in, about three values of four bytes for each.
+    /// Temporaries of decoding quantized weights. In f32, the kernels decode small panels. Otherwise, whole
+    /// matrices are decoded, with about three 4-byte values per weight.
     pub fn decoded(&self, base: BaseWeights) -> Held {
         if self.has_kernels && self.precision == Precision::F32 {
             return Held::default();
@@ -290,7 +290,7 @@ impl Layer<'_> {
         loss_block(self.shape.vocab_size).min(batch.trained.max(1))
     }
 
-    /// Scores in the kernels' hands: on the CPU in each thread, elsewhere as `causal_attention` says.
+    /// Attention scores: with the kernels, in each thread; elsewhere, as `causal_attention` documents.
     pub fn scores(&self, batch: &MicroBatch) -> Held {
         if let Some(linear) = self.linear() {
             return self.linear_scratch(&linear, batch);
@@ -298,7 +298,8 @@ impl Layer<'_> {
         if !self.has_kernels {
             return Held::tensor((3u64 << 27) as f64);
         }
-        // Up to 192 queries of heads that share keys, forward one and backward two matrices.
+        // Up to 192 queries of heads that share keys; one matrix in the forward pass, two in the backward
+        // pass.
         let [heads, kv_heads] = self.heads();
         let rows = (192 * 2048 / batch.length.max(1)).clamp(64, 192).max(heads / kv_heads.max(1));
         let one = Held::values(2 * rows * batch.length + 3 * rows * self.shape.head_dim());

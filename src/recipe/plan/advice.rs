@@ -1,4 +1,4 @@
-//! What would save memory: settings, each by itself, and the longest rows.
+//! Ways to save memory: settings, and a lower length limit.
 
 use super::batches::MOST_ROWS_OF_STEP;
 use super::memory::MemoryPlan;
@@ -12,48 +12,48 @@ use serde::Serialize;
 /// A setting that would save memory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Saving {
-    /// What to set, as `--set` takes it, each a `KEY=VALUE`.
+    /// The settings, each as `KEY=VALUE` for `--set`.
     pub settings: Vec<String>,
-    /// What it costs, in words.
+    /// What they cost, in words.
     pub price: String,
-    /// The most memory then, in bytes.
+    /// Peak memory with them in bytes.
     pub peak: f64,
-    /// How much less that is.
+    /// Bytes saved.
     pub saved: f64,
-    /// Whether it would fit then, where that is known.
+    /// Whether the run fits with them, if that is known.
     pub fits: Option<bool>,
 }
 
-/// A row that is among the longest.
+/// One of the longest rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LongRow {
-    /// Source and place.
+    /// Source and position of the row.
     pub label: String,
-    /// All of its tokens.
+    /// Number of tokens.
     pub tokens: usize,
 }
 
-/// A lower limit of rows' lengths.
+/// A lower length limit and what it saves.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ShorterRows {
-    /// The limit, `data.max_length`.
+    /// The limit (`data.max_length`).
     pub max_length: usize,
-    /// The share of the training's rows that it leaves out.
+    /// Share of the training rows that exceed it.
     pub left_out: f64,
-    /// The most memory then, in bytes.
+    /// Peak memory with this limit in bytes.
     pub peak: f64,
-    /// How much less that is.
+    /// Bytes saved.
     pub saved: f64,
 }
 
 /// A change of settings.
 type Change = dyn Fn(&mut RunConfig);
 
-/// The least share of the peak that is worth telling.
+/// Smaller savings, as a share of the peak, are not reported.
 const LEAST_SHARE: f64 = 0.02;
 
 impl Case<'_> {
-    /// Settings that would save memory, the largest saving first; at the end all of them together.
+    /// Settings that would save memory, largest saving first, and at the end all of them together.
     pub(super) fn savings(&self, now: &MemoryPlan) -> Result<Vec<Saving>> {
         let mut savings = vec![];
         let mut all = self.config.clone();
@@ -67,7 +67,7 @@ impl Case<'_> {
             }
         }
         savings.sort_by(|a, b| b.saved.total_cmp(&a.saved));
-        // Of several types of the base the smallest is part of all.
+        // Of several types of the base, only the first (the smallest) is in the combination.
         let names = |savings: &[Saving]| -> Vec<String> {
             let mut names: Vec<String> = vec![];
             for setting in savings.iter().flat_map(|saving| &saving.settings) {
@@ -98,7 +98,7 @@ impl Case<'_> {
         Ok(Saving { settings, price, peak, saved, fits })
     }
 
-    /// Settings that may save memory: what to set, what it costs, and the change.
+    /// Settings that may save memory: the settings, what they cost, and the change.
     fn changes(&self) -> Vec<(Vec<String>, String, Box<Change>)> {
         let (config, train) = (self.config, &self.config.train);
         let mut changes: Vec<(Vec<String>, String, Box<Change>)> = vec![];
@@ -112,12 +112,12 @@ impl Case<'_> {
         if config.lora.is_none() && config.base_model.is_some() {
             changes.push((
                 vec!["lora.rank=16".into()],
-                "adapters are trained, not all weights".into(),
+                "trains adapters instead of all weights".into(),
                 Box::new(|config| config.lora = Some(LoraConfig::default())),
             ));
             changes.push((
                 vec!["lora.rank=16".into(), "base.type=nf4".into()],
-                "adapters are trained, beside weights that are rounded".into(),
+                "trains adapters, and rounds the frozen weights".into(),
                 Box::new(|config| {
                     config.lora = Some(LoraConfig::default());
                     config.base.base_type = BaseType::Nf4;
@@ -127,7 +127,7 @@ impl Case<'_> {
         if config.lora.is_some() && config.base.embedding_type() != BaseType::Int8 {
             changes.push((
                 vec!["base.embeddings=int8".into()],
-                "embedding and head are rounded".into(),
+                "rounds embedding and head".into(),
                 Box::new(|config| config.base.embeddings = Some(BaseType::Int8)),
             ));
         }
@@ -135,7 +135,7 @@ impl Case<'_> {
             if config.lora.is_some() && kind > config.base.base_type {
                 changes.push((
                     vec![format!("base.type={}", kind.name())],
-                    "frozen weights are rounded".into(),
+                    "rounds the frozen weights".into(),
                     Box::new(move |config| config.base.base_type = kind),
                 ));
             }
@@ -143,17 +143,17 @@ impl Case<'_> {
         if train.moments == MomentType::F32 {
             changes.push((
                 vec!["train.moments=8bit".into()],
-                "moments are rounded".into(),
+                "rounds the moments".into(),
                 Box::new(|config| config.train.moments = MomentType::EightBit),
             ));
         }
         let accumulate = train.rows_per_step();
         let divides = train.batch_size > 1 || train.tokens_per_batch.is_some();
-        // Settings have a limit.
+        // `train.accumulate` has a maximum.
         if divides && accumulate <= MOST_ROWS_OF_STEP {
             changes.push((
                 vec!["train.batch_size=1".into(), format!("train.accumulate={accumulate}")],
-                "the same steps in smaller micro-batches".into(),
+                "same steps in smaller micro-batches".into(),
                 Box::new(move |config| {
                     config.train.batch_size = 1;
                     config.train.accumulate = accumulate;
@@ -164,7 +164,7 @@ impl Case<'_> {
         changes
     }
 
-    /// The five longest rows that are trained on, each once.
+    /// The five longest training rows, each once.
     pub(super) fn longest_rows(&self) -> Vec<LongRow> {
         const SHOWN: usize = 5;
         let Some(prepared) = self.prepared else { return vec![] };
@@ -180,8 +180,8 @@ impl Case<'_> {
         rows.into_iter().take(SHOWN).map(row).collect()
     }
 
-    /// What lower limits would save: those that leave out a hundredth, a twentieth and a tenth of the
-    /// rows; without data three quarters, half and a quarter of the limit.
+    /// What lower limits would save: those that leave out 1%, 5%, 10%, and 50% of the rows. Without data:
+    /// three quarters, half, and a quarter of the limit.
     pub(super) fn shorter_rows(&self, now: &MemoryPlan) -> Result<Vec<ShorterRows>> {
         let mut tokens: Vec<usize> =
             self.order.rows.iter().map(|row| row.inputs as usize + 1).collect();

@@ -1,37 +1,37 @@
-//! The micro-batches that a training comes to, by the lengths of its rows in their order.
+//! The micro-batches of a training run, from the lengths of its rows in training order.
 
 use super::activations::MicroBatch;
 use crate::recipe::config::RunConfig;
 use crate::recipe::prepare::Prepared;
 use crate::train::TrainConfig;
 
-/// A row by its length.
+/// The length of a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowLength {
     /// Input tokens: all but the last.
     pub inputs: u32,
     /// Trained targets.
     pub trained: u32,
-    /// Its source and its record there.
+    /// Source and record of the row.
     pub place: [u32; 2],
 }
 
-/// Rows that are looked at. A training of more has seen its longest ones many times by then.
+/// Maximum number of rows to look at. A longer training run has seen its longest rows many times by then.
 const MOST_ROWS: u64 = 1 << 20;
 
-/// Rows of a step that are looked at where there are no data; also what `train.accumulate` may be.
+/// Maximum number of rows of a step to look at without data. Also the maximum of `train.accumulate`.
 pub(super) const MOST_ROWS_OF_STEP: usize = 1 << 16;
 
-/// The rows of a training in their order.
+/// The row lengths of a training run, in training order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
     pub rows: Vec<RowLength>,
-    /// Optimizer steps of the whole training, where they are known.
+    /// Optimizer steps of the whole run, if known.
     pub steps: Option<usize>,
 }
 
 impl Order {
-    /// The rows of prepared data.
+    /// The row lengths of prepared data.
     pub fn of(config: &RunConfig, prepared: &Prepared) -> Self {
         let per_epoch = prepared.mixture.pairs().len() as u64;
         let wanted = config.train.total_rows(per_epoch as usize).min(MOST_ROWS);
@@ -53,7 +53,7 @@ impl Order {
         Self { rows, steps: Some(config.train.total_steps(per_epoch as usize)) }
     }
 
-    /// One step, or the first rows of a very large one, of rows that are all as long as they may be, where there are no data yet.
+    /// Without data: one step (or the first rows of a very large one) of rows at the length limit.
     pub fn of_longest(config: &RunConfig) -> Self {
         let inputs = config.data.max_length.saturating_sub(1) as u32;
         let row = RowLength { inputs, trained: inputs, place: [0; 2] };
@@ -61,7 +61,7 @@ impl Order {
         Self { rows: vec![row; rows], steps: config.train.steps }
     }
 
-    /// The micro-batches, of rows of at most so many tokens.
+    /// The micro-batches of all rows with up to `most_tokens` tokens.
     pub fn batches(&self, train: &TrainConfig, most_tokens: usize) -> Batches {
         let layout = train.layout();
         let mut batches = Batches::default();
@@ -90,23 +90,23 @@ impl Order {
     }
 }
 
-/// The micro-batches of the rows that were looked at.
+/// Micro-batches and their totals.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Batches {
-    /// By positions, the smallest first.
+    /// Sorted by positions, smallest first.
     all: Vec<MicroBatch>,
     /// Optimizer steps.
     pub steps: usize,
-    /// Positions, padding included.
+    /// Positions, including padding.
     pub positions: f64,
     /// Trained targets.
     pub trained: f64,
-    /// The sum over examples of the squares of their input tokens.
+    /// Sum over examples of the square of their input tokens.
     pub squares: f64,
 }
 
 impl Batches {
-    /// The largest one, with as many trained targets and as long an example as any has.
+    /// The largest micro-batch, with the most trained targets and the longest example of any.
     pub fn largest(&self) -> MicroBatch {
         let most = |of: fn(&MicroBatch) -> usize| self.all.iter().map(of).max().unwrap_or(0);
         let largest = self.all.last().copied().unwrap_or_default();
@@ -117,7 +117,7 @@ impl Batches {
         }
     }
 
-    /// The one that so large a share of them is not larger than.
+    /// The quantile of the micro-batches by size, for a share of 0 to 1.
     pub fn quantile(&self, share: f64) -> MicroBatch {
         let last = self.all.len().saturating_sub(1);
         let index = (share * last as f64).round() as usize;

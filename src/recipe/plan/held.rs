@@ -1,29 +1,29 @@
-//! Bytes by how the kernels keep them, and how much of a type a tensor takes.
+//! Bytes in use, separated by how the kernels keep them for reuse, and the sizes of tensors by type.
 
 use crate::model::{BaseType, BaseWeights};
 use crate::train::{LEAST_8BIT, MomentType};
 use serde::Serialize;
 use std::ops::{Add, AddAssign, Mul, Sub};
 
-/// Bytes in use at one moment. On the CPU the kernels keep what they have had for the next time, large
-/// blocks apart from small pieces (`src/ops/kernel/buffer.rs`). So a process holds the most of the one
-/// and the most of the other, which may come at different moments.
+/// Bytes in use at a time. On a CPU, the kernels keep freed memory for reuse, separately for large blocks and
+/// small pieces (`src/ops/kernel/buffer.rs`). A process therefore holds the peak of each, and the two peaks
+/// may occur at different times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Held {
-    /// In tensors of at least 8 MiB.
+    /// Tensors of at least 8 MiB.
     pub large: f64,
-    /// In smaller ones, in pieces of slabs.
+    /// Smaller tensors, which are pieces of slabs.
     pub small: f64,
 }
 
-/// Bytes from which a tensor has memory of its own: `LARGE` of the buffers.
+/// Minimum size in bytes of a tensor with its own memory: `LARGE` of the buffers.
 const LARGE: f64 = (8 << 20) as f64;
 
-/// What a slab takes for what is in use: sizes are rounded up, and free pieces lie between others.
+/// Slab memory per byte in use: sizes are rounded up, and there are free pieces between others.
 const SLAB_OVERHEAD: f64 = 1.05;
 
 impl Held {
-    /// A tensor of so many bytes.
+    /// A tensor of `bytes` bytes.
     pub fn tensor(bytes: f64) -> Self {
         match bytes >= LARGE {
             true => Self { large: bytes, small: 0.0 },
@@ -31,17 +31,17 @@ impl Held {
         }
     }
 
-    /// A tensor of f32 values.
+    /// A tensor of `count` f32 values.
     pub fn values(count: usize) -> Self {
         Self::tensor(4.0 * count as f64)
     }
 
-    /// The most of both, each by itself.
+    /// The elementwise maximum.
     pub fn max(self, other: Self) -> Self {
         Self { large: self.large.max(other.large), small: self.small.max(other.small) }
     }
 
-    /// All of it.
+    /// The sum.
     pub fn bytes(self) -> f64 {
         self.large + self.small
     }
@@ -77,13 +77,13 @@ impl Mul<f64> for Held {
     }
 }
 
-/// Bytes of a frozen matrix of so many rows (outputs) and columns, as `base.type` keeps it.
+/// Bytes of a frozen matrix with `rows` outputs and `columns` inputs in a storage type.
 pub(super) fn matrix_bytes(kind: BaseType, rows: usize, columns: usize, base: BaseWeights) -> f64 {
     let count = (rows * columns) as f64;
     match kind {
         BaseType::F32 => 4.0 * count,
         BaseType::Bf16 => 2.0 * count,
-        // A code for each weight and an f32 scale for each output.
+        // One code per weight and one f32 scale per output.
         BaseType::Int8 => count + 4.0 * rows as f64,
         BaseType::Nf4 => {
             let blocks = (count / 64.0).ceil();
@@ -96,14 +96,14 @@ pub(super) fn matrix_bytes(kind: BaseType, rows: usize, columns: usize, base: Ba
     }
 }
 
-/// Bytes of both moments of a trained tensor: the one place that knows how the optimizer keeps them.
+/// Bytes of both moments of a trained tensor. Must match how the optimizer stores them.
 pub(super) fn moment_bytes(elements: usize, moments: MomentType) -> f64 {
     let elements = elements as f64;
     if moments == MomentType::F32 || elements < LEAST_8BIT as f64 {
         // `exp_avg` and `exp_avg_sq` in f32.
         return 8.0 * elements;
     }
-    // A code for each, and an f32 scale for each block of 256.
+    // One code per value and moment, and one f32 scale per block of 256.
     2.0 * elements + 8.0 * (elements / 256.0).ceil()
 }
 

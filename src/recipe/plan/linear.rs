@@ -1,4 +1,4 @@
-//! What linear attention holds and computes: see [`GatedDeltaNetConfig`].
+//! Memory and operations of linear attention; see [`GatedDeltaNetConfig`].
 
 use super::activations::{Layer, MicroBatch};
 use super::held::Held;
@@ -6,13 +6,14 @@ use crate::model::GatedDeltaNetConfig;
 use crate::ops::DELTA_CHUNK as CHUNK;
 
 impl Layer<'_> {
-    /// Its linear attention, where it has that.
+    /// The layer's linear attention, if it has one.
     pub(super) fn linear(&self) -> Option<GatedDeltaNetConfig> {
         self.shape.linear_attention(self.number)
     }
 
-    /// What the inside of linear attention keeps for the backward pass: input and output of the convolution, output
-    /// of the rule, that normalized, and the gate; a number for each head's norm, and what the gates are made of.
+    /// What linear attention keeps for the backward pass: input and output of the convolution, the output of
+    /// the rule and its normalized form, the gate, one number per head for the norm, and the inputs of the
+    /// gates.
     pub(super) fn kept_by_linear(&self, linear: &GatedDeltaNetConfig, batch: &MicroBatch) -> Held {
         let values = self.activation(batch, linear.value_width());
         let product = if self.keeps_input("out_proj") { 1.0 } else { 0.0 };
@@ -21,23 +22,24 @@ impl Layer<'_> {
             + Held::values(batch.positions() * linear.num_value_heads) * 9.0
     }
 
-    /// What its backward pass has in hand: the gradients of the gate and what it is multiplied with, those of
-    /// queries, keys and values, each once more as a part of the convolution's output, and that of its input.
+    /// Temporaries of its backward pass: the gradients of the gate and of its factor; of queries, keys, and
+    /// values, once each and once as a part of the convolution's output; and of the convolution's input.
     pub(super) fn linear_backward(&self, linear: &GatedDeltaNetConfig, batch: &MicroBatch) -> Held {
         self.activation(batch, self.shape.hidden_size)
             + self.activation(batch, linear.value_width()) * 2.0
             + self.activation(batch, linear.channels()) * 4.0
     }
 
-    /// What it has in hand where nothing is kept: input and output of the convolution, gate and result.
+    /// Temporaries of a forward pass that keeps nothing: input and output of the convolution, gate, and
+    /// result.
     pub(super) fn linear_forward(&self, linear: &GatedDeltaNetConfig, batch: &MicroBatch) -> Held {
         self.activation(batch, self.shape.hidden_size)
             + self.activation(batch, linear.channels()) * 2.0
             + self.activation(batch, linear.value_width()) * 2.0
     }
 
-    /// States and chunks in the rule's hands: on the CPU in each thread those of one sequence and key head,
-    /// elsewhere of all at once.
+    /// States and chunks of the rule: on a CPU, those of one sequence and key head in each thread; elsewhere,
+    /// all at once.
     pub(super) fn linear_scratch(&self, linear: &GatedDeltaNetConfig, batch: &MicroBatch) -> Held {
         let (keys, values) = (linear.key_head_dim, linear.value_head_dim);
         let state = keys * values;
@@ -52,7 +54,8 @@ impl Layer<'_> {
     }
 }
 
-/// Floating-point operations of the rule for each position, forward: products with states and within chunks.
+/// Floating-point operations of the rule per position in the forward pass: products with states and within
+/// chunks.
 pub(super) fn flops_of_rule(linear: &GatedDeltaNetConfig) -> f64 {
     let (keys, values) = (linear.key_head_dim as f64, linear.value_head_dim as f64);
     let of_head = 3.0 * keys * values + CHUNK as f64 * (2.0 * keys + values);

@@ -1,21 +1,20 @@
-//! The memory that this machine has: the system's, and what a control group leaves of it.
+//! The memory of this machine: of the system, and below the limits of its control groups.
 
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Memory of the system and of its control groups, in bytes, where the system tells (Linux).
+/// Memory of the system and of its control groups in bytes. Known on Linux only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Machine {
-    /// All of the system's memory.
+    /// Total memory of the system.
     pub total: Option<u64>,
-    /// What of it is free, or held by files that can be read again.
+    /// Memory that is free or used for file caches.
     pub available: Option<u64>,
-    /// The smallest limit of the control groups that this process is in, where one is below the system's
-    /// memory.
+    /// The smallest limit of this process's control groups, if one is below the total.
     pub limit: Option<u64>,
-    /// What the groups leave below their limits.
+    /// What the control groups leave below their limits.
     pub below_limit: Option<u64>,
-    /// What this process has now.
+    /// Memory that this process uses now.
     pub used: Option<u64>,
 }
 
@@ -25,7 +24,7 @@ impl Machine {
         Self::below(Path::new("/"))
     }
 
-    /// A machine whose files of the system are below a folder.
+    /// A machine whose system files are below `root`.
     fn below(root: &Path) -> Self {
         let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
         let memory = read("proc/meminfo");
@@ -33,7 +32,7 @@ impl Machine {
         let groups = groups(&read("proc/self/cgroup"));
         let mounts = root.join("sys/fs/cgroup");
         let limits = groups.iter().flat_map(|group| group.limits(&mounts));
-        // A limit beyond the system's memory is none.
+        // A limit above the total is no limit.
         let real = limits.filter(|(limit, _)| total.is_none_or(|total| *limit < total));
         let real: Vec<(u64, u64)> = real.collect();
         Self {
@@ -45,22 +44,22 @@ impl Machine {
         }
     }
 
-    /// What this process can have in all: what it has and what is there for it.
+    /// The memory that this process can use in total: what it uses now and what is available.
     pub fn for_process(&self) -> Option<u64> {
         let free = [self.available, self.below_limit].into_iter().flatten().min()?;
         Some(free + self.used.unwrap_or(0))
     }
 
-    /// Whose memory that is, in words.
+    /// What bounds this memory, in words.
     pub fn bound(&self) -> &'static str {
         match (self.available, self.below_limit) {
-            (Some(system), Some(group)) if group < system => "the control group's limit",
-            _ => "the system's memory",
+            (Some(system), Some(group)) if group < system => "control group limit",
+            _ => "system memory",
         }
     }
 }
 
-/// A line such as `MemTotal:  24683652 kB`, in bytes.
+/// The value of a line such as `MemTotal:  24683652 kB` in bytes.
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -70,13 +69,13 @@ fn kib(text: &str, name: &str) -> Option<u64> {
 /// A control group that limits memory.
 #[derive(Debug, PartialEq, Eq)]
 struct Group {
-    /// Its path below the place where its kind is mounted.
+    /// Its path below the mount point.
     path: PathBuf,
-    /// Whether it is of version 2, which has all kinds in one place.
+    /// Whether it is of version 2, which has one mount point for all controllers.
     unified: bool,
 }
 
-/// The groups that `/proc/self/cgroup` names.
+/// The memory groups in `/proc/self/cgroup`.
 fn groups(text: &str) -> Vec<Group> {
     let group = |line: &str| {
         let mut parts = line.splitn(3, ':');
@@ -89,7 +88,8 @@ fn groups(text: &str) -> Vec<Group> {
 }
 
 impl Group {
-    /// The limits of the group and of those around it, and what each has in use that is no file's.
+    /// The limits of the group and of its ancestors, each with the memory in use without inactive file
+    /// caches.
     fn limits(&self, mounts: &Path) -> Vec<(u64, u64)> {
         let (place, limit, usage, file) = match self.unified {
             true => (mounts.to_owned(), "memory.max", "memory.current", "inactive_file"),
@@ -105,14 +105,14 @@ impl Group {
         };
         let of = |group: &Path| {
             let folder = place.join(group);
-            // Without a limit it is `max`, or larger than any memory.
+            // No limit is `max` (version 2) or a very large number (version 1).
             let limit = number(folder.join(limit))?;
             let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
             let file = stat.lines().find_map(|line| line.strip_prefix(file)?.trim().parse().ok());
             let usage = number(folder.join(usage)).unwrap_or(0);
             Some((limit, usage.saturating_sub(file.unwrap_or(0))))
         };
-        // In a container the path may be that of the host, and the mount the container's own group.
+        // In a container, the path may be that of the host, while the mount is the container's own group.
         self.path.ancestors().filter_map(of).collect()
     }
 }
@@ -140,7 +140,7 @@ mod tests {
         let machine = machine(&[MEMORY, STATUS, ("proc/self/cgroup", "0::/\n")]);
         assert_eq!((machine.total, machine.available), (Some(1000 << 10), Some(600 << 10)));
         assert_eq!((machine.limit, machine.for_process()), (None, Some(700 << 10)));
-        assert_eq!(machine.bound(), "the system's memory");
+        assert_eq!(machine.bound(), "system memory");
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
         ]);
         assert_eq!((machine.limit, machine.below_limit), (Some(512_000), Some(312_000)));
         assert_eq!(machine.for_process(), Some(312_000 + (100 << 10)));
-        assert_eq!(machine.bound(), "the control group's limit");
+        assert_eq!(machine.bound(), "control group limit");
     }
 
     #[test]

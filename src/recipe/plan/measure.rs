@@ -1,4 +1,4 @@
-//! The time of a few steps, in place of an assumed speed.
+//! Measures the speed of a few steps.
 
 use super::batches::RowLength;
 use super::tensors::Tensors;
@@ -13,28 +13,28 @@ use crate::train::{Learner, TrainConfig};
 use burn::tensor::Device;
 use std::time::Instant;
 
-/// Steps go on until so many seconds are measured.
+/// Stop after this many seconds.
 const SECONDS: f64 = 4.0;
-/// Most steps.
+/// Maximum number of steps.
 const STEPS: usize = 20;
 
 impl Case<'_> {
-    /// Makes steps of a micro-batch of middle size, with random weights and tokens, and takes their
-    /// speed for the whole training's. Where the run would not fit, nothing is made.
+    /// Runs steps of a median-size micro-batch with random weights and tokens, and uses their speed for the
+    /// whole run. Does nothing if the run does not fit.
     pub(super) fn measure(&self, plan: &mut Plan, context: &Context<'_>) -> Result<()> {
         if plan.fits == Some(false) {
-            return context.notice("the time is not measured, since the run does not fit");
+            return context.notice("the speed is not measured, since the run does not fit");
         }
         let config = self.config;
         let device = device::by_name(&config.backend)?.autodiff();
         context.notice(format!(
-            "measuring: {} random parameters, then some steps",
+            "measuring the speed: {} random parameters, then a few steps",
             self.shape.tensor_shapes().values().map(|s| s.iter().product::<usize>()).sum::<usize>()
         ))?;
         let model = self.random_model(&device)?;
         let rows = self.middle_rows();
         let train = TrainConfig { batch_size: rows.len(), accumulate: 1, ..config.train.clone() };
-        // A teacher is taken to compute as fast as the student.
+        // Assumes that a teacher computes as fast as the student.
         let train =
             TrainConfig { objective: Default::default(), parameter_groups: vec![], ..train };
         let tensors = Tensors::of(
@@ -48,7 +48,7 @@ impl Case<'_> {
             let order = super::Order { rows: rows.to_vec(), steps: None };
             self.flops(&tensors, &order.batches(&train, usize::MAX))
         };
-        // Of a large micro-batch a part, so that the first step takes a few seconds too.
+        // Uses a part of a large micro-batch, so that even the first step takes only a few seconds.
         let most = SECONDS / 2.0 * plan.time.flops_per_second;
         let rows = part_of(&rows, (most / flops_of(&rows).max(1.0)).min(1.0));
         let flops = flops_of(&rows);
@@ -69,7 +69,7 @@ impl Case<'_> {
         model.with_precision(config.precision)
     }
 
-    /// The rows of the first step's micro-batch of middle size.
+    /// The rows of the median-size micro-batch of the first step.
     fn middle_rows(&self) -> Vec<RowLength> {
         let train = &self.config.train;
         let step = &self.order.rows[..self.order.rows.len().min(train.rows_per_step())];
@@ -92,9 +92,9 @@ impl Case<'_> {
     }
 }
 
-/// The first rows, and a part of the last of them, with so large a share of all tokens.
+/// The first rows, the last one possibly truncated, with about this share of all tokens.
 fn part_of(rows: &[RowLength], share: f64) -> Vec<RowLength> {
-    /// Fewer would say little of the speed.
+    /// Fewer tokens are too few to measure.
     const LEAST: u32 = 64;
     let all: f64 = rows.iter().map(|row| f64::from(row.inputs)).sum();
     let mut left = ((all * share) as u32).max(LEAST);
@@ -109,7 +109,7 @@ fn part_of(rows: &[RowLength], share: f64) -> Vec<RowLength> {
     part
 }
 
-/// Floating-point operations in a second, of steps with so many each.
+/// Measured floating-point operations per second, for steps of `flops` operations each.
 fn rate(
     mut learner: Learner<DecoderLm>,
     rows: &[Row],
@@ -122,7 +122,7 @@ fn rate(
         context.check()?;
         context.emit(&Event::Step(&learner.train_step(rows, total_steps)?))
     };
-    // Memory comes and kernels are tuned in the first one.
+    // The first step allocates memory and tunes kernels.
     step()?;
     let (start, mut steps) = (Instant::now(), 0);
     while steps < STEPS && (steps == 0 || start.elapsed().as_secs_f64() < SECONDS) {

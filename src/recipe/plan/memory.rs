@@ -1,8 +1,7 @@
-//! The most memory that a run holds, by part.
+//! The peak memory of a run, by part.
 //!
-//! A step is looked at in the phases in which it may hold most: where the loss is computed, where the
-//! backward pass begins and where it ends. Reading the weights, held-out losses and answers are phases
-//! too.
+//! The peak may occur in several phases of a step: when the loss is computed, when the backward pass begins,
+//! and when it ends. Reading the weights, held-out losses, and answers are phases, too.
 //!
 //! ```text
 //!                      gradients     activations                                logits
@@ -12,7 +11,7 @@
 //!                      embedding
 //! ```
 //!
-//! With activation checkpointing "all layers" is the stream between them and one layer.
+//! With activation checkpointing, "all layers" is the residual stream between layers and one layer.
 
 use super::activations::{Layer, MicroBatch};
 use super::held::Held;
@@ -28,72 +27,72 @@ use std::ops::Add;
 pub struct MemorySetup<'a> {
     /// The student's shape.
     pub shape: &'a DecoderConfig,
-    /// Its adapters; without them all weights are trained.
+    /// The adapters. `None` if all weights are trained.
     pub lora: Option<&'a LoraConfig>,
-    /// How frozen weights are kept.
+    /// How frozen weights are stored.
     pub base: BaseWeights,
-    /// What is computed in.
+    /// The number type of the computation.
     pub precision: Precision,
-    /// How the optimizer keeps its moments.
+    /// How the optimizer stores its moments.
     pub moments: MomentType,
-    /// Whether activations are computed once more in the backward pass.
+    /// Whether activations are recomputed in the backward pass.
     pub activation_checkpointing: bool,
-    /// Whether a step has several micro-batches, whose gradients are summed.
+    /// Whether a step sums the gradients of several micro-batches.
     pub accumulates: bool,
-    /// The largest micro-batch of the training.
+    /// The largest micro-batch of training.
     pub batch: MicroBatch,
-    /// The largest one of the held-out rows.
+    /// The largest micro-batch of the held-out rows.
     pub held_out: MicroBatch,
-    /// Rows that are answered together, and the tokens that each comes to.
+    /// Number of questions answered together, and the maximum tokens of each.
     pub answers: Option<[usize; 2]>,
-    /// Whether weights are read from files; random ones are drawn in place.
+    /// Whether weights are read from files. Random weights are drawn in place.
     pub reads_weights: bool,
-    /// Whether the backend is flex, whose kernels are this crate's own.
+    /// Whether the backend is flex, which uses the kernels of this crate.
     pub has_kernels: bool,
-    /// Threads of the CPU.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// Bytes of the program, its tokenizer and the data, before any weight.
+    /// Bytes of the program, its tokenizer, and the data, before any weights.
     pub program: f64,
-    /// Of those, the data.
+    /// Bytes of the data, as a part of `program`.
     pub data: f64,
-    /// Bytes of a teacher that runs beside the training.
+    /// Bytes of a teacher that runs during training.
     pub teacher: f64,
 }
 
-/// The most memory that a run holds, by part, in bytes.
+/// The peak memory of a run by part, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct MemoryPlan {
-    /// The program itself: code, tokenizer, threads.
+    /// The program: code, tokenizer, threads.
     pub program: f64,
     /// Records and their tokens.
     pub data: f64,
-    /// Weights, adapters included.
+    /// Weights, including adapters.
     pub weights: f64,
-    /// A teacher that runs beside the training.
+    /// A teacher that runs during training.
     pub teacher: f64,
     /// Both moments of the optimizer.
     pub moments: f64,
-    /// Gradients, in the phase of the peak as all that follows.
+    /// Gradients. This and the following parts are those in the phase of the peak.
     pub gradients: f64,
-    /// What the layers keep for the backward pass or have in hand.
+    /// What the layers keep for the backward pass, and their temporaries.
     pub activations: f64,
-    /// A block of logits and what belongs to the loss.
+    /// A block of logits and other tensors of the loss.
     pub logits: f64,
-    /// Scores and panels in the kernels' hands, buffers of files, and caches of answers.
+    /// Attention scores and matrix panels of the kernels, file buffers, and key-value caches of answers.
     pub working: f64,
-    /// What the kernels keep of other phases, to use it again.
+    /// Memory of other phases that the kernels keep for reuse.
     pub kept: f64,
-    /// The sum.
+    /// The peak: the sum of the parts above.
     pub peak: f64,
-    /// The most that training holds: the peak, unless that is in reading.
+    /// The peak of training, which may be below the peak of reading.
     pub training: f64,
-    /// The most that reading the weights holds; 0 where none are read.
+    /// The peak of reading the weights; 0 if none are read.
     pub reading: f64,
-    /// When that is.
+    /// The phase of the peak.
     pub when: Phase,
 }
 
-/// The phases in which a run may hold most.
+/// The phases in which the peak may occur.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -104,29 +103,29 @@ pub enum Phase {
     Loss,
     /// The backward pass begins.
     BackwardBegins,
-    /// It ends, and all gradients are there.
+    /// The backward pass ends, and all gradients exist.
     BackwardEnds,
-    /// Held-out losses are taken.
+    /// Held-out losses are computed.
     HeldOut,
     /// Held-out problems are answered.
     Answers,
 }
 
 impl Phase {
-    /// In words: `the peak is when ...`.
+    /// The phase in words, as in "the peak is when ...".
     pub fn name(self) -> &'static str {
         match self {
             Self::Reading => "the weights are read",
             Self::Loss => "the loss is computed",
             Self::BackwardBegins => "the backward pass begins",
             Self::BackwardEnds => "the backward pass ends",
-            Self::HeldOut => "held-out losses are taken",
+            Self::HeldOut => "held-out losses are computed",
             Self::Answers => "held-out problems are answered",
         }
     }
 }
 
-/// What is held in one phase, in the kernels' memory.
+/// The kernel memory in use in one phase.
 #[derive(Clone, Copy, Debug, Default)]
 struct At {
     gradients: Held,
@@ -141,11 +140,11 @@ impl At {
     }
 }
 
-/// Panels that the matrix products prepare in each thread.
+/// Bytes of the panels that matrix products prepare in each thread.
 const PANELS: f64 = (4 << 20) as f64;
 
 impl MemoryPlan {
-    /// By arithmetic alone.
+    /// Computes the peak memory.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for adapters that the shape has no layers for.
@@ -171,8 +170,8 @@ impl MemoryPlan {
             |a: &&(Phase, At), b: &&(Phase, At)| a.1.all().bytes().total_cmp(&b.1.all().bytes());
         let (mut when, mut at) = *phases.iter().max_by(largest).expect("a step has phases");
         let mut kept = (held.bytes() - at.all().bytes()).max(0.0);
-        // A checkpoint's largest tensor stands beside what the kernels keep: from the device, on the host
-        // and as the file has it.
+        // Writing a checkpoint holds its largest tensor three times: from the device, on the host, and in the
+        // format of the file.
         let mut extra = PANELS * setup.threads as f64 + 12.0 * tensors.largest[1] as f64;
         let mut moment_bytes = tensors.moment_bytes;
         let fixed = setup.program + setup.teacher + tensors.weight_bytes();
@@ -204,8 +203,9 @@ impl MemoryPlan {
     }
 }
 
-/// What reading holds: what is read, up to 64 MiB of a file's pages, and a tensor in the file's type (f32 at
-/// most) and as f32, before it stands in its place (`WeightFile::read`). Embedding and head come first.
+/// The peak of reading weights: what has been read, up to 64 MiB of file pages, and one tensor in the file's
+/// type (at most f32) and as f32 before it is converted (`WeightFile::read`). Embedding and head are read
+/// first.
 fn reading(tensors: &Tensors) -> f64 {
     let with = |read: f64, largest: usize| read + 8.0 * largest as f64;
     let first = with(tensors.vocabulary_bytes, tensors.largest[0]);
@@ -213,7 +213,7 @@ fn reading(tensors: &Tensors) -> f64 {
     (64u64 << 20) as f64 + first.max(last)
 }
 
-/// What is held in each phase of a run.
+/// The memory in use in each phase of a run.
 fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
     let mut all = training(setup, tensors, layers);
     let Some(layer) = layers.last() else { return all };
@@ -230,11 +230,11 @@ fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> V
         all.push((Phase::HeldOut, at));
     }
     if let Some([rows, tokens]) = setup.answers {
-        // Keys and values of all layers, with some room, and the scores of a token.
+        // Keys and values of all layers, with spare capacity, and the scores of a token.
         let keys = 2 * rows * tokens * setup.shape.key_value_width();
         let cache = |layer: &Layer<'_>| match layer.linear() {
             None => Held::values(keys),
-            // A state in each head, and the last inputs of the convolution.
+            // A state per head, and the last inputs of the convolution.
             Some(linear) => {
                 let state = linear.key_head_dim * linear.value_head_dim * linear.num_value_heads;
                 Held::values(rows * (state + linear.channels() * linear.conv_kernel_dim))
@@ -247,15 +247,15 @@ fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> V
     all
 }
 
-/// What is held in the phases of a step, in its last micro-batch.
+/// The memory in use in the phases of a step, in its last micro-batch.
 fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
     let (batch, shape, none) = (&setup.batch, setup.shape, Held::default());
     let checkpointing = setup.activation_checkpointing;
     let Some(layer) = layers.last() else { return vec![] };
-    // Those that a gradient comes to keep something for it; any may be the one in hand.
+    // Only layers that gradients reach keep activations. Any of them may be the largest one.
     let reached = || layers.iter().filter(|layer| layer.is_reached());
     let most = |of: &dyn Fn(&Layer<'_>) -> Held| reached().map(of).fold(none, Held::max);
-    // The sum of earlier micro-batches' gradients stands beside those that come.
+    // The sum of the gradients of earlier micro-batches exists in addition to the new gradients.
     let earlier = if setup.accumulates { tensors.gradients } else { none };
     let embedding = match tensors.trains_head {
         true => Held::values(shape.vocab_size * shape.hidden_size),
@@ -266,13 +266,14 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) ->
     let decoded = layer.decoded(setup.base);
     let stream = layer.stream(batch);
     let working = most(&|layer| layer.scores(batch)).max(layer.scores(batch)) + decoded;
-    // With checkpointing the inputs of all layers, which stay to the end, and the output of the last.
+    // With checkpointing: the inputs of all layers, which are kept to the end, and the output of the last
+    // one.
     let kept = match checkpointing {
         false => reached().map(|layer| layer.kept(batch)).fold(stream, Add::add),
         true => stream * (layers.len() as f64 + 1.0),
     };
-    // A layer is then computed once more and goes backwards by itself, its feed-forward part piece by piece;
-    // what carries the gradient to it takes two more of the stream.
+    // With checkpointing, the backward pass recomputes one layer at a time, its feed-forward part in pieces.
+    // Passing the gradient to it takes two more tensors of the stream's size.
     let piece = &batch.largest_piece();
     let [backward, attention] = match checkpointing {
         false => {
@@ -298,7 +299,7 @@ fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) ->
         (Phase::BackwardBegins, at(head, kept + backward, working)),
         (Phase::BackwardBegins, at(head, kept + attention, working)),
         (Phase::BackwardEnds, at(all, last_layer, working)),
-        // The gradient of a tied embedding comes as two, which are added.
+        // The gradient of a tied embedding is the sum of two.
         (Phase::BackwardEnds, at(all + tied, end, none)),
     ]
 }

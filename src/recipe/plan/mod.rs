@@ -1,7 +1,6 @@
-//! What a run needs before it begins: memory by part, disk and time, from its settings and its data
-//! alone. No weight is read for it.
+//! Plans a run: memory by part, disk, and time, from its settings and data, without reading weights.
 //!
-//! The arithmetic of memory is in [`MemoryPlan`]; `tests/plan.rs` holds it to measured peaks.
+//! [`MemoryPlan`] contains the arithmetic of memory; `tests/plan.rs` compares it with measured peaks.
 
 mod activations;
 mod advice;
@@ -40,97 +39,98 @@ use serde::Serialize;
 use std::path::Path;
 use tensors::Tensors;
 
-/// Activations and peak with a micro-batch of some length.
+/// Activations and peak memory for a micro-batch of some length.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ByLength {
-    /// Of all micro-batches, the share that is not larger.
+    /// Share of all micro-batches that are not larger.
     pub share: f64,
     /// The micro-batch.
     pub batch: MicroBatch,
-    /// Bytes of its activations at the moment of the peak.
+    /// Bytes of its activations at the time of the peak.
     pub activations: f64,
-    /// The most memory, were it the largest, in bytes.
+    /// Peak memory in bytes if it were the largest micro-batch.
     pub peak: f64,
 }
 
-/// Disk that a run fills, in bytes.
+/// Disk space that a run needs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct DiskPlan {
-    /// A checkpoint: the trained weights and their moments.
+    /// One checkpoint: the trained weights and their moments.
     pub checkpoint: f64,
-    /// Checkpoints that are there at once: those that are kept, the best where it is, and one that is
-    /// being written.
+    /// Maximum number of checkpoints at a time: those that are kept, the best one with `train.keep_best`, and
+    /// one that is being written.
     pub checkpoints: usize,
-    /// The student at the end, or its adapters.
+    /// The trained student or its adapters.
     pub result: f64,
-    /// All of it.
+    /// The sum.
     pub total: f64,
 }
 
-/// What a run needs.
+/// The memory, disk space, and time that a run needs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// The student: a model's name, or random weights.
     pub student: String,
     /// The backend.
     pub backend: String,
-    /// Whether the lengths are those of the data; else every row is as long as `data.max_length`.
+    /// Whether row lengths come from the data. Otherwise, every row is assumed to have `data.max_length`
+    /// tokens.
     pub from_data: bool,
-    /// Parameters, adapters included.
+    /// Number of parameters, including adapters.
     pub parameters: usize,
-    /// Those that are trained.
+    /// Number of trained parameters.
     pub trained_parameters: usize,
     /// The largest micro-batch.
     pub batch: MicroBatch,
-    /// The most memory of the device, by part.
+    /// Peak device memory, by part.
     pub memory: MemoryPlan,
-    /// Memory with micro-batches of other lengths, the shortest first.
+    /// Memory for micro-batches of other lengths, shortest first.
     pub by_length: Vec<ByLength>,
-    /// The memory that is there; nothing of a GPU's, which Burn does not tell.
+    /// The memory of this machine. `None` for a GPU, whose memory Burn does not report.
     pub machine: Option<Machine>,
-    /// Whether it is enough, where that is known.
+    /// Whether the run fits, if that is known.
     pub fits: Option<bool>,
-    /// The longest rows that are trained on.
+    /// The longest training rows.
     pub longest_rows: Vec<LongRow>,
-    /// What leaving the longest rows out would save.
+    /// What a lower length limit would save.
     pub shorter_rows: Vec<ShorterRows>,
-    /// Settings that would save memory, each by itself.
+    /// Settings that would save memory, each on its own, and all of them together.
     pub savings: Vec<Saving>,
-    /// Disk.
+    /// Disk space.
     pub disk: DiskPlan,
     /// Time.
     pub time: TimePlan,
 }
 
-/// What a plan is computed from; changed settings are computed anew from the same.
+/// The inputs of a plan, also used to plan changed settings.
 pub(super) struct Case<'a> {
     pub config: &'a RunConfig,
     pub prepared: Option<&'a Prepared>,
     shape: DecoderConfig,
     order: Order,
     held_out: MicroBatch,
-    /// Rows that are answered together, and tokens of each.
+    /// Number of questions answered together, and tokens of each.
     answers: Option<[usize; 2]>,
     machine: Machine,
-    /// Bytes of the program and of the data in it.
+    /// Bytes of the program including its data, and of the data alone.
     program: [f64; 2],
     teacher: f64,
 }
 
-/// Tokens that a prompt is taken to have where none is known.
+/// Assumed tokens of a prompt if none is known.
 const USUAL_PROMPT: usize = 256;
 
-/// What the program has beside its tokenizer, data and tensors, once it trains: code, stacks of threads,
-/// graphs and the allocator's own. Measured (`tests/plan.rs`).
+/// Bytes of the program without tokenizer, data, and tensors while it trains: code, thread stacks, graphs,
+/// and the allocator. Measured (`tests/plan.rs`).
 const PROGRAM: f64 = (12 << 20) as f64;
 
-/// What a tokenizer takes for each byte of its `tokenizer.json`. Measured with that of SmolLM2.
+/// Bytes of a tokenizer in memory per byte of its `tokenizer.json`. Measured for SmolLM2.
 const TOKENIZER_FACTOR: f64 = 14.0;
 
 impl Plan {
-    /// The plan of a run. Data are read and laid out where the settings name any; with a model and no
-    /// data its `config.json` is enough, and every row is taken to be as long as `data.max_length`.
-    /// With `measure` some steps are made, for a few seconds.
+    /// Plans a run. If the settings name data, reads and encodes them. With a model and no data, a
+    /// `config.json` is enough, and every row is assumed to have `data.max_length` tokens. With `measure`,
+    /// runs a few steps for a few seconds and uses their speed.
     ///
     /// # Errors
     /// As [`Prepared::new`] and [`ModelFolder::open`]; [`Error::Stopped`](crate::Error::Stopped).
@@ -140,15 +140,15 @@ impl Plan {
         tell_unknown(&config, context)?;
         let named = config.base_model.take();
         if let Some(name) = &named {
-            // Of a model on the hub the weights need not be here.
+            // The weights of a model on the hub are not downloaded.
             let folder = folder_without_weights(name, context)?;
             config.base_model = Some(folder.to_string_lossy().into_owned());
         }
         let (config, is_unscored) = &config.unscored();
         if *is_unscored {
             context.notice(
-                "which answers the choice takes is known when the student has scored them; the plan \
-                 counts with equal shares of the sources",
+                "the choice of answers needs the student's scores, which are not computed yet; the plan \
+                 assumes equal shares of the sources",
             )?;
         }
         let without_data = config.data.sources.is_empty() && config.base_model.is_some();
@@ -167,7 +167,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The plan of a run whose data are prepared.
+    /// Plans a run with prepared data.
     pub(super) fn of_run(
         config: &RunConfig,
         prepared: &Prepared,
@@ -198,7 +198,7 @@ impl<'a> Case<'a> {
             None => Order::of_longest(config),
         };
         let data = prepared.map_or(0.0, data_bytes);
-        // With the data at hand the process itself is what its program takes.
+        // If the data are loaded, the memory of this process includes program and data.
         let program = match (prepared, machine.used) {
             (Some(_), Some(used)) => used as f64 + PROGRAM,
             _ => 4.0 * PROGRAM + TOKENIZER_FACTOR * tokenizer.unwrap_or_default() + data,
@@ -215,7 +215,9 @@ impl<'a> Case<'a> {
             && !TeacherLogits::is_in(Path::new(&named.path))
         {
             let name = &named.path;
-            context.notice(format!("the teacher {name} is not here yet, and not in the plan"))?;
+            context.notice(format!(
+                "the plan leaves out the teacher {name}: it is not a local folder"
+            ))?;
         }
         let teacher = teacher.map_or(Ok(0.0), |shape| -> Result<f64> {
             let tensors =
@@ -234,10 +236,10 @@ impl<'a> Case<'a> {
         rayon::current_num_threads()
     }
 
-    /// The memory of other settings and another largest micro-batch.
+    /// The memory of given settings and a given largest micro-batch.
     fn memory(&self, config: &RunConfig, batch: MicroBatch) -> Result<MemoryPlan> {
         let train = &config.train;
-        // What a GPU has beside tensors is not known, and the program is not on it.
+        // The program is not in GPU memory. What a GPU holds besides tensors is unknown.
         let [program, data] = if self.is_cpu() { self.program } else { [0.0; 2] };
         MemoryPlan::of(&MemorySetup {
             shape: &self.shape,
@@ -259,7 +261,7 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// The memory that is there for the run, on the CPU.
+    /// The memory that is available for the run on a CPU.
     fn room(&self) -> Option<f64> {
         let room = self.machine.for_process().filter(|_| self.is_cpu())?;
         Some(room as f64)
@@ -298,8 +300,8 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Memory at the median, at nine tenths and at the largest of the micro-batches; without data at
-    /// shares of the longest rows.
+    /// Memory for the median, the 90th percentile, and the largest of the micro-batches. Without data: for
+    /// fractions of the length limit.
     fn by_length(&self, batches: &Batches) -> Result<Vec<ByLength>> {
         let mut lines: Vec<ByLength> = vec![];
         for share in [0.25, 0.5, 0.9, 1.0] {
@@ -312,7 +314,7 @@ impl<'a> Case<'a> {
             let memory = self.memory(self.config, batch)?;
             let line =
                 ByLength { share, batch, activations: memory.activations, peak: memory.peak };
-            // Of several that are as large, the last stands for all.
+            // Keeps only the last of several lines of the same size.
             lines.retain(|other| other.batch.positions() != batch.positions());
             lines.push(line);
         }
@@ -338,7 +340,7 @@ impl<'a> Case<'a> {
     }
 
     fn time(&self, tensors: &Tensors, batches: &Batches) -> TimePlan {
-        // The teacher's forward pass: two for each of its weights, which are f32.
+        // The teacher's forward pass: two operations per weight; its weights are f32.
         let of_teacher = batches.positions * self.teacher / 2.0;
         let flops_per_step =
             (self.flops(tensors, batches) + of_teacher) / batches.steps.max(1) as f64;
@@ -348,7 +350,7 @@ impl<'a> Case<'a> {
 }
 
 impl TimePlan {
-    /// At so many operations in a second.
+    /// The time at `rate` operations per second.
     fn at(rate: f64, is_measured: bool, flops_per_step: f64, steps: Option<usize>) -> Self {
         let seconds_per_step = flops_per_step / rate.max(1.0);
         Self {
@@ -363,7 +365,7 @@ impl TimePlan {
 }
 
 impl MicroBatch {
-    /// The same with a share of the tokens in each row.
+    /// The micro-batch with each row shortened to a share of its tokens.
     fn shortened(self, share: f64) -> Self {
         let part = |count: usize| (count as f64 * share).round() as usize;
         Self {
@@ -375,9 +377,9 @@ impl MicroBatch {
     }
 }
 
-/// What prepared data take: texts, tokens, and some numbers for each record.
+/// Bytes of prepared data: texts, tokens, and some numbers per record.
 fn data_bytes(prepared: &Prepared) -> f64 {
-    /// Beside its text, a record in its source, among the pairs and in the mixture.
+    /// Bytes of a record without its texts and tokens, in its source, the pairs, and the mixture.
     const OF_RECORD: usize = 300;
     let sources = prepared.mixture.pairs().sources().iter().enumerate();
     let bytes = sources.map(|(index, source)| {

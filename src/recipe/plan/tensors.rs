@@ -1,4 +1,4 @@
-//! The tensors of a student by its shape alone: weights, and which of them are trained.
+//! The tensors of a student, derived from its shape: weights, and which of them are trained.
 
 use super::held::{Held, matrix_bytes, moment_bytes};
 use crate::error::Result;
@@ -7,43 +7,43 @@ use crate::model::{
 };
 use crate::train::MomentType;
 
-/// What a student's tensors come to.
+/// Totals over a student's tensors.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tensors {
-    /// Parameters, adapters included.
+    /// Parameters, including adapters.
     pub parameters: usize,
-    /// Those that are trained.
+    /// Trained parameters.
     pub trained: usize,
-    /// Weights of the blocks' linear layers, which every token is multiplied with.
+    /// Weights of the linear layers in the blocks, which every token is multiplied with.
     pub linear: usize,
-    /// Those of them that are trained.
+    /// Trained weights of these layers.
     pub trained_linear: usize,
     /// Parameters of adapters.
     pub adapters: usize,
-    /// Whether the head is trained; one that is the embedding is where that is.
+    /// Whether the head is trained. A tied head is trained with the embedding.
     pub trains_head: bool,
-    /// Whether the head is the embedding.
+    /// Whether the head is tied to the embedding.
     pub is_tied: bool,
-    /// What has an adapter and what is trained beside, where not all weights are trained.
+    /// The layers with adapters and the modules trained in full. `None` if all weights are trained.
     pub targets: Option<LoraTargets>,
-    /// Bytes of the weights that are not trained.
+    /// Bytes of frozen weights.
     pub frozen_bytes: f64,
-    /// Bytes of those that are; they are f32.
+    /// Bytes of trained weights, which are f32.
     pub trained_bytes: f64,
-    /// The gradients of all of them.
+    /// Gradients of the trained weights.
     pub gradients: Held,
     /// Bytes of the optimizer's moments.
     pub moment_bytes: f64,
-    /// Elements of the largest tensor, and of the largest that is trained.
+    /// Elements of the largest tensor, and of the largest trained one.
     pub largest: [usize; 2],
-    /// The same of the tensors that are not of the vocabulary's size, which are read after those.
+    /// Elements of the largest tensor without vocabulary dimension. These are read last.
     pub largest_of_layers: usize,
-    /// Bytes of those of the vocabulary's size: embedding and head.
+    /// Bytes of tensors with vocabulary dimension: embedding and head.
     pub vocabulary_bytes: f64,
 }
 
 impl Tensors {
-    /// Of a student of this shape, with adapters or without.
+    /// The totals of a student with this shape, with or without adapters.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for adapters that the shape has no layers for.
@@ -55,7 +55,7 @@ impl Tensors {
         moments: MomentType,
     ) -> Result<Self> {
         let targets = lora.map(|lora| lora.of_user(shape)).map(|lora| {
-            // Whether it is a part of a model of text and images makes no difference here.
+            // Whether the decoder is part of a multimodal model makes no difference here.
             lora.targets_in(shape, LoraSource::SettingsOfPart)
         });
         let mut all = Self { targets: targets.transpose()?, ..Self::default() };
@@ -68,7 +68,7 @@ impl Tensors {
         Ok(all)
     }
 
-    /// A tensor of the model, with its adapter.
+    /// Adds a tensor of the model and its adapter.
     fn add(
         &mut self,
         name: &str,
@@ -101,7 +101,7 @@ impl Tensors {
             _ => [1, count],
         };
         let bytes = match (size.len(), linear) {
-            // `DecoderLm::with_precision` keeps frozen matrices in the type that is computed in.
+            // `DecoderLm::with_precision` converts frozen matrices to bf16.
             (2, Some(_)) if base.base_type == BaseType::F32 && precision == Precision::Bf16 => {
                 2.0 * count as f64
             }

@@ -1,14 +1,14 @@
-//! A plan as people read it.
+//! Displays a plan.
 
 use super::{MemoryPlan, MicroBatch, Plan, TimePlan};
 use crate::text::{DISPLAY_WIDTH, Table, bytes, duration};
 use std::fmt;
 
 impl MemoryPlan {
-    /// Its parts by name, those that there are.
+    /// The nonzero parts by name, in bytes.
     pub fn parts(&self) -> Vec<(&'static str, f64)> {
         let parts = [
-            ("the program itself", self.program),
+            ("program", self.program),
             ("data", self.data),
             ("weights", self.weights),
             ("teacher", self.teacher),
@@ -24,18 +24,18 @@ impl MemoryPlan {
 }
 
 impl MicroBatch {
-    /// Its size in words.
+    /// The size in words.
     fn words(&self) -> String {
         let rows = match self.rows {
             1 => format!("{} positions in one row", self.length),
             rows => format!("{rows} rows of {} positions", self.length),
         };
-        format!("{rows}, {} targets trained", self.trained)
+        format!("{rows}, {} trained targets", self.trained)
     }
 }
 
 impl Plan {
-    /// The plan in one line: what a run says at its start.
+    /// The plan in one line, as a run prints it at the start.
     pub fn line(&self) -> String {
         let memory = &self.memory;
         let mut parts = memory.parts();
@@ -44,11 +44,11 @@ impl Plan {
         let parts: Vec<String> =
             parts.map(|(name, part)| format!("{name} {}", bytes(*part))).collect();
         let there = match self.there() {
-            Some(there) => format!(", of {there} that are there"),
+            Some(there) => format!(", {there} available"),
             None => String::new(),
         };
         format!(
-            "planned memory: {} at most ({}){there}; disk: {}; {}",
+            "planned memory: peak {} ({}){there}; disk: {}; {}",
             bytes(memory.peak),
             parts.join(", "),
             bytes(self.disk.total),
@@ -56,14 +56,14 @@ impl Plan {
         )
     }
 
-    /// What is wrong where the memory that is there is not enough.
+    /// A warning if the available memory is not enough.
     pub fn warning(&self) -> Option<String> {
         let (room, bound) = (self.room()?, self.machine?.bound());
         if self.fits != Some(false) {
             return None;
         }
         let what = format!(
-            "this run will not fit: it needs about {} of memory, and {} are there ({bound})",
+            "this run will not fit: it needs about {} of memory, but only {} are available ({bound})",
             bytes(self.memory.peak),
             bytes(room),
         );
@@ -72,14 +72,14 @@ impl Plan {
         Some(match best {
             None => what,
             Some(saving) => format!(
-                "{what}. With {} it needs {}",
+                "{what}. With {}, it needs {}",
                 saving.settings.join(", "),
                 bytes(saving.peak)
             ),
         })
     }
 
-    /// Bytes that are there for the run.
+    /// Bytes that are available for the run.
     fn room(&self) -> Option<f64> {
         Some(self.machine?.for_process()? as f64)
     }
@@ -89,35 +89,35 @@ impl Plan {
     }
 
     fn write_memory(&self, f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
-        let mut table = Table::new(["memory of the device", "bytes", "share"]);
+        let mut table = Table::new(["device memory", "bytes", "share"]);
         for (name, part) in self.memory.parts() {
-            let share = format!("{:.0} %", 100.0 * part / self.memory.peak);
+            let share = format!("{:.0}%", 100.0 * part / self.memory.peak);
             table.row([name.to_owned(), bytes(part), share]);
         }
-        table.row(["at most", &bytes(self.memory.peak), "100 %"]);
+        table.row(["peak", &bytes(self.memory.peak), "100%"]);
         writeln!(f, "\n{}", table.to_text(width))?;
-        writeln!(f, "The most is held when {}.", self.memory.when.name())?;
+        writeln!(f, "The peak is when {}.", self.memory.when.name())?;
         match (self.machine, self.there()) {
             (Some(machine), Some(there)) => {
                 let verdict = match self.fits {
                     Some(false) => "It does not fit",
                     _ => "It fits",
                 };
-                writeln!(f, "{verdict}: {there} are there ({}).", machine.bound())
+                writeln!(f, "{verdict}: {there} are available ({}).", machine.bound())
             }
-            (Some(_), None) => writeln!(f, "The system does not tell how much memory there is."),
-            (None, _) => writeln!(f, "Burn does not tell how much memory this device has."),
+            (Some(_), None) => writeln!(f, "This system does not report its available memory."),
+            (None, _) => writeln!(f, "Burn does not report how much memory this device has."),
         }
     }
 
     fn write_lengths(&self, f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
-        let mut table = Table::new(["micro-batches", "positions", "activations", "memory at most"]);
+        let mut table = Table::new(["micro-batch", "positions", "activations", "peak memory"]);
         for line in &self.by_length {
             let name = match (self.from_data, line.share) {
-                (_, 1.0) => "the largest".to_owned(),
-                (true, share) if share <= 0.5 => "half of them up to".to_owned(),
-                (true, share) => format!("{:.0} % of them up to", 100.0 * share),
-                (false, share) => format!("{:.0} % of the length", 100.0 * share),
+                (_, 1.0) => "largest".to_owned(),
+                (true, share) if share <= 0.5 => "median".to_owned(),
+                (true, share) => format!("{:.0}th percentile", 100.0 * share),
+                (false, share) => format!("{:.0}% of the length", 100.0 * share),
             };
             let positions = line.batch.positions().to_string();
             table.row([name, positions, bytes(line.activations), bytes(line.peak)]);
@@ -131,11 +131,11 @@ impl Plan {
         if self.shorter_rows.is_empty() {
             return Ok(());
         }
-        let mut table = Table::new(["shorter rows", "rows left out", "memory at most", "saved"]);
+        let mut table = Table::new(["shorter rows", "rows left out", "peak memory", "saved"]);
         for line in &self.shorter_rows {
             let left_out = match self.from_data {
-                true => format!("{:.1} %", 100.0 * line.left_out),
-                false => "not known".into(),
+                true => format!("{:.1}%", 100.0 * line.left_out),
+                false => "unknown".into(),
             };
             let name = format!("data.max_length={}", line.max_length);
             table.row([name, left_out, bytes(line.peak), bytes(line.saved)]);
@@ -148,10 +148,10 @@ impl Plan {
             return Ok(());
         }
         let what = match self.fits {
-            Some(false) => "what would make it fit",
-            _ => "what would save memory",
+            Some(false) => "settings that could make it fit",
+            _ => "settings that save memory",
         };
-        write!(f, "\n{what}, each by itself:")?;
+        write!(f, "\n{what}, each on its own:")?;
         for saving in &self.savings {
             let fits = match saving.fits {
                 Some(true) => ", fits",
@@ -160,22 +160,20 @@ impl Plan {
             };
             let (peak, saved) = (bytes(saving.peak), bytes(saving.saved));
             let settings = saving.settings.join(" ");
-            write!(f, "\n  {peak} at most ({saved} less{fits}): {settings}; {}", saving.price)?;
+            write!(f, "\n  peak {peak} ({saved} less{fits}): {settings}; {}", saving.price)?;
         }
         writeln!(f)
     }
 }
 
 impl TimePlan {
-    /// In words, with where it is from.
+    /// The time in words, and the speed that it is based on.
     fn words(&self) -> String {
         let how = match self.is_measured {
             true => format!("measured: {:.0} GFLOP/s", self.flops_per_second / 1e9),
-            false => {
-                format!("by arithmetic, at {:.0} GFLOP/s assumed", self.flops_per_second / 1e9)
-            }
+            false => format!("assumed: {:.0} GFLOP/s", self.flops_per_second / 1e9),
         };
-        let step = format!("{} a step", duration(self.seconds_per_step));
+        let step = format!("{} per step", duration(self.seconds_per_step));
         match (self.steps, self.seconds) {
             (Some(steps), Some(seconds)) => {
                 format!("time: about {} for {steps} steps, {step} ({how})", duration(seconds))
@@ -186,17 +184,17 @@ impl TimePlan {
 }
 
 impl fmt::Display for Plan {
-    /// In tables as wide as the format says, as in `format!("{plan:80}")`.
+    /// Writes tables that fit the width of the format, as in `format!("{plan:80}")`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = f.width().unwrap_or(DISPLAY_WIDTH);
         writeln!(
             f,
-            "student: from {}, {} parameters, {} of them trained, backend {}",
+            "student: from {}, {} parameters, {} trained, backend {}",
             self.student, self.parameters, self.trained_parameters, self.backend
         )?;
         let lengths = match self.from_data {
             true => "",
-            false => " (without data: every row has data.max_length tokens)",
+            false => " (without data; assumes rows of data.max_length tokens)",
         };
         writeln!(f, "largest micro-batch: {}{lengths}", self.batch.words())?;
         self.write_memory(f, width)?;
@@ -205,7 +203,7 @@ impl fmt::Display for Plan {
         let disk = &self.disk;
         writeln!(
             f,
-            "\ndisk: {} ({} checkpoints of {}, one of them while it is written; the result {})",
+            "\ndisk: {} ({} checkpoints of {} each, including one that is being written; result {})",
             bytes(disk.total),
             disk.checkpoints,
             bytes(disk.checkpoint),

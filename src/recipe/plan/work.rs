@@ -1,4 +1,4 @@
-//! The work of a training, in floating-point operations, and the time that it takes.
+//! The floating-point operations of a training run, and the time that they take.
 
 use super::batches::Batches;
 use super::linear::flops_of_rule;
@@ -6,28 +6,29 @@ use super::tensors::Tensors;
 use crate::model::DecoderConfig;
 use serde::Serialize;
 
-/// How long a training takes.
+/// The time that a training run takes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TimePlan {
-    /// Optimizer steps, where the data say how many.
+    /// Number of optimizer steps, if known.
     pub steps: Option<usize>,
-    /// Seconds of a step, on average.
+    /// Average seconds per step.
     pub seconds_per_step: f64,
-    /// Seconds of all of them; held-out losses, answers and checkpoints come on top.
+    /// Seconds of all steps, without held-out losses, answers, and checkpoints.
     pub seconds: Option<f64>,
-    /// Floating-point operations of a step, on average.
+    /// Average floating-point operations per step.
     pub flops_per_step: f64,
-    /// Floating-point operations in a second.
+    /// Floating-point operations per second.
     pub flops_per_second: f64,
-    /// Whether that was measured; else it is assumed.
+    /// Whether `flops_per_second` was measured. Otherwise, it is assumed.
     pub is_measured: bool,
 }
 
 /// Floating-point operations of micro-batches.
 ///
-/// A product of a weight with a token is two for each of its elements, forward. Backwards the gradient
-/// of the input is as many, and that of the weight again, where it is trained. Attention takes two
-/// products of each query with the half of the keys that it sees, on average, and backwards five.
+/// The forward pass takes two operations per weight and token. The backward pass takes the same number for
+/// the gradient of the input, and again for the gradient of the weight if it is trained. Attention takes two
+/// products of each query with the keys that it sees (half of them, on average) in the forward pass, and five
+/// in the backward pass.
 pub(super) fn flops(
     shape: &DecoderConfig,
     tensors: &Tensors,
@@ -45,18 +46,18 @@ pub(super) fn flops(
         (0..shape.num_hidden_layers).filter_map(|layer| shape.linear_attention(layer)).collect();
     let full = shape.num_hidden_layers - linear_layers.len();
     let attention = (shape.query_width() * full) as f64;
-    // Backwards it goes forward once more, and takes about three times as much beside.
+    // The backward pass repeats the forward pass and takes about three times as much in addition.
     let of_rules: f64 = linear_layers.iter().map(flops_of_rule).sum::<f64>() * (5.0 + once_more);
-    // A product is `2 * width * keys / 2` for a query.
+    // One product takes `2 * width * keys / 2` operations per query.
     let of_squares = attention * (2.0 + 5.0 + 2.0 * once_more);
     batches.positions * (linear + of_rules)
         + batches.trained * of_head
         + batches.squares * of_squares
 }
 
-/// What a backend is assumed to compute in a second, in floating-point operations. For the CPU it is a
-/// round figure below what a step of SmolLM2-135M has on two cores of an EPYC (Zen 4); for a GPU nothing
-/// is known of it but that it is one.
+/// Assumed floating-point operations per second of a backend. For a CPU, a round figure below the speed of a
+/// step of SmolLM2-135M on two cores of an EPYC (Zen 4). For a GPU, a guess that does not depend on the model
+/// of the GPU.
 pub(super) fn assumed_rate(is_cpu: bool, threads: usize) -> f64 {
     if !is_cpu {
         return 10e12;

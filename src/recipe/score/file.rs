@@ -1,9 +1,9 @@
-//! Files of scores: a line of JSON for each answer, and beside it whose scores these are.
+//! Files of scores: one JSON line per answer, and the settings that the scores belong to.
 //!
 //! ```text
 //! scores.jsonl                  {"row": "9f…", "source": "long", "nll": 0.61, "rsr": 2.9, …}
-//! scores.jsonl.settings.json    the student, and how LALP is taken
-//! scores.jsonl.part.json        of a part: which it is, and its answers
+//! scores.jsonl.settings.json    the student, and how LALP is computed
+//! scores.jsonl.part.json        for a part: which one it is, and its answers
 //! ```
 
 use super::{LalpConfig, RowScores, is_parquet};
@@ -19,31 +19,32 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-const HINT: &str = "Name another file, or remove this one and the settings beside it to score anew";
-/// How every line begins.
+const HINT: &str = "Use another file, or remove this one and its settings to score again";
+/// The beginning of every line.
 const BEGINNING: &[u8] = b"{\"row\":\"";
 
-/// The scores in a JSONL file that [`write_scores`](super::write_scores) has written, one for each row and source.
+/// Reads the scores in a JSONL file of [`write_scores`](super::write_scores), one per row and source.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Data`] for a line that holds no scores.
+/// [`Error::Io`]; [`Error::Data`] for a line that does not contain scores.
 pub fn read_scores(path: &Path) -> Result<Vec<RowScores>> {
     let all: Vec<RowScores> =
-        read_values(path, LastLine::MayBeTorn, "Give a file of `mixdistill score`")?;
+        read_values(path, LastLine::MayBeTorn, "Use a file that `mixdistill score` wrote")?;
     let mut lines = Lines::default();
-    // A process that was killed may have left a line beside the one that it made anew.
+    // A killed process may have left two lines for the same answer.
     for scores in all {
         lines.put(scores);
     }
     Ok(lines.all)
 }
 
-/// The settings beside a file: its whole name and an ending, since `scores.txt` may stand beside `scores.jsonl`.
+/// The settings file: the full name plus an extension, since `scores.txt` and `scores.jsonl` may exist side
+/// by side.
 pub(super) fn settings_of(path: &Path) -> PathBuf {
     beside(path, "settings.json")
 }
 
-/// What a file says of the part that it is.
+/// The file that describes the part.
 pub(super) fn part_of(path: &Path) -> PathBuf {
     beside(path, PART)
 }
@@ -53,12 +54,12 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(format!("{name}.{ending}"))
 }
 
-/// What the settings beside a file say, where there are any.
+/// Reads the settings file, if there is one.
 ///
 /// # Errors
-/// [`Error::Data`] for a file of that name that is none of ours; [`Error::Io`].
+/// [`Error::Data`] for a file with that name and other content; [`Error::Io`].
 pub(super) fn settings_beside(path: &Path) -> Result<Option<Value>> {
-    /// Far more than any settings have.
+    /// Far larger than any settings.
     const LONGEST: u64 = 16 << 20;
     let beside = settings_of(path);
     let read = |e| Error::io("read", &beside, e);
@@ -70,8 +71,8 @@ pub(super) fn settings_beside(path: &Path) -> Result<Option<Value>> {
     file.take(LONGEST).read_to_end(&mut text).map_err(read)?;
     let settings: Value = serde_json::from_slice(&text).unwrap_or_default();
     if settings.get("student").is_none() || settings.get("lalp").is_none() {
-        let what = "it is not the settings of a file of scores, which have this name";
-        return Err(Error::data(Place::file(beside), what, "Name another file of scores"));
+        let what = "it has the name of a settings file of scores, but other content";
+        return Err(Error::data(Place::file(beside), what, "Use another file of scores"));
     }
     Ok(Some(settings))
 }
@@ -80,12 +81,12 @@ fn length_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// Refuses a place where no file of scores can be, or where something else is, such as another part.
+/// Checks that a path can hold scores, and that it holds nothing else, such as another part.
 pub(super) fn check_place(path: &Path, part: Option<Part>) -> Result<()> {
     if is_parquet(path) {
         let lines = path.with_extension("jsonl");
-        let hint = format!("Name the JSONL file beside it: {}", lines.display());
-        let what = "its name is that of a Parquet file, and scores are read from JSONL";
+        let hint = format!("Name the JSONL file next to it: {}", lines.display());
+        let what = "it is a Parquet file, but scores are read from JSONL";
         return Err(Error::data(Place::file(path), what, hint));
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
@@ -97,15 +98,15 @@ pub(super) fn check_place(path: &Path, part: Option<Part>) -> Result<()> {
         return Err(Error::io("write", path, std::io::ErrorKind::IsADirectory.into()));
     }
     if settings_beside(path)?.is_none() && length_of(path) > 0 {
-        let what = "it is no file of scores: no settings are beside it";
+        let what = "it is not a file of scores: it has no settings file";
         return Err(Error::data(Place::file(path), what, HINT));
     }
     let is_begun = length_of(path) > 0;
-    // As settings do, it says nothing beside a file that is gone.
+    // Part and settings files are ignored if the file of scores is gone.
     if is_begun { check_part(path, &part_of(path), part, is_begun) } else { Ok(()) }
 }
 
-/// Refuses to replace a Parquet file that is not written from the lines of `store`.
+/// Checks that an existing Parquet file was written from the lines of `store`, so that it may be replaced.
 pub(super) fn check_replaced(parquet: &Path, store: &Path) -> Result<()> {
     if parquet.is_dir() {
         return Err(Error::io("write", parquet, std::io::ErrorKind::IsADirectory.into()));
@@ -116,28 +117,28 @@ pub(super) fn check_replaced(parquet: &Path, store: &Path) -> Result<()> {
         return Ok(());
     }
     let lines = store.display();
-    let what = format!("it is there, and no scores in {lines} that it was written from");
-    Err(Error::data(Place::file(parquet), what, "Name another file, or remove this one"))
+    let what = format!("it exists, but there are no scores in {lines} that it was written from");
+    Err(Error::data(Place::file(parquet), what, "Use another file, or remove this one"))
 }
 
-/// Refuses to write where an input is.
+/// Checks that the outputs do not overwrite an input.
 pub(super) fn check_no_input(out: &Path, inputs: &[&Path]) -> Result<()> {
     let whole = |path: &Path| std::fs::canonicalize(path).ok();
     for place in [out.to_owned(), settings_of(out), part_of(out)] {
         let there = whole(&place);
         if inputs.iter().any(|input| *input == place || there.is_some() && whole(input) == there) {
-            let what = "it is one of the sources, and would be written over";
-            return Err(Error::data(Place::file(place), what, "Name another file of scores"));
+            let what = "it is one of the sources and would be overwritten";
+            return Err(Error::data(Place::file(place), what, "Use another file of scores"));
         }
     }
     Ok(())
 }
 
-/// Scores, one for each row and source.
+/// Scores, one per row and source.
 #[derive(Default)]
 struct Lines {
     all: Vec<RowScores>,
-    /// The places in `all` of a row, one for each source.
+    /// The indices in `all` of a row, one per source.
     of_row: HashMap<String, Vec<usize>>,
 }
 
@@ -150,13 +151,13 @@ impl Lines {
         self.of_row(row).find(|place| self.all[*place].source == source)
     }
 
-    /// Scores of a row, whichever source they are of; those with LALP before others.
+    /// Scores of a row from any source, preferably with LALP.
     fn any(&self, row: &str) -> Option<&RowScores> {
         let with_lalp = self.of_row(row).find(|place| self.all[*place].lalp.is_some());
         with_lalp.or_else(|| self.of_row(row).next()).map(|place| &self.all[place])
     }
 
-    /// Adds scores: where they are, and whether they take the place of others.
+    /// Adds scores. Returns their index, and whether they replaced others.
     fn put(&mut self, scores: RowScores) -> (usize, bool) {
         if let Some(place) = self.place(&scores.row, &scores.source) {
             self.all[place] = scores;
@@ -172,7 +173,7 @@ impl Lines {
     }
 }
 
-/// Refuses a file that another process works on; makes nothing.
+/// Checks that no other process uses a file, without creating anything.
 pub(super) fn check_free(path: &Path) -> Result<()> {
     match FolderLock::is_of_file(path) {
         true => FolderLock::take_of_file(path).map(drop),
@@ -180,24 +181,24 @@ pub(super) fn check_free(path: &Path) -> Result<()> {
     }
 }
 
-/// Scores in memory, and in a file where there is one.
+/// Scores in memory, and in a file if there is one.
 pub(super) struct ScoreFile {
     lines: Lines,
-    /// Without LALP, where that is asked for, scores count for nothing.
+    /// Whether scores without LALP count as missing.
     needs_lalp: bool,
     kept: Option<Kept>,
 }
 
-/// The file, which has all of the lines.
+/// The file, which has all lines.
 struct Kept {
     log: JsonlLog,
-    /// Whether a line stands for a later one too.
+    /// Whether an answer has several lines.
     is_doubled: bool,
     _lock: FolderLock,
 }
 
 impl ScoreFile {
-    /// Takes what a file holds; a line that was cut off is removed.
+    /// Reads the scores of a file, if any, and removes a partial last line.
     pub(super) fn open(
         path: Option<&Path>,
         student: &Value,
@@ -215,14 +216,14 @@ impl ScoreFile {
         let mut is_doubled = false;
         let mut log = JsonlLog::open(path, &mut |line| {
             let scores: RowScores = line.parse().map_err(|e| {
-                let what = format!("it holds no scores: {e}");
+                let what = format!("it does not contain scores: {e}");
                 Error::data(Place::line(path, line.number), what, HINT)
             })?;
             is_doubled |= lines.put(scores).1;
             Ok(())
         })?;
         if log.refuse_without_whole_line().is_err() && !is_beginning(&head_of(path)?) {
-            let what = "it is no file of scores: it holds no line of JSON";
+            let what = "it is not a file of scores: it has no line of JSON";
             return Err(Error::data(Place::file(path), what, HINT));
         }
         same_student(path, student, lalp)?;
@@ -230,22 +231,22 @@ impl ScoreFile {
         Ok(Self { lines, needs_lalp, kept: Some(Kept { log, is_doubled, _lock: lock }) })
     }
 
-    /// Rows that there are scores of.
+    /// Number of rows with scores.
     pub(super) fn rows(&self) -> usize {
         self.lines.of_row.len()
     }
 
-    /// Whether there are scores of a row, with or without LALP.
+    /// Whether a row has scores, with or without LALP.
     pub(super) fn knows(&self, row: &str) -> bool {
         self.lines.of_row.contains_key(row)
     }
 
-    /// The scores of a row, where all that is asked for is there.
+    /// The scores of a row, if they are complete.
     pub(super) fn get(&self, row: &str) -> Option<&RowScores> {
         self.lines.any(row).filter(|scores| !self.needs_lalp || scores.lalp.is_some())
     }
 
-    /// Adds scores, and a line of them where the file lacks it. Returns their place, for
+    /// Adds scores, and appends them to the file if it lacks them. Returns their index for
     /// [`ScoreFile::into_rows`].
     pub(super) fn put(&mut self, scores: RowScores) -> Result<usize> {
         if let Some(place) = self.lines.place(&scores.row, &scores.source)
@@ -263,20 +264,20 @@ impl ScoreFile {
         Ok(place)
     }
 
-    /// Where the scores are kept.
+    /// The path of the file.
     pub(super) fn path(&self) -> Option<&Path> {
         self.kept.as_ref().map(|kept| kept.log.path())
     }
 
-    /// What a stop leaves.
+    /// The message for a stop: how much is stored.
     pub(super) fn kept(&self, done: usize, total: usize) -> String {
         match self.path() {
             Some(path) => format!("{done} of {total} answers are in {}", path.display()),
-            None => format!("{done} of {total} answers had their scores, and nothing is kept"),
+            None => format!("{done} of {total} answers were scored, but the scores are not stored"),
         }
     }
 
-    /// Makes the file durable, with one line for each answer; without any it is empty.
+    /// Makes the file durable, with exactly one line per answer.
     pub(super) fn finish(&mut self) -> Result<()> {
         let Some(kept) = &mut self.kept else { return Ok(()) };
         if self.lines.all.is_empty() {
@@ -295,7 +296,7 @@ impl ScoreFile {
         })
     }
 
-    /// The scores at some places, in that order; only those that are there more than once are copied.
+    /// The scores at these indices, in order. Copies only those that occur more than once.
     pub(super) fn into_rows(self, places: &[usize]) -> Vec<RowScores> {
         let mut all = self.lines.all;
         let mut uses = vec![0usize; all.len()];
@@ -311,15 +312,16 @@ impl ScoreFile {
     }
 }
 
-/// Whether bytes may be what a killed process has written of its first line.
+/// Whether bytes may be the first line that a killed process left incomplete.
 fn is_beginning(head: &[u8]) -> bool {
     head.starts_with(BEGINNING) || BEGINNING.starts_with(head)
 }
 
-/// Refuses a file of another student, or of another LALP where both have one; a new file gets its settings.
+/// Checks that the settings of a file match the student and, if both have it, the LALP settings. Writes the
+/// settings of a new file.
 fn same_student(path: &Path, student: &Value, lalp: Option<LalpConfig>) -> Result<()> {
     let beside = settings_of(path);
-    // Settings of ours beside a file that is gone say nothing.
+    // A settings file is outdated if its file of scores is gone.
     if settings_beside(path)?.is_some() && length_of(path) == 0 {
         remove_file(&beside)?;
     }
@@ -381,13 +383,17 @@ mod tests {
         check_replaced(&parquet, &store).unwrap();
         std::fs::write(&parquet, "mine").unwrap();
         let refused = || check_replaced(&parquet, &store).unwrap_err().to_string();
-        assert!(refused().contains("s.parquet: it is there, and no scores in "), "{}", refused());
+        assert!(
+            refused().contains("s.parquet: it exists, but there are no scores"),
+            "{}",
+            refused()
+        );
         std::fs::write(&store, "mine too\n").unwrap();
-        assert!(refused().contains("s.parquet: it is there"));
+        assert!(refused().contains("s.parquet: it exists"));
         std::fs::write(settings_of(&store), "{\"student\": {}, \"lalp\": null}").unwrap();
         check_replaced(&parquet, &store).unwrap();
         std::fs::write(&store, "").unwrap();
-        assert!(refused().contains("s.parquet: it is there"));
+        assert!(refused().contains("s.parquet: it exists"));
     }
 
     #[test]

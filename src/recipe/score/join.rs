@@ -1,4 +1,4 @@
-//! The scores of parts, put together.
+//! Joins the scores of parts.
 
 use super::file::{check_free, part_of, settings_beside, settings_of};
 use super::{
@@ -25,23 +25,24 @@ pub(super) struct ScoredAnswer {
     pub label: String,
 }
 
-/// The answers to a problem, which are in one part.
+/// The answers to a problem. They are in the same part.
 type Problem = Vec<ScoredAnswer>;
 
-/// What the sources of a job are called.
+/// What is common to the parts of a job: the names of the sources.
 #[derive(Deserialize)]
 struct Job {
     sources: Vec<String>,
 }
 
-/// Puts the files of all parts together in a file, JSONL or with the feature `parquet` both, as if one process had
-/// scored all answers. No student is read. The parts stay.
+/// Joins the files of all parts in one file (JSONL or, with the feature `parquet`, both formats), as if one
+/// process had scored all answers. Loads no student and keeps the parts.
 ///
 /// # Errors
-/// All that is wrong, with nothing written: [`Error::Data`](crate::Error::Data) for a file that is no part, of another job, there
-/// twice or not finished; [`Error::Config`](crate::Error::Config) for parts that are missing;
-/// [`Error::RunDirectory`](crate::Error::RunDirectory) where another
-/// process works on one; as [`write_scores`](super::write_scores) of `out`, which may not hold other scores.
+/// All problems with the parts, before anything is written: [`Error::Data`](crate::Error::Data) for a file
+/// that is not a part, belongs to another job, is given twice, or is not finished;
+/// [`Error::Config`](crate::Error::Config) for missing parts;
+/// [`Error::RunDirectory`](crate::Error::RunDirectory) if another process uses a part. For `out`: as
+/// [`write_scores`](super::write_scores); it must not hold other scores.
 pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
     let parquet = Some(out).filter(|out| is_parquet(out));
     parquet.map_or(Ok(()), check_parquet)?;
@@ -53,8 +54,8 @@ pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
     let settings = common_settings(&parts)?;
     let first = parts.first();
     let job: Job = serde_json::from_value(first.record.job.clone()).map_err(|e| {
-        let what = format!("it does not say what was scored: {e}");
-        refused(&first.path, what, "Make the part anew in another file")
+        let what = format!("it does not describe what was scored: {e}");
+        refused(&first.path, what, "Score the part again in another file")
     })?;
     let needs_lalp = settings.get("lalp").is_some_and(|lalp| !lalp.is_null());
     let scores = parts.each(|part| scores_of(part, needs_lalp))?;
@@ -73,7 +74,7 @@ pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
     })
 }
 
-/// The settings beside the files, which are the same.
+/// The settings of the parts, which must be the same.
 fn common_settings(parts: &Parts<Problem>) -> Result<Value> {
     let all = parts.each(|part| settings_beside(&part.path).map(Option::unwrap_or_default))?;
     let first = parts.first().path.display();
@@ -81,7 +82,7 @@ fn common_settings(parts: &Parts<Problem>) -> Result<Value> {
     for (part, settings) in parts.iter().zip(&all) {
         let changes = differences(&all[0], settings, "");
         if !changes.is_empty() {
-            let what = format!("it is of another job than {first}: {}", changes.join(", "));
+            let what = format!("it belongs to another job than {first}: {}", changes.join(", "));
             let hint = "Score both with the same flags, then join again";
             problems.note::<()>(Err(refused(&part.path, what, hint)));
         }
@@ -112,17 +113,17 @@ fn scores_of(part: &Output<Problem>, needs_lalp: bool) -> Result<Vec<Vec<RowScor
         [found.iter().map(Vec::len).sum::<usize>(), own.iter().map(Vec::len).sum::<usize>()];
     match count == of {
         true => Ok(found),
-        false => Err(unfinished(part, format!("{count} of {of} answers have their scores"))),
+        false => Err(unfinished(part, format!("{count} of {of} answers have scores"))),
     }
 }
 
-/// Writes a file with one line for each answer of a source, and its settings.
+/// Writes a file with one line per row and source, and its settings.
 fn write(store: &Path, rows: &[RowScores], settings: &Value) -> Result<()> {
     let mut seen = HashSet::new();
     let lines = rows.iter().filter(|row| seen.insert((&row.row, &row.source)));
     let text = json_lines(lines, store)?;
-    if holds_text(store, &text, "Name another file of scores")? {
-        return same_settings(&settings_of(store), settings, |_| Ok(()), "Name another file");
+    if holds_text(store, &text, "Use another file of scores")? {
+        return same_settings(&settings_of(store), settings, |_| Ok(()), "Use another file");
     }
     write_text(&settings_of(store), &format!("{settings:#}\n"))?;
     write_text(store, &text)

@@ -1,4 +1,4 @@
-//! The scores of answers, made or read.
+//! Scores answers, reusing stored scores.
 
 use super::file::{ScoreFile, part_of};
 use super::join::ScoredAnswer;
@@ -19,16 +19,16 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Scores, and what making them took.
+/// Scores and the work that they took.
 pub(super) struct Made {
     pub rows: Vec<RowScores>,
-    /// Answers whose scores were there before.
+    /// Number of answers that were scored earlier.
     pub before: usize,
     /// Tokens that the student has read.
     pub read_tokens: u64,
 }
 
-/// The scores of all answers of a run's data by its untuned student, in their order.
+/// Scores all answers of a run's data with its untuned student, in order.
 ///
 /// # Errors
 /// As [`write_scores`](super::write_scores).
@@ -41,9 +41,9 @@ pub(crate) fn score_run(
     scored(config, prepared, options, context).map(|made| made.rows)
 }
 
-/// As [`score_run`]. With a file, those scores that it holds are taken from it, and the others are appended as they
-/// are made; the student is loaded only for these. An answer without a token to score has 0 tokens and
-/// [`NO_TOKENS_RSR`]; how many there are is told.
+/// As [`score_run`]. With a file, reuses its scores and appends new ones; the student is loaded only if
+/// scores are missing. An answer without tokens to score has 0 tokens and [`NO_TOKENS_RSR`]; a notice reports
+/// how many there are.
 pub(super) fn scored(
     config: &RunConfig,
     prepared: &Prepared,
@@ -55,7 +55,7 @@ pub(super) fn scored(
     let mut store = ScoreFile::open(file.as_deref(), &identity, *lalp, *part)?;
     let mut answers = all_answers(prepared, &store, context)?;
     if let Some(part) = part {
-        // A problem's answers stay together: they may be the same, and are of all lengths.
+        // The answers to a problem stay in the same part: some may be equal.
         let problems = grouped(answers, |a, b| a.problem == b.problem);
         if let Some(file) = file {
             part_record(*part, &identity, &problems, prepared)?.keep(&part_of(file))?;
@@ -80,7 +80,7 @@ pub(super) fn scored(
         error => error,
     };
     for answer in &answers {
-        // Two sources may give the same answer.
+        // Two sources may have the same answer.
         let scores = match (store.get(&answer.key), &reader) {
             (Some(known), _) => known.clone(),
             (None, Some(reader)) => {
@@ -100,19 +100,19 @@ pub(super) fn scored(
         }
     }
     store.finish()?;
-    // A line may have other names: those of an earlier file of the source.
+    // Stored lines may have the labels of an earlier file of the source.
     let rows = store.into_rows(&places).into_iter().zip(&answers);
     let rows: Vec<RowScores> = rows.map(|(row, answer)| answer.named(prepared, row)).collect();
     let without = rows.iter().filter(|row| row.tokens == 0).count();
     if without > 0 {
         let answers =
             if without == 1 { "1 answer has" } else { &format!("{without} answers have") };
-        context.notice(format!("warning: {answers} no token that could be scored"))?;
+        context.notice(format!("warning: {answers} no tokens to score"))?;
     }
     Ok(Made { rows, before, read_tokens })
 }
 
-/// What a part of the scores says of itself.
+/// The record that identifies a part and its answers.
 fn part_record(
     part: Part,
     student: &Value,
@@ -129,27 +129,27 @@ fn part_record(
     PartRecord::new(part, json!({ "student": student }), job, all)
 }
 
-/// The student of a run as it is before training.
+/// The student of a run before training.
 fn untuned(config: &RunConfig, prepared: &Prepared, context: &Context<'_>) -> Result<DecoderLm> {
-    // Adapters change nothing before they are trained.
+    // Untrained adapters have no effect.
     let untuned = RunConfig { lora: None, ..config.clone() };
     let device = device::by_name(&config.backend)?;
     student(&untuned, prepared, &device, context)?.with_precision(config.precision)
 }
 
-/// An answer that gets its scores, without its tokens.
+/// An answer to score, without its tokens.
 struct Answer {
     problem: usize,
     source: usize,
     record: usize,
-    /// What its row is known by.
+    /// Key of the row.
     key: String,
-    /// Whether the file has all that is asked for.
+    /// Whether the file already has complete scores.
     was_there: bool,
 }
 
 impl Answer {
-    /// Scores with the names of the answer.
+    /// Scores with the source, id, and label of the answer.
     fn named(&self, prepared: &Prepared, scores: RowScores) -> RowScores {
         let source = &prepared.mixture.pairs().sources()[self.source];
         RowScores {
@@ -162,7 +162,7 @@ impl Answer {
     }
 }
 
-/// All answers in their order.
+/// All answers in order.
 fn all_answers(
     prepared: &Prepared,
     store: &ScoreFile,
@@ -179,24 +179,24 @@ fn all_answers(
     Ok(all)
 }
 
-/// Tells where a file has the scores of other rows than these for the most part.
+/// Warns if most scores in a file belong to other rows.
 fn tell_others(answers: &[Answer], store: &ScoreFile, context: &Context<'_>) -> Result<()> {
     let Some(path) = store.path().filter(|_| store.rows() > 0) else { return Ok(()) };
     let known = answers.iter().filter(|answer| store.knows(&answer.key)).map(|a| a.key.as_str());
     let (count, rows) = (known.clone().count(), known.collect::<HashSet<_>>().len());
-    // A file that was begun has few of the answers, but no others.
+    // An incomplete file has few of the answers, but no others.
     if 2 * count >= answers.len() || 2 * rows >= store.rows() {
         return Ok(());
     }
     let (total, others, path) = (answers.len(), store.rows() - rows, path.display());
     context.notice(format!(
-        "warning: {count} of {total} answers are in {path}, which has the scores of {others} other rows: \
-         were they made with other data, another chat template, system text, length limit or date? \
-         What is missing is scored and added"
+        "warning: {count} of {total} answers are in {path}, which has the scores of {others} other rows. \
+         They may come from other data, or from another chat template, system text, length limit, or \
+         date. Missing answers are scored and added"
     ))
 }
 
-/// Keeps scores that were made without a file, so that [`score_run`] finds them there.
+/// Stores scores that were computed without a file, so that [`score_run`] finds them.
 ///
 /// # Errors
 /// As [`write_scores`](super::write_scores).
@@ -212,8 +212,8 @@ pub(crate) fn keep_scores(
     store.finish()
 }
 
-/// What tells the untuned student of a run from another: a fingerprint of its weights' files, or the seed of
-/// random ones, its shape, and what it computes in. It is not loaded for this.
+/// The identity of a run's untuned student, computed without loading it: a fingerprint of its weight files or
+/// the seed of random weights, its shape, and its number types.
 pub(crate) fn student_identity(config: &RunConfig, prepared: &Prepared) -> Result<Value> {
     let mut identity = match &prepared.base {
         Some(folder) => json!({ "weights": folder.files_fingerprint()? }),
@@ -237,7 +237,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The scores of a row, without its names, and the tokens that were read for them.
+    /// The scores of a row without source, id, and label, and the number of tokens read.
     fn scores(&self, row: &Row, context: &Context<'_>) -> Result<(RowScores, u64)> {
         let example = row.example();
         let (batch, trained) = (Batch::new([example], 1), example.trained_ranges());
@@ -274,7 +274,7 @@ fn without_end(row: &Row, trained: &Range<usize>, ends: &[u32]) -> Range<usize> 
     trained.start..trained.end - usize::from(ends_turn)
 }
 
-/// What comes of the scores of an answer's tokens.
+/// Aggregates the scores of an answer's tokens.
 fn summed(scored: &[TargetScore]) -> RowScores {
     let count = scored.len() as f64;
     let nll: f64 = scored.iter().map(|score| score.nll).sum();
@@ -286,7 +286,7 @@ fn summed(scored: &[TargetScore]) -> RowScores {
     RowScores {
         tokens: scored.len(),
         nll: nll / count,
-        // Finite, whatever the loss is.
+        // Finite for any loss.
         perplexity: (nll / count).exp().min(f64::MAX),
         rank: ranks as f64 / count,
         rsr: ranks as f64 / nll.max(LEAST_NLL),
@@ -315,10 +315,10 @@ mod tests {
 
     #[test]
     fn no_score_is_infinite_or_no_number() {
-        // All is certain: the sum of NLLs counts as that of the published code.
+        // Every token is certain: the divisor is the lower bound of the published code.
         let certain = scored(&[(0.0, 1), (0.0, 1)]);
         assert_eq!((certain.rsr, certain.nll), (2.0 / LEAST_NLL, 0.0));
-        // Nothing to score: no ratio is above it.
+        // No tokens to score: no ratio is larger.
         let none = scored(&[]);
         assert_eq!((none.tokens, none.rsr), (0, NO_TOKENS_RSR));
         assert!(scored(&[(1e-300, 100)]).rsr <= none.rsr && certain.rsr < none.rsr);
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn the_end_of_each_turn_is_left_out() {
         let row = |tokens: &[u32]| Row { tokens: tokens.to_vec(), prompt: 2, ..Row::default() };
-        // An end of turn within the answer is not its end.
+        // An end token within the answer does not end it.
         let whole = row(&[5, 6, 9, 7, 9]);
         assert_eq!(without_end(&whole, &(2..5), &[8, 9]), 2..4);
         assert_eq!(without_end(&whole, &(2..4), &[8, 9]), 2..4);
@@ -341,7 +341,7 @@ mod tests {
         let turns = Row { untrained: std::iter::once(3..4).collect(), ..whole.clone() };
         assert_eq!(turns.example().trained_ranges(), [2..3, 4..5]);
         assert!(whole.example().trained_ranges().into_iter().eq(std::iter::once(2..5)));
-        // A row's first token is the target of none.
+        // The first token of a row is never a target.
         let row = Row { prompt: 0, ..whole };
         assert!(row.example().trained_ranges().into_iter().eq(std::iter::once(1..5)));
     }

@@ -1,5 +1,4 @@
-//! How well teachers' answers suit a student that is not yet tuned: scores of every answer, from one forward
-//! pass each.
+//! Scores how well teachers' answers suit an untuned student, with one forward pass per answer.
 //!
 //! ```text
 //! tokens   P P P P A A A A E        P prompt, A answer, E end of turn
@@ -7,8 +6,8 @@
 //! rank     . . . . x x x x .        1 + tokens with a higher logit
 //! ```
 //!
-//! The end of a turn is left out: it says nothing of the answer, and the published code of the Rank-Surprisal
-//! Ratio leaves it out.
+//! The end of a turn is not scored: it says nothing about the answer, and the published code of the
+//! Rank-Surprisal Ratio leaves it out, too.
 
 mod file;
 mod join;
@@ -34,62 +33,64 @@ use make::scored;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// A rank above this counts as this.
+/// Ranks are capped at this value.
 pub const MOST_RANK: u32 = 100;
 
-/// What the sum of an answer's NLLs counts as at least, where the Rank-Surprisal Ratio divides by it; that of the
+/// Lower bound of the divisor of the Rank-Surprisal Ratio, the sum of an answer's NLLs. Same as in the
 /// published code.
 pub const LEAST_NLL: f64 = 1e-12;
 
-/// The Rank-Surprisal Ratio of an answer without a token to score: as large as one token can have, so that no
-/// choice of low ratios takes it.
+/// The Rank-Surprisal Ratio of an answer without tokens to score: the largest possible ratio, so that no
+/// choice of low ratios takes the answer.
 pub const NO_TOKENS_RSR: f64 = MOST_RANK as f64 / LEAST_NLL;
 
 /// The scores of one answer under an untuned student.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowScores {
-    /// What the row is known by: prompt, tokens and which of them are trained, hashed.
+    /// Key of the row: a hash of its tokens and of which of them are trained.
     pub row: String,
     /// The source's name.
     pub source: String,
-    /// The id that the answer's record has in its file.
+    /// The id of the answer's record in its file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Names the answer in messages: source and line.
+    /// The answer's name in messages: source and line.
     pub label: String,
-    /// Tokens before the answer.
+    /// Number of tokens before the answer.
     pub prompt_tokens: usize,
-    /// Tokens that are scored: those of the answer without the end of its turn.
+    /// Number of scored tokens: the answer without the end of its turn.
     pub tokens: usize,
-    /// Mean negative log-probability of these tokens, in nats.
+    /// Mean negative log-probability of these tokens in nats.
     pub nll: f64,
     /// `exp(nll)`.
     pub perplexity: f64,
-    /// Mean of the ranks, each at most [`MOST_RANK`]; a rank is 1 and how many tokens have a higher logit.
+    /// Mean of the ranks, each capped at [`MOST_RANK`]. A rank is 1 plus the number of tokens with a higher
+    /// logit.
     pub rank: f64,
     /// The Rank-Surprisal Ratio (arXiv 2601.14249): sum of `min(rank, 100)` over sum of NLLs. Lower suits the
-    /// student more. Never infinite: see [`LEAST_NLL`] and [`NO_TOKENS_RSR`].
+    /// student better. Never infinite; see [`LEAST_NLL`] and [`NO_TOKENS_RSR`].
     pub rsr: f64,
-    /// Share of the tokens that are ranked above [`MOST_RANK`].
+    /// Share of the tokens whose rank is above [`MOST_RANK`].
     pub above_100: f64,
-    /// The mean over the answer's steps of each step's mean log-probability, given the problem and some steps
-    /// before it (arXiv 2510.03988); see [`LalpConfig`]. Higher suits the student more.
+    /// The local average log-probability: the mean over the answer's steps of each step's mean
+    /// log-probability, given the problem and some preceding steps (arXiv 2510.03988); see [`LalpConfig`].
+    /// Higher suits the student better.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lalp: Option<f64>,
-    /// The answer's steps.
+    /// Number of steps in the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
 }
 
-/// How the local average log-probability (LALP) is taken.
+/// How to compute the local average log-probability (LALP).
 ///
-/// A step ends at a line break, or at `.`, `!` or `?` (with quotes and brackets behind it) before white space, in
-/// both cases where a token ends. A step of fewer than four characters other than white space, such as `1.`, is
-/// part of the next one.
+/// A step ends at a line break, or at `.`, `!`, or `?` (plus closing quotes and brackets) before white space,
+/// always at a token boundary. A step with fewer than four non-whitespace characters, such as `1.`, is part
+/// of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LalpConfig {
-    /// Steps before a step that the student sees, beside the problem.
+    /// Number of preceding steps that the student sees in addition to the problem.
     pub window: usize,
 }
 
@@ -99,44 +100,46 @@ impl Default for LalpConfig {
     }
 }
 
-/// What is scored, and where it is kept.
+/// What to score, and where to store the scores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScoreOptions {
-    /// The file of scores: JSONL, which is appended to, or with the feature `parquet` a name that ends in
-    /// `.parquet`, which is written at the end from a JSONL file of that name. Without it nothing is kept.
+    /// The JSONL file to append to. With the feature `parquet`, a name that ends in `.parquet`: that file is
+    /// written at the end, from a JSONL file with the same name. If unset, scores are not stored.
     pub file: Option<PathBuf>,
-    /// Also take the local average log-probability. Each step is read again with its window: several times the
-    /// tokens.
+    /// Also compute the local average log-probability. The student reads each step again with its window,
+    /// which takes several times as many tokens.
     pub lalp: Option<LalpConfig>,
-    /// Only this part of the problems, each with the answers of all sources. With one file for each part,
-    /// [`join_scores`] puts them together.
+    /// Score only this part of the problems, each with the answers of all sources. [`join_scores`] joins the
+    /// files of all parts.
     pub part: Option<Part>,
 }
 
-/// What [`write_scores`] has made.
+/// The result of [`write_scores`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WrittenScores {
-    /// The scores, by problem and source.
+    /// The scores, ordered by problem and source.
     #[serde(skip)]
     pub rows: Vec<RowScores>,
-    /// The JSONL file, where there is one.
+    /// The JSONL file, if there is one.
     pub file: Option<PathBuf>,
-    /// Answers whose scores were there before.
+    /// Number of answers that were scored earlier.
     pub before: usize,
-    /// Tokens that the student has read for the others, prompts and padding included.
+    /// Tokens that the student has read for the other answers, including prompts and padding.
     pub read_tokens: u64,
     /// The scores of each source.
     pub sources: Vec<SourceScores>,
 }
 
-/// Scores every answer of a run's sources, of any number, by the untuned student. Problems count that any source
-/// answers, and none is held out; of the toy corpus those that are trained on. A file that was begun goes on.
+/// Scores all answers of a run's sources with the untuned student. Problems that only some sources answer are
+/// included, and none is held out; of the toy corpus, only the training problems are scored. Continues a file
+/// that was started earlier.
 ///
 /// # Errors
-/// [`Error::Stopped`]: what was made is in the file, and the same call goes on. [`Error::RunDirectory`] where the
-/// file holds scores of another student; [`Error::Data`] where it holds something else, another part or is one of the sources, and for a Parquet
-/// file that is there and was not written from the JSONL file beside it; [`Error::Config`] for a
-/// Parquet file without that feature; what preparing the run's data and loading the student give.
+/// [`Error::Stopped`]: finished scores are in the file, and the same call continues. [`Error::Data`] if the
+/// file holds scores of another student, another part, or something else, if it is one of the sources, or for
+/// an existing Parquet file that was not written from the JSONL file next to it. [`Error::Config`] for a
+/// Parquet file without the feature. [`Error::RunDirectory`] if another process uses the file. Errors of
+/// preparing the data and loading the student.
 pub fn write_scores(
     config: &RunConfig,
     options: &ScoreOptions,
@@ -167,7 +170,7 @@ pub fn write_scores(
     })
 }
 
-/// Refuses, before anything is scored, to write over what is not ours.
+/// Checks, before anything is scored, that the outputs do not overwrite other files.
 fn check_targets(
     inputs: &[&Path],
     store: &Path,
@@ -181,18 +184,18 @@ fn check_targets(
     parquet.map_or(Ok(()), |parquet| file::check_replaced(parquet, store))
 }
 
-/// The lines that a file is made of, or is itself.
+/// The JSONL file that a file of scores is, or is written from.
 fn store_of(file: &Path) -> PathBuf {
     if is_parquet(file) { file.with_extension("jsonl") } else { file.to_owned() }
 }
 
-/// The settings of a run with all answers of its sources in it.
+/// The settings of a run with all answers of its sources.
 fn every_answer(config: &RunConfig) -> RunConfig {
     let mut config = config.clone();
     (config.teacher, config.train.objective.distillation) = (None, None);
     (config.data.join, config.data.complete, config.data.hold_out) = (Join::Outer, false, 0.0);
     config.train.steps = Some(1);
-    // All sources have a part in it, whatever the run takes of them.
+    // Every source gets a weight, regardless of the run's mixture.
     let weights = config.source_names().into_iter().map(|name| (name, 1.0)).collect();
     config.data.answers = Some(AnswersKept::All);
     config.data.problems = None;
@@ -204,14 +207,14 @@ fn is_parquet(file: &Path) -> bool {
     file.extension().is_some_and(|end| end.eq_ignore_ascii_case("parquet"))
 }
 
-/// Refuses a Parquet file that cannot be written.
+/// Checks that this build can write Parquet.
 fn check_parquet(file: &Path) -> Result<()> {
     match cfg!(feature = "parquet") {
         true => Ok(()),
         false => Err(Error::config(
             "out",
-            format!("{} is to be Parquet, which this build does not write", file.display()),
-            "Name a file that ends in .jsonl, or build with `--features parquet`",
+            format!("this build cannot write the Parquet file {}", file.display()),
+            "Use a name that ends in .jsonl, or build with `--features parquet`",
         )),
     }
 }

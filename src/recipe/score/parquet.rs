@@ -1,4 +1,4 @@
-//! Scores as a Parquet file.
+//! Writes scores as a Parquet file.
 
 use super::RowScores;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ const SCHEMA: &str = "message scores {
     optional int64 steps;
 }";
 
-/// Writes a file, whole or not at all.
+/// Writes a file atomically.
 pub(super) fn write(path: &Path, rows: &[RowScores]) -> Result<()> {
     write_whole(path, |file| {
         let failed = |e: ParquetError| Error::io("write", path, std::io::Error::other(e));
@@ -64,7 +64,7 @@ fn columns<W: Write + Send>(
     column::<Int64Type, _>(group, rows, |row| row.steps.map(whole), true)
 }
 
-/// Writes the next column; a value that may be missing has a level that says so.
+/// Writes the next column. Optional values have definition levels.
 fn column<T: DataType, W: Write + Send>(
     group: &mut SerializedRowGroupWriter<'_, W>,
     rows: &[RowScores],

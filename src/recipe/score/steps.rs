@@ -12,16 +12,16 @@ use crate::error::Result;
 use crate::model::DecoderLm;
 use std::ops::Range;
 
-/// Tokens of a batch of steps, padding included, where it has several.
+/// Maximum tokens of a batch with several steps, including padding.
 const BATCH_TOKENS: usize = 2048;
 
-/// Characters other than white space that a step has at least.
+/// Minimum number of non-whitespace characters in a step.
 const LEAST_CHARACTERS: usize = 4;
 
-/// The steps of an answer's tokens, which they cover without gaps; see [`LalpConfig`].
+/// Splits an answer's tokens into steps without gaps; see [`LalpConfig`].
 ///
 /// # Errors
-/// [`Error::Tokenizer`](crate::Error::Tokenizer) where the tokenizer refuses the tokens.
+/// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer cannot decode the tokens.
 pub fn answer_steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Range<usize>>> {
     let pieces = pieces(tokens, tokenizer)?;
     let mut steps: Vec<Range<usize>> = vec![];
@@ -37,7 +37,7 @@ pub fn answer_steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Ran
     }
     if start < tokens.len() {
         match steps.last_mut() {
-            // The rest is no step of its own.
+            // The rest is too short for a separate step.
             Some(last) if characters < LEAST_CHARACTERS => last.end = tokens.len(),
             _ => steps.push(start..tokens.len()),
         }
@@ -45,13 +45,14 @@ pub fn answer_steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Ran
     Ok(steps)
 }
 
-/// Whether a step ends between a token and those behind it. `text` is that of the step up to and with the token.
+/// Whether a step ends after a token. `text` is the text of the step up to and including the token, `piece`
+/// that of the token, and `behind` the texts of the tokens that follow.
 fn ends_step(text: &str, piece: &str, behind: &[String]) -> bool {
     let is_break = |c: char| c == '\n' || c == '\r';
     let mut space =
         behind.iter().flat_map(|piece| piece.chars()).take_while(|c| c.is_whitespace()).peekable();
     let is_before_space = space.peek().is_some();
-    // All breaks in a row, and what white space is among them, end the same step.
+    // Consecutive line breaks, and white space between them, end the same step.
     if space.any(is_break) {
         return false;
     }
@@ -62,20 +63,20 @@ fn ends_step(text: &str, piece: &str, behind: &[String]) -> bool {
     let sentence = end.trim_end_matches(['"', '\'', ')', ']', '}', '*', '_', '”', '’', '»']);
     match sentence.chars().last() {
         Some('.' | '!' | '?') => is_before_space || end.len() < text.len(),
-        // These have no white space behind them.
+        // No white space follows these.
         Some('。' | '！' | '？') => true,
         _ => false,
     }
 }
 
-/// The text that each token adds to those before it; the last token of a character that several tokens hold has
-/// all of it.
+/// The text that each token adds. If several tokens make up a character, the last one has all of it.
 fn pieces(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<String>> {
-    /// Tokens that a character may lack at most.
+    /// Maximum number of further tokens that complete a character.
     const MOST_MISSING: usize = 3;
     let (mut pieces, mut first) = (Vec::with_capacity(tokens.len()), 0);
     for index in 0..tokens.len() {
-        // Some decoders drop the space before the first token; bytes would spoil what is beside them.
+        // Decodes with the token before, since some decoders drop a leading space, unless that token is a
+        // part of a character.
         let before = match first {
             0 => String::new(),
             _ => tokenizer.decode_all(&tokens[first - 1..first])?,
@@ -100,8 +101,8 @@ fn pieces(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<String>> {
     Ok(pieces)
 }
 
-/// The rows in which an answer's steps are read: what comes before the answer, the steps of the window, and the
-/// step, which alone is trained. `answer` is the range of its scored tokens in the row.
+/// One row per step of an answer: what precedes the answer, the steps of the window, and the step itself,
+/// which alone is scored. `answer` is the range of the answer's scored tokens in the row.
 pub(super) fn step_rows(
     row: &Row,
     answer: &Range<usize>,
@@ -118,7 +119,7 @@ pub(super) fn step_rows(
     steps.iter().enumerate().map(of).collect()
 }
 
-/// The sum of the mean log-probabilities of rows' trained tokens, and the tokens that were read.
+/// The sum over rows of the mean log-probability of their trained tokens, and the number of tokens read.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped), between two batches; as [`DecoderLm::target_scores`].
@@ -155,7 +156,7 @@ pub(super) fn mean_log_probabilities(
 mod tests {
     use super::*;
 
-    /// The steps of a text as texts; every character is a token.
+    /// The steps of a text as texts. Most characters are tokens.
     fn texts(text: &str) -> Vec<String> {
         let tokenizer = TextTokenizer::builtin([" word", ".\n\n"]).unwrap();
         let tokens = tokenizer.encode(text).unwrap();
@@ -171,18 +172,18 @@ mod tests {
     #[test]
     fn steps_end_at_line_breaks_and_at_the_ends_of_sentences() {
         assert_eq!(texts("One is 1. Two is 2!"), ["One is 1.", " Two is 2!"]);
-        // No end: a number, a short piece, a name.
+        // These do not end a step: a number, a short piece, a name.
         assert_eq!(texts("It is 3.5 or a.b"), ["It is 3.5 or a.b"]);
         assert_eq!(texts("1. Add 2 and 3. Done"), ["1. Add 2 and 3.", " Done"]);
-        // All breaks in a row end the same step, also where there is white space before them.
+        // Consecutive line breaks end the same step, even after white space.
         assert_eq!(texts("a = 10\n\n \nb = 20\r\nc"), ["a = 10\n\n \n", "b = 20\r\nc"]);
         assert_eq!(texts("so be it. \nAnd now\n"), ["so be it. \n", "And now\n"]);
-        // What a line is indented by is part of it.
+        // Indentation belongs to its line.
         assert_eq!(texts("first\n  second"), ["first\n", "  second"]);
         // Quotes and brackets belong to the sentence.
         assert_eq!(texts("(He said \"no.\") Then?"), ["(He said \"no.\")", " Then?"]);
         assert_eq!(texts("這是一個。那是兩個"), ["這是一個。", "那是兩個"]);
-        // What is too short at the end is part of the last step.
+        // A short end belongs to the last step.
         assert_eq!(texts("A sentence. No"), ["A sentence. No"]);
         assert_eq!(texts("a"), ["a"]);
         assert!(texts("").is_empty());
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(none[3], (vec![0, 1, 2, 9, 10], 3));
         assert_eq!(one[0], (vec![0, 1, 2, 3, 4], 3));
         assert_eq!(one[3], (vec![0, 1, 2, 6, 7, 8, 9, 10], 6));
-        // A window as long as the answer is the answer.
+        // A window as long as the answer covers the whole answer.
         assert_eq!(read(9)[3], ((0..11).collect(), 9));
     }
 

@@ -1,40 +1,40 @@
-//! The scores of each source.
+//! Summarizes scores by source.
 
 use super::RowScores;
 use crate::text::Table;
 use serde::{Deserialize, Serialize};
 
-/// The scores of a source's answers. Each answer counts once, whatever its length; those without a token to score
+/// The scores of a source. Each answer counts once, regardless of its length. Answers without tokens to score
 /// are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SourceScores {
     /// The source's name.
     pub name: String,
-    /// Answers that are scored.
+    /// Number of scored answers.
     pub rows: usize,
-    /// Answers without a token to score.
+    /// Number of answers without tokens to score.
     pub without_tokens: usize,
-    /// Tokens that are scored.
+    /// Number of scored tokens.
     pub tokens: u64,
-    /// Mean of the answers' mean negative log-probabilities, in nats.
+    /// Mean of the answers' mean negative log-probabilities in nats.
     pub nll: f64,
     /// `exp(nll)`.
     pub perplexity: f64,
     /// Mean of the answers' mean ranks.
     pub rank: f64,
-    /// Mean of the ranks over mean of the negative log-probabilities: the Rank-Surprisal Ratio of a set of answers
-    /// (arXiv 2601.14249, appendix A.8). Lower suits the student more.
+    /// `rank / nll`: the Rank-Surprisal Ratio of a set of answers (arXiv 2601.14249, appendix A.8). Lower
+    /// suits the student better.
     pub rsr: f64,
-    /// The first quartile, the median and the third quartile of the answers' own ratios.
+    /// First quartile, median, and third quartile of the answers' own ratios.
     pub rsr_quartiles: [f64; 3],
-    /// Mean share of tokens that are ranked above 100.
+    /// Mean of the answers' shares of tokens with a rank above 100.
     pub above_100: f64,
-    /// Mean of the answers' local average log-probabilities, where they have one.
+    /// Mean of the answers' local average log-probabilities, if all of them have one.
     pub lalp: Option<f64>,
 }
 
 impl SourceScores {
-    /// Of the sources with these names, in their order.
+    /// The scores of the sources with these names, in order.
     pub fn of(rows: &[RowScores], names: impl IntoIterator<Item = String>) -> Vec<Self> {
         names.into_iter().map(|name| Self::of_source(rows, name)).collect()
     }
@@ -68,7 +68,7 @@ impl SourceScores {
     }
 }
 
-/// The value at a share of sorted values, between two of them in proportion.
+/// The quantile of sorted values, with linear interpolation.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
     let (low, part) = (place.floor() as usize, place.fract());
@@ -76,11 +76,11 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[low] + part * (sorted[high] - sorted[low])
 }
 
-/// The sources in a table, a row each.
+/// Formats the scores as a table with one row per source.
 pub fn score_table(sources: &[SourceScores]) -> Table {
     let lalp = sources.iter().any(|source| source.lalp.is_some());
     let mut header = vec!["source", "answers", "tokens", "NLL", "perplexity", "rank", "RSR"];
-    header.extend(["RSR 25 %", "median", "75 %", "above 100"]);
+    header.extend(["RSR 25%", "median", "75%", "above 100"]);
     header.extend(lalp.then_some("LALP"));
     let mut table = Table::new(header);
     for source in sources {
@@ -97,7 +97,7 @@ pub fn score_table(sources: &[SourceScores]) -> Table {
         cells.extend(figures.map(number));
         cells.push(match source.rows {
             0 => "-".into(),
-            _ => format!("{:.1} %", 100.0 * source.above_100),
+            _ => format!("{:.1}%", 100.0 * source.above_100),
         });
         if lalp {
             cells.push(source.lalp.map_or("-".into(), number));

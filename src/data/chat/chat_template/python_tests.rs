@@ -1,10 +1,9 @@
-//! Templates, and what Python's Jinja 3.1 makes of them as transformers sets it up; `None` where it
-//! fails.
+//! Templates with the output of Python's Jinja 3.1 as configured by transformers. `None` if rendering fails.
 
 use super::{ChatTemplate, Message, percent};
 use serde_json::json;
 
-/// Template and text.
+/// Template and output.
 #[rustfmt::skip]
 const CASES: &[(&str, Option<&str>)] = &[
     ("{{ data | tojson }}", Some("{\"b\": [1, 2.5, null, true], \"a\": \"é<\\\"😀\\n\", \"z\": {\"y\": 1, \"x\": [], \"w\": {}}}")),

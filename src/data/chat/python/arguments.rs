@@ -1,10 +1,10 @@
-//! Arguments of functions, methods and filters, bound to names as Python binds them.
+//! Arguments of functions, methods, and filters, bound to names as in Python.
 
 use super::text::{as_integer, failed};
 use minijinja::Error;
 use minijinja::value::Value;
 
-/// The arguments of a call: by place, and by name.
+/// The positional and named arguments of a call.
 pub(in crate::data::chat) fn divided(arguments: &[Value]) -> (&[Value], Option<&Value>) {
     match arguments {
         [positional @ .., named] if named.is_kwargs() => (positional, Some(named)),
@@ -12,7 +12,7 @@ pub(in crate::data::chat) fn divided(arguments: &[Value]) -> (&[Value], Option<&
     }
 }
 
-/// The arguments of a call for parameters of these names; what is not given is `None`.
+/// Binds the arguments of a call to parameters with these names. Missing ones are `None`.
 pub(in crate::data::chat) fn bind<const N: usize>(
     function: &str,
     arguments: &[Value],
@@ -31,7 +31,7 @@ pub(in crate::data::chat) fn bind<const N: usize>(
     for name in named.try_iter()? {
         let text = name.as_str().unwrap_or_default();
         let Some(index) = names.iter().position(|known| *known == text) else {
-            return Err(failed(format!("{function} knows no argument `{text}`")));
+            return Err(failed(format!("{function} has no argument `{text}`")));
         };
         if bound[index].is_some() {
             return Err(failed(format!("{function} got `{text}` twice")));
@@ -41,7 +41,7 @@ pub(in crate::data::chat) fn bind<const N: usize>(
     Ok(bound)
 }
 
-/// An argument that is a text.
+/// A text argument.
 pub(in crate::data::chat) fn text<'a>(
     function: &str,
     value: Option<&'a Value>,
@@ -53,7 +53,7 @@ pub(in crate::data::chat) fn text<'a>(
     })
 }
 
-/// An argument that is a whole number; `None` where it is missing or is Python's `None`.
+/// An integer argument. `None` if it is missing or Python's `None`.
 pub(in crate::data::chat) fn integer(
     function: &str,
     value: Option<&Value>,
@@ -63,7 +63,7 @@ pub(in crate::data::chat) fn integer(
     let number = number.ok_or_else(|| {
         failed(format!("{function} needs a whole number, not a {}", value.kind()))
     })?;
-    // Python takes whatever lies beyond a text for its end.
+    // Python clamps indices beyond the text to its end.
     let (least, most) = (i128::from(i64::MIN), i128::from(i64::MAX));
     Ok(i64::try_from(number.clamp(least, most)).ok())
 }

@@ -1,14 +1,14 @@
-//! JSON in the form of Python's `json.dumps`, as chat templates expect it of `tojson`.
+//! JSON in the format of Python's `json.dumps`, as chat templates expect from `tojson`.
 
 use super::arguments::bind;
 use super::text::{Text, as_float, as_integer, bounded, failed, float_repr};
 use minijinja::Error;
 use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 
-/// Lists and maps within each other, at most; Python's own bound is about the same.
+/// Maximum nesting of lists and maps, similar to Python's own limit.
 const DEEPEST: usize = 990;
 
-/// `tojson` as transformers defines it: Python's `json.dumps`, `ensure_ascii` off by default.
+/// `tojson` as defined by transformers: Python's `json.dumps`, with `ensure_ascii` off by default.
 pub(in crate::data::chat) fn to_json(
     value: &Value,
     arguments: Rest<ValueOrKwargs>,
@@ -31,7 +31,7 @@ pub(in crate::data::chat) fn to_json(
     Ok(Value::from(json.text.into_string()))
 }
 
-/// What one level is indented by: spaces, or a text as it is.
+/// Parses the indentation of a level: a number of spaces, or text.
 fn read_indent(indent: Option<Value>) -> Result<Option<String>, Error> {
     const WIDEST: i128 = 64;
     let Some(indent) = indent.filter(|indent| !indent.is_none()) else { return Ok(None) };
@@ -48,7 +48,7 @@ fn read_indent(indent: Option<Value>) -> Result<Option<String>, Error> {
     }
 }
 
-/// What stands between items, and between a key and its value.
+/// Parses the separators between items, and between key and value.
 fn read_separators(pair: &Value) -> Result<[String; 2], Error> {
     let wrong = || failed("separators is not a pair of texts, such as (',', ':')");
     if pair.kind() == ValueKind::String || pair.len() != Some(2) {
@@ -59,7 +59,7 @@ fn read_separators(pair: &Value) -> Result<[String; 2], Error> {
     parts.try_into().map_err(|_| wrong())
 }
 
-/// JSON on its way.
+/// A JSON writer.
 struct Json {
     text: Text,
     ensure_ascii: bool,
@@ -72,7 +72,7 @@ struct Json {
 impl Json {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > DEEPEST {
-            return Err(failed("tojson: lists and maps are within each other too deeply"));
+            return Err(failed("tojson: lists and maps are nested too deeply"));
         }
         match value.kind() {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
@@ -124,7 +124,7 @@ impl Json {
         self.text.push(close)
     }
 
-    /// A new line, where it is indented.
+    /// Starts a new line, if output is indented.
     fn line(&mut self, depth: usize) -> Result<(), Error> {
         let Some(indent) = self.indent.clone() else { return Ok(()) };
         self.text.push("\n")?;
@@ -155,10 +155,10 @@ impl Json {
     }
 }
 
-/// What is neither text, list nor map.
+/// Formats a scalar value other than text.
 fn scalar(value: &Value) -> Result<String, Error> {
     if let Some(number) = as_float(value) {
-        // As Python writes them; they are not JSON.
+        // Same as Python, although this is not JSON.
         return Ok(match number {
             number if number.is_nan() => "NaN".into(),
             f64::INFINITY => "Infinity".into(),
@@ -175,7 +175,7 @@ fn scalar(value: &Value) -> Result<String, Error> {
     }
 }
 
-/// A key as a text, as `json.dumps` makes it.
+/// Converts a key to text, like `json.dumps`.
 fn key_text(key: &Value) -> Result<String, Error> {
     match key.as_str() {
         Some(text) => Ok(text.to_owned()),

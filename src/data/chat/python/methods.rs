@@ -1,12 +1,12 @@
-//! Methods of Python's texts, lists and maps. What minijinja's own module for them does as Python
-//! does is left to it.
+//! Methods of Python's text, lists, and maps. Methods for which minijinja's own module behaves like Python
+//! are delegated to it.
 
 use super::arguments::{bind, integer, text};
 use super::text::{LARGEST, MOST_PARTS, Text, bounded, failed};
 use minijinja::value::{Tuple, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-/// Methods that change a value in place; transformers refuses them too.
+/// Methods that modify a value in place, which transformers refuses as well.
 const CHANGING: [&str; 12] = [
     "add",
     "append",
@@ -22,7 +22,7 @@ const CHANGING: [&str; 12] = [
     "update",
 ];
 
-/// Calls a method; those whose result may be far larger than what goes in are held to a bound first.
+/// Calls a method, after checking the size of its result against a limit.
 pub(in crate::data::chat) fn call(
     state: &mut State,
     value: &Value,
@@ -45,8 +45,8 @@ pub(in crate::data::chat) fn call(
     let is_changed = matches!(value.kind(), ValueKind::Seq | ValueKind::Map);
     if is_changed && CHANGING.contains(&method) && value.get_attr(method)?.is_undefined() {
         return Err(failed(format!(
-            "`{method}` would change a value, which chat templates cannot, in transformers either; \
-             make a new one, as with `{{% set list = list + [item] %}}`"
+            "`{method}` would modify a value, which chat templates cannot do (in transformers either); \
+             create a new one, as with `{{% set list = list + [item] %}}`"
         )));
     }
     let length = |value: &Value| value.as_str().map_or(0, str::len);
@@ -59,22 +59,22 @@ pub(in crate::data::chat) fn call(
             places.saturating_mul(length(to))
         }
         ("join", [items]) => items.len().unwrap_or(0).saturating_mul(length(value)),
-        // A width or a precision of more than three digits serves no prompt.
+        // No prompt needs a width or precision of more than three digits.
         ("format", _) if value.as_str().is_some_and(has_long_number) => usize::MAX,
         _ => 0,
     };
     if size > LARGEST {
-        return Err(failed(format!("{method} makes too much text")));
+        return Err(failed(format!("{method} produces too much text")));
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
 }
 
-/// Whether a text has a number of four digits or more in it.
+/// Whether a text contains a number with four or more digits.
 fn has_long_number(text: &str) -> bool {
     text.as_bytes().windows(4).any(|four| four.iter().all(u8::is_ascii_digit))
 }
 
-/// A method of a list or a tuple; `None` where there is none here.
+/// A method of a list or tuple. `None` if it is not implemented here.
 fn of_list(list: &Value, method: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
     match method {
         "index" => Some(list_index(list, arguments)),
@@ -95,18 +95,18 @@ fn list_index(list: &Value, arguments: &[Value]) -> Result<Value, Error> {
     found.map(|(index, _)| Value::from(index)).ok_or_else(|| failed("the value is not in the list"))
 }
 
-/// A place that Python's indexes name, which count from the end where they are negative.
+/// Resolves a Python index, which counts from the end if negative.
 fn place(index: i64, length: usize) -> usize {
     let from_end = usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX);
     if index < 0 { length.saturating_sub(from_end) } else { from_end.min(length) }
 }
 
-/// What Python's texts take for space.
+/// Whether Python considers a character white space.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
-/// A list of texts, which may not be too many.
+/// A list of texts, up to a maximum number.
 fn list<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<Value, Error> {
     let parts: Vec<Value> = parts.into_iter().take(MOST_PARTS + 1).map(Value::from).collect();
     match parts.len() {
@@ -115,7 +115,7 @@ fn list<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<Value, Error> {
     }
 }
 
-/// A method of a text; `None` where there is none here.
+/// A method of a text. `None` if it is not implemented here.
 fn of_text(own: &str, method: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
     let none = || bind(method, arguments, []).map(|[]: [Option<Value>; 0]| ());
     let plain = |text: String| none().map(|()| Value::from(text));
@@ -160,8 +160,8 @@ fn of_text(own: &str, method: &str, arguments: &[Value]) -> Option<Result<Value,
     })
 }
 
-/// A digit of the decimal numbers of some script, which stand in blocks; other numeric characters
-/// (fractions, Roman and circled numbers, signs of Chinese) do not.
+/// Whether a character is a decimal digit of some script, which form blocks. Other numeric characters
+/// (fractions, Roman and circled numbers, Chinese numerals) do not count.
 fn is_decimal(c: char) -> bool {
     c.is_ascii_digit()
         || c.is_numeric()
@@ -213,7 +213,7 @@ fn split(own: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     list(parts)
 }
 
-/// Words between spaces, and after so many splits the rest.
+/// Splits text at white space, at most `most` times.
 fn words(own: &str, most: usize, from_end: bool) -> Vec<&str> {
     let mut parts = vec![];
     let mut rest = own;
@@ -231,7 +231,7 @@ fn words(own: &str, most: usize, from_end: bool) -> Vec<&str> {
                 parts.push(rest);
                 break;
             }
-            // The space itself is taken off as the next part begins.
+            // The white space itself is removed when the next part begins.
             Some(at) if from_end => {
                 let after = at + rest[at..].chars().next().map_or(1, char::len_utf8);
                 parts.push(&rest[after..]);
@@ -286,8 +286,8 @@ fn partition(own: &str, method: &str, arguments: &[Value]) -> Result<Value, Erro
     Ok(Value::from(Tuple::from(parts.map(Value::from).to_vec())))
 }
 
-/// The part of a text between two places, and how many characters are before it; none where the
-/// start is behind the text, or the end before the start.
+/// The part of a text between two positions, and the number of characters before it. `None` if the start is
+/// past the text or the end is before the start.
 fn window(
     own: &str,
     method: &str,
@@ -346,7 +346,7 @@ fn begins(own: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> 
     Ok(false.into())
 }
 
-/// Characters that a text lacks of a width.
+/// The number of characters missing to a width.
 fn lacking(own: &str, method: &str, width: Option<&Value>) -> Result<(usize, usize), Error> {
     let width = integer(method, width)?;
     let width = width.ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
@@ -370,7 +370,7 @@ fn justified(own: &str, method: &str, arguments: &[Value]) -> Result<Value, Erro
     let before = match method {
         "ljust" => 0,
         "rjust" => lacking,
-        // As Python rounds.
+        // Rounded as in Python.
         _ => lacking / 2 + (lacking & width & 1),
     };
     let mut out = Text::default();
@@ -413,7 +413,7 @@ fn expanded(own: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(out.into_string().into())
 }
 
-/// A character as the first of a word.
+/// The title case of a character.
 fn titled(c: char) -> String {
     match c {
         'Ǆ'..='ǆ' => "ǅ".into(),
@@ -465,10 +465,10 @@ fn swapped(c: char) -> String {
     if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
 }
 
-/// A character as it is compared without its case.
+/// The case folding of a character.
 fn folded(c: char) -> String {
     match c {
-        // The only letter that its capital does not stand for.
+        // The only letter whose upper case does not map back to it.
         'ı' => "ı".into(),
         c => c.to_uppercase().flat_map(char::to_lowercase).collect(),
     }

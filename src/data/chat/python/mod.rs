@@ -1,4 +1,4 @@
-//! What chat templates expect of Python's values: methods of texts, `%`, `json.dumps`.
+//! Behavior of Python values that chat templates rely on: methods of text, `%`, and `json.dumps`.
 
 pub(super) mod arguments;
 pub(super) mod json;

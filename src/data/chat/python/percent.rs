@@ -1,23 +1,22 @@
-//! Templates with `'%s' % value`: the engine has `%` for numbers alone, and no place to give it more.
-//! So the operator becomes a call, `__percent__('%s', value)`, with the operands that the engine's own
-//! grammar gives it. Nothing else of the template changes, and no line of it moves.
+//! Support for `'%s' % value` in templates: the engine's `%` only supports numbers and cannot be extended.
+//! Therefore the operator is rewritten as a call, `__percent__('%s', value)`, with the operands that the
+//! engine's grammar gives it. Nothing else in the template changes, and lines stay in place.
 //!
 //! ```text
 //! 'a' ~ x * y % z | lower == 1     the operand to the left: the products before it, from `x` on
 //!       ^^^^^   ^^^^^^^^^          to the right: one value with its filters and tests
 //! ```
 
-/// The function that stands for the operator.
+/// The function that replaces the operator.
 pub(in crate::data::chat) const FUNCTION: &str = "__percent__";
 
-/// Operators in a template, at most; those in use have a few.
+/// Maximum number of operators in a template. Templates in use have a few.
 const MOST: usize = 1000;
 
-/// Words after which an operand begins.
+/// Keywords after which an operand begins.
 const BETWEEN: [&str; 7] = ["and", "or", "not", "in", "if", "else", "elif"];
 
-/// A template with calls in place of the operator; `None` where it has none, or where it is not
-/// understood.
+/// Rewrites the operators of a template as calls. `None` if it has none, or cannot be parsed.
 pub(in crate::data::chat) fn with_calls(source: &str) -> Option<String> {
     let mut out = String::with_capacity(source.len());
     let mut count = 0;
@@ -56,13 +55,13 @@ pub(in crate::data::chat) fn with_calls(source: &str) -> Option<String> {
     (count > 0).then_some(out)
 }
 
-/// The word that a tag begins with.
+/// The first word of a tag.
 fn first_word(tag: &str) -> &str {
     let tag = tag.strip_prefix(['-', '+']).unwrap_or(tag).trim_start();
     &tag[..tag.find(|c: char| !is_name(c)).unwrap_or(tag.len())]
 }
 
-/// Where the tag begins that ends a raw part.
+/// The end of the raw block that starts here.
 fn raw_end(source: &str) -> Option<usize> {
     let mut at = 2;
     loop {
@@ -77,16 +76,16 @@ fn is_name(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 
-/// What stands between brackets, or in a tag outside of them.
+/// The content of a pair of brackets, or of a tag outside of brackets.
 #[derive(Default)]
 struct Level {
-    /// Where in `out` the products begin that the next operator belongs to.
+    /// The offset in `out` at which the left operand of the next operator begins.
     start: usize,
-    /// Whether an operand stands before this place.
+    /// Whether an operand precedes this position.
     has_operand: bool,
     /// Whether a call waits for the end of its second operand.
     is_open: bool,
-    /// After `is`: the name of a test is next, or its argument may be.
+    /// After `is`: the name of a test comes next, or possibly its argument.
     test: Test,
 }
 
@@ -98,11 +97,11 @@ enum Test {
     Argument,
 }
 
-/// A tag on its way.
+/// A tag being rewritten.
 struct Tag<'a> {
     rest: &'a str,
     out: String,
-    /// Operators so far, in this tag and those before it.
+    /// Number of operators so far, in this tag and earlier ones.
     count: usize,
 }
 
@@ -114,7 +113,7 @@ impl Tag<'_> {
         token
     }
 
-    /// The whole tag, its end included.
+    /// Rewrites a whole tag, including its end.
     fn rewrite(&mut self, is_block: bool) -> Option<()> {
         if self.rest.starts_with(['-', '+']) {
             self.take(1);
@@ -124,7 +123,7 @@ impl Tag<'_> {
             false => ["-}}", "+}}", "}}"],
         };
         let mut levels = vec![Level { start: self.out.len(), ..Level::default() }];
-        // The word of a statement is no operand.
+        // The keyword of a statement is not an operand.
         let mut is_first = is_block;
         loop {
             let spaces = self.rest.len() - self.rest.trim_start().len();
@@ -139,21 +138,21 @@ impl Tag<'_> {
         }
     }
 
-    /// Ends a call whose second operand ends here, before the spaces that follow.
+    /// Ends a call whose second operand ends here, before the following spaces.
     fn close(&mut self, level: &mut Level) {
         if std::mem::take(&mut level.is_open) {
             self.out.push(')');
         }
     }
 
-    /// What begins anew after this token is an operand of something else.
+    /// Ends the current operand; what follows this token belongs to another expression.
     fn divide(&mut self, level: &mut Level, bytes: usize) {
         self.close(level);
         self.take(bytes);
         *level = Level { start: self.out.len(), ..Level::default() };
     }
 
-    /// One token, `c` its first character, after some spaces.
+    /// Processes one token, whose first character is `c`, after some spaces.
     fn token(
         &mut self,
         c: char,
@@ -168,7 +167,7 @@ impl Tag<'_> {
         }
         match c {
             '(' | '[' | '{' => {
-                // After an operand it calls or indexes, else it is one itself.
+                // After an operand this is a call or index, otherwise a value.
                 level.begins_value();
                 self.take(spaces + 1);
                 levels.push(Level { start: self.out.len(), ..Level::default() });
@@ -184,7 +183,7 @@ impl Tag<'_> {
                 if !level.has_operand {
                     return None;
                 }
-                // Its name is part of the operand, whatever word it is.
+                // The following name is part of the operand, even if it is a keyword.
                 level.test = Test::None;
                 self.take(spaces + 1);
                 let inner = self.rest.len() - self.rest.trim_start().len();
@@ -231,7 +230,7 @@ impl Tag<'_> {
         Some(())
     }
 
-    /// A name, a number or a text.
+    /// Processes a name, number, or text.
     fn operand(&mut self, c: char, spaces: usize, level: &mut Level, is_first: bool) -> Option<()> {
         let token = &self.rest[spaces..];
         if c == '"' || c == '\'' {
@@ -253,7 +252,7 @@ impl Tag<'_> {
                 self.divide(level, spaces + length);
                 return Some(());
             }
-            // Two operands in a row: the second is a word of the statement.
+            // If two operands follow each other, the second is a keyword of the statement.
             _ if level.has_operand && level.test != Test::Argument => {
                 self.divide(level, spaces + length);
                 return Some(());
@@ -277,7 +276,7 @@ impl Level {
     }
 }
 
-/// The length of a text in quotes.
+/// The length of a quoted text.
 fn text_length(token: &str, quote: char) -> Option<usize> {
     let mut is_escaped = false;
     for (at, c) in token.char_indices().skip(1) {
@@ -291,7 +290,7 @@ fn text_length(token: &str, quote: char) -> Option<usize> {
     None
 }
 
-/// The length of a number: a point belongs to it only before a digit.
+/// The length of a number. A point belongs to it only if a digit follows.
 fn number_length(token: &str) -> usize {
     let bytes = token.as_bytes();
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);

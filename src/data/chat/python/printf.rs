@@ -1,17 +1,17 @@
-//! Python's `%` on texts: `'%s: %.2f' % (name, share)`.
+//! Python's `%` on text: `'%s: %.2f' % (name, share)`.
 
 use super::text::{Text, as_float, as_integer, failed, python_repr, python_str, with_exponent};
 use minijinja::Error;
 use minijinja::value::{Value, ValueKind};
 
-/// The `%` of Python: the remainder of numbers, or a text with values put into it.
+/// Python's `%`: the remainder of numbers, or text formatting.
 pub(in crate::data::chat) fn percent(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
         return formatted(format, right).map(Value::from);
     }
     let impossible = || {
         let (left, right) = (left.kind(), right.kind());
-        failed(format!("`%` is for two numbers or for a text and values, not {left} and {right}"))
+        failed(format!("`%` needs two numbers, or a text and values, not {left} and {right}"))
     };
     if let (Some(a), Some(b)) = (as_integer(left), as_integer(right)) {
         let remainder =
@@ -38,14 +38,14 @@ fn whole(number: i128) -> Value {
     i64::try_from(number).map_or_else(|_| Value::from(number), Value::from)
 }
 
-/// Puts values into a text: those of a tuple one after the other, those of a map by name, or one.
+/// Formats text with values: those of a tuple in order, those of a map by name, or a single one.
 pub(in crate::data::chat) fn formatted(format: &str, values: &Value) -> Result<String, Error> {
     let tuple: Option<Vec<Value>> =
         if values.is_tuple() { Some(values.try_iter()?.collect()) } else { None };
     let is_one = tuple.is_none();
     let list = tuple.unwrap_or_else(|| vec![values.clone()]);
     let (text, used) = fill(format, &list, values)?;
-    // Python takes maps and lists for values by name, which need not all be used.
+    // Python treats maps and lists as named values, which need not all be used.
     let by_name = is_one && matches!(values.kind(), ValueKind::Map | ValueKind::Seq);
     if used < list.len() && !by_name {
         return Err(failed("not all values were used by the text before `%`"));
@@ -53,7 +53,7 @@ pub(in crate::data::chat) fn formatted(format: &str, values: &Value) -> Result<S
     Ok(text)
 }
 
-/// One `%...` of a format.
+/// A `%...` specifier.
 #[derive(Default)]
 struct Spec {
     left: bool,
@@ -65,7 +65,7 @@ struct Spec {
     precision: Option<usize>,
 }
 
-/// The text, and how many values went into it by place.
+/// The text, and the number of positional values used.
 fn fill(format: &str, list: &[Value], by_name: &Value) -> Result<(String, usize), Error> {
     let mut out = Text::default();
     let mut used = 0;
@@ -92,7 +92,7 @@ fn fill(format: &str, list: &[Value], by_name: &Value) -> Result<(String, usize)
         let mut spec = Spec::default();
         rest = spec.read(rest, &mut next)?;
         let mut chars = rest.chars();
-        let kind = chars.next().ok_or_else(|| failed("a `%` ends the text; write `%%`"))?;
+        let kind = chars.next().ok_or_else(|| failed("the text ends with `%`; write `%%`"))?;
         rest = chars.as_str();
         if kind == '%' {
             out.push("%")?;
@@ -108,7 +108,7 @@ fn fill(format: &str, list: &[Value], by_name: &Value) -> Result<(String, usize)
     Ok((out.into_string(), used))
 }
 
-/// A key up to the bracket that closes it; brackets within it go in pairs.
+/// Parses a key up to its closing parenthesis. Parentheses inside it must be balanced.
 fn closed(text: &str) -> Result<(&str, &str), Error> {
     let mut open = 1;
     for (at, byte) in text.bytes().enumerate() {
@@ -125,7 +125,7 @@ fn closed(text: &str) -> Result<(&str, &str), Error> {
 }
 
 impl Spec {
-    /// Reads flags, width, precision and the length that C wants; returns what follows.
+    /// Parses flags, width, precision, and length modifier. Returns the rest.
     fn read<'a, 'v>(
         &mut self,
         mut rest: &'a str,
@@ -143,7 +143,7 @@ impl Spec {
             rest = &rest[1..];
         }
         let mut number = |rest: &mut &'a str| -> Result<i128, Error> {
-            /// More serves no prompt.
+            /// No prompt needs more.
             const MOST: i128 = 999;
             let number = if let Some(after) = rest.strip_prefix('*') {
                 *rest = after;
@@ -196,7 +196,7 @@ impl Spec {
                 self.text(out, &one.ok_or_else(|| needs("one character or its number"))?)
             }
             'd' | 'i' | 'u' => {
-                // As `int` cuts off what follows the point.
+                // Truncated, as by `int`.
                 let float = as_float(value).filter(|number| number.abs() < 1e38);
                 let number = as_integer(value).or(float.map(|number| number.trunc() as i128));
                 let number = number.ok_or_else(|| needs("a number"))?;
@@ -223,11 +223,11 @@ impl Spec {
                 let is_negative = number.is_sign_negative() && !number.is_nan();
                 self.number(out, is_negative, "", &digits)
             }
-            other => Err(failed(format!("`%{other}` is no format that Python has"))),
+            other => Err(failed(format!("`%{other}` is not a Python format"))),
         }
     }
 
-    /// Digits with zeros before them up to the precision.
+    /// Pads digits with zeros up to the precision.
     fn at_least(&self, digits: String) -> String {
         let lacking = self.precision.unwrap_or(0).saturating_sub(digits.len());
         "0".repeat(lacking) + &digits
@@ -293,7 +293,7 @@ impl Spec {
         self.text(out, &format!("{sign}{prefix}{digits}"))
     }
 
-    /// A text in its width.
+    /// Pads a text to the width.
     fn text(&self, out: &mut Text, text: &str) -> Result<(), Error> {
         let lacking = self.width.saturating_sub(text.chars().count());
         if !self.left {
@@ -304,7 +304,7 @@ impl Spec {
     }
 }
 
-/// A text with everything but ASCII escaped.
+/// Escapes all non-ASCII characters.
 fn escaped(text: &str) -> String {
     let escape = |c: char| match u32::from(c) {
         0..=0x7f => c.to_string(),

@@ -1,42 +1,42 @@
-//! Texts that templates make of values, in Python's words and within a bound.
+//! Text representations of values, as in Python and with a size limit.
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::fmt::{self, Write};
 
-/// Longest text that one function makes, in bytes.
+/// Maximum size of the text that one function produces, in bytes.
 pub(in crate::data::chat) const LARGEST: usize = 1 << 26;
 
-/// Parts that a value may have, its parts' parts counted, where a text is made of it.
+/// Maximum number of parts of a value, counted recursively, for converting it to text.
 pub(in crate::data::chat) const MOST_PARTS: usize = 1 << 20;
 
-/// An error of a template.
+/// Creates a template error.
 pub(in crate::data::chat) fn failed(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.into())
 }
 
-/// A text that grows to [`LARGEST`] at most.
+/// A text with a maximum size of [`LARGEST`].
 #[derive(Default)]
 pub(in crate::data::chat) struct Text {
     text: String,
-    /// Bytes that were made on the way.
+    /// Bytes produced so far, including discarded ones.
     spent: usize,
 }
 
 impl Text {
-    /// Adds to it.
+    /// Appends text.
     pub(in crate::data::chat) fn push(&mut self, part: &str) -> Result<(), Error> {
         if self.text.len() + part.len() > LARGEST {
-            return Err(failed("it makes too much text"));
+            return Err(failed("it produces too much text"));
         }
         self.text.push_str(part);
         Ok(())
     }
 
-    /// Adds a character some number of times.
+    /// Appends a character `count` times.
     pub(in crate::data::chat) fn pad(&mut self, fill: char, count: usize) -> Result<(), Error> {
         if count > LARGEST {
-            return Err(failed("it makes too much text"));
+            return Err(failed("it produces too much text"));
         }
         let mut buffer = [0; 4];
         let fill = fill.encode_utf8(&mut buffer);
@@ -48,11 +48,11 @@ impl Text {
         self.text
     }
 
-    /// Counts a text that was made and of which only a part may go in: many of those take time.
+    /// Counts a text of which only a part may be used, since producing many of them takes time.
     pub(in crate::data::chat) fn spend(&mut self, part: String) -> Result<String, Error> {
         self.spent += part.len();
         if self.spent > LARGEST {
-            return Err(failed("it makes too much text"));
+            return Err(failed("it produces too much text"));
         }
         Ok(part)
     }
@@ -64,7 +64,7 @@ impl Write for Text {
     }
 }
 
-/// Refuses values of so many parts that a text of them has no bound worth the name.
+/// Refuses values with too many parts to convert to text.
 pub(in crate::data::chat) fn bounded(value: &Value) -> Result<(), Error> {
     let mut left = MOST_PARTS;
     let mut open = vec![value.clone()];
@@ -88,7 +88,7 @@ pub(in crate::data::chat) fn bounded(value: &Value) -> Result<(), Error> {
     Ok(())
 }
 
-/// Python's `str` of a value; of an undefined one it is empty, as in Jinja.
+/// Python's `str` of a value. Empty for an undefined value, as in Jinja.
 pub(in crate::data::chat) fn python_str(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::String => Ok(value.to_string()),
@@ -105,7 +105,7 @@ pub(in crate::data::chat) fn python_repr(value: &Value) -> Result<String, Error>
     Ok(text.into_string())
 }
 
-/// Adds the `repr` of a value; what is within lists and maps is written as such.
+/// Appends the `repr` of a value, including nested lists and maps.
 fn add_repr(text: &mut Text, value: &Value) -> Result<(), Error> {
     if let Some(number) = as_float(value) {
         return text.push(&float_repr(number));
@@ -119,7 +119,7 @@ fn add_repr(text: &mut Text, value: &Value) -> Result<(), Error> {
                 text.push(if index > 0 { ", " } else { "" })?;
                 add_repr(text, &item)?;
             }
-            // A tuple of one has a comma, which tells it from a value in brackets.
+            // A tuple with one element has a comma to distinguish it from parentheses.
             text.push(if value.is_tuple() && value.len() == Some(1) { "," } else { "" })?;
             text.push(close)
         }
@@ -133,17 +133,17 @@ fn add_repr(text: &mut Text, value: &Value) -> Result<(), Error> {
             }
             text.push("}")
         }
-        _ => write!(text, "{value:?}").map_err(|_| failed("it makes too much text")),
+        _ => write!(text, "{value:?}").map_err(|_| failed("it produces too much text")),
     }
 }
 
-/// A number that is no integer.
+/// A float.
 pub(in crate::data::chat) fn as_float(value: &Value) -> Option<f64> {
     let is_float = value.kind() == ValueKind::Number && !value.is_integer();
     is_float.then(|| f64::try_from(value.clone()).ok()).flatten()
 }
 
-/// An integer, or a truth value as one.
+/// An integer, or a boolean as an integer.
 pub(in crate::data::chat) fn as_integer(value: &Value) -> Option<i128> {
     match value.kind() {
         ValueKind::Bool => Some(i128::from(value.is_true())),
@@ -152,8 +152,8 @@ pub(in crate::data::chat) fn as_integer(value: &Value) -> Option<i128> {
     }
 }
 
-/// Python's `repr` of a float: the fewest digits that give it back, with an exponent where it is
-/// very large or very small.
+/// Python's `repr` of a float: the fewest digits that restore it, with an exponent if it is very large or
+/// very small.
 pub(in crate::data::chat) fn float_repr(number: f64) -> String {
     if number.is_nan() {
         return "nan".into();
@@ -174,7 +174,7 @@ pub(in crate::data::chat) fn float_repr(number: f64) -> String {
     with_exponent(digits, exponent)
 }
 
-/// Digits and an exponent as C writes them: with a sign and at least two digits.
+/// Formats digits and an exponent as in C, with a sign and at least two digits.
 pub(in crate::data::chat) fn with_exponent(digits: &str, exponent: i32) -> String {
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())

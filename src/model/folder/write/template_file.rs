@@ -1,5 +1,5 @@
-//! A folder's chat template, in both places where it is looked for: a file of its own, which newer readers
-//! take, and `tokenizer_config.json`, which older ones and other programs know alone.
+//! Writes a folder's chat template to both places that readers use: a separate file for newer readers, and
+//! `tokenizer_config.json` for older readers and other programs.
 
 use super::super::CHAT_TEMPLATE;
 use crate::error::{Error, Result};
@@ -9,14 +9,14 @@ use std::ops::Range;
 use std::path::Path;
 
 const SETTINGS: &str = "tokenizer_config.json";
-/// Where readers of models of text and images looked once.
+/// Old location of the template of vision-language models.
 const OLD_FILE: &str = "chat_template.json";
 const KEY: &str = "chat_template";
 
-/// Puts a folder's template in both places: `new`, or else the one that it has.
+/// Writes a template to both places: `new`, or else the one that the folder has.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Model`] where a page or pointer is in place of a file.
+/// [`Error::Io`]; [`Error::Model`] if a file is a Git LFS pointer or a web page.
 pub(super) fn settle(folder: &Path, new: Option<&str>) -> Result<()> {
     let path = folder.join(SETTINGS);
     let text = read_if_there(&path)?.unwrap_or_default();
@@ -32,7 +32,7 @@ pub(super) fn settle(folder: &Path, new: Option<&str>) -> Result<()> {
     if new.is_some() {
         crate::files::remove_file(&folder.join(OLD_FILE))?;
     }
-    // Several templates by name stay, unless all was trained with another.
+    // A list of named templates stays, unless a new template replaces it.
     let stays =
         settings[KEY].as_str() == Some(template) || settings[KEY].is_array() && new.is_none();
     match with_template(&text, template) {
@@ -41,8 +41,8 @@ pub(super) fn settle(folder: &Path, new: Option<&str>) -> Result<()> {
     }
 }
 
-/// The settings with a template. Nothing else of their text is changed: some of its numbers are beyond
-/// those of a machine.
+/// The settings with a template. The rest of the text stays unchanged, because it may have numbers that do
+/// not fit into machine types.
 fn with_template(text: &str, template: &str) -> Option<String> {
     let value = Value::from(template).to_string();
     let new = match value_at(text, KEY) {
@@ -58,7 +58,7 @@ fn with_template(text: &str, template: &str) -> Option<String> {
     (read[KEY].as_str() == Some(template)).then_some(new)
 }
 
-/// Where the value of a key of the outermost object stands in a text of JSON.
+/// Range of the value of a key of the outermost object in JSON text.
 fn value_at(text: &str, key: &str) -> Option<Range<usize>> {
     let quoted = format!("\"{key}\"");
     let (mut depth, mut at, mut found) = (0usize, 0, None);

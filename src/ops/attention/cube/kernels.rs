@@ -1,29 +1,30 @@
-//! The passes between the products.
+//! The passes between the matrix products.
 
 use crate::ops::cube::{cube_max, cube_sum, cubecl, vector_total};
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// Below any score. Finite, since WGSL has no infinity.
+/// Below any score. Finite, because WGSL has no infinity.
 pub(in super::super) const LEAST: f32 = -1e30;
 
-/// How rows lie by heads: for each block of tokens `[batch, heads, rows, dim]`, one block after the other.
+/// The layout of rows by head: `[batch, heads, rows, dim]` for each block of tokens, one block after the
+/// other.
 #[derive(CubeType, CubeLaunch, Clone)]
 pub(super) struct ByHead {
-    /// Vectors in all.
+    /// Total vectors.
     pub count: usize,
     pub seq: usize,
-    /// Tokens of a block, of which the last may have fewer, and its vectors.
+    /// Tokens per block (the last block may have fewer), and vectors per block.
     pub block: usize,
     pub of_block: usize,
     pub heads: usize,
-    /// Vectors of a head's row.
+    /// Vectors in a row of a head.
     pub vectors: usize,
 }
 
 #[cube]
 impl ByHead {
-    /// Where a vector of this layout lies in `[tokens, heads * dim]`.
+    /// The index in `[tokens, heads * dim]` of a vector of this layout.
     fn place_in_tokens(&self, position: usize) -> usize {
         let first = position / self.of_block * self.block;
         let in_block = position % self.of_block;
@@ -36,7 +37,7 @@ impl ByHead {
     }
 }
 
-/// Lays out one tensor or two alike by heads, or with `to_tokens` back.
+/// Rearranges one or two tensors of the same shape by head, or back with `to_tokens`.
 #[cube(launch_unchecked)]
 pub(super) fn lay_out_kernel<F: Float, G: Float, N: Size>(
     first: &Tensor<Vector<F, N>>,
@@ -65,7 +66,7 @@ pub(super) fn lay_out_kernel<F: Float, G: Float, N: Size>(
     }
 }
 
-/// Adds rows `[matrices, rows, dim]` to those from `start` of `[matrices, seq, dim]`, for two sums.
+/// Adds rows `[matrices, rows, dim]` to the rows from `start` of `[matrices, seq, dim]`, for two sums.
 #[cube(launch_unchecked)]
 pub(super) fn add_kernel<N: Size>(
     first: &Tensor<Vector<f32, N>>,
@@ -88,8 +89,8 @@ pub(super) fn add_kernel<N: Size>(
     second_sums[place] += second[ABSOLUTE_POS];
 }
 
-/// For each query and head, `[batch, heads, seq]`, its log-sum-exp, and the sum over a head's values of the products
-/// of two tensors `[tokens, heads * dim]`.
+/// For each query and head, `[batch, heads, seq]`: its log-sum-exp, and the sum over a head's values of the
+/// products of two tensors `[tokens, heads * dim]`.
 #[cube(launch_unchecked)]
 pub(super) fn sums_kernel<F: Float, N: Size>(
     a: &Tensor<Vector<F, N>>,
@@ -120,7 +121,7 @@ pub(super) struct Scores {
     pub first_query: usize,
     pub rows: usize,
     pub first_key: usize,
-    /// Vectors of a row.
+    /// Vectors per row.
     pub vectors: usize,
     pub scale: f32,
 }
@@ -128,9 +129,9 @@ pub(super) struct Scores {
 /// What the query of a row of scores sees.
 #[derive(CubeType, Clone)]
 struct Seen {
-    /// The query's place in `[batch, heads, seq]`.
+    /// The index of the query in `[batch, heads, seq]`.
     place: usize,
-    /// The first key, and the one after the last, among those of the block.
+    /// The first key and the end of the keys, relative to the block's keys.
     from: usize,
     to: usize,
 }
@@ -155,12 +156,12 @@ impl Seen {
         key >= self.from && key < self.to
     }
 
-    /// Whether a vector of a row has a key that is seen.
+    /// Whether a vector of a row contains a visible key.
     fn touches<N: Size>(&self, i: usize) -> bool {
         (i + 1) * N::value() > self.from && i * N::value() < self.to
     }
 
-    /// A vector of a row with zeros for what is not seen.
+    /// Replaces the values of hidden keys in a vector by zeros.
     fn only<N: Size>(&self, values: Vector<f32, N>, i: usize) -> Vector<f32, N> {
         let mut only = values;
         #[unroll]
@@ -173,7 +174,7 @@ impl Seen {
     }
 }
 
-/// Turns the scores of a query into probabilities; a cube for each.
+/// Turns the scores of a query into probabilities. One cube per query.
 #[cube(launch_unchecked)]
 pub(super) fn softmax_kernel<P: Float, I: Int, N: Size>(
     scores: &Tensor<Vector<f32, N>>,
@@ -194,7 +195,7 @@ pub(super) fn softmax_kernel<P: Float, I: Int, N: Size>(
     let seen = block.seen(row, starts);
     let first = row * block.vectors;
     let scales = Vector::<f32, N>::new(block.scale);
-    // Vectors with keys that are seen.
+    // Vectors with visible keys.
     let (from, to) = (seen.from / N::value(), (seen.to - 1) / N::value() + 1);
 
     let mut most = f32::new(LEAST);
@@ -233,15 +234,15 @@ pub(super) fn softmax_kernel<P: Float, I: Int, N: Size>(
     }
 }
 
-/// Turns the scores of queries, and the gradients of their probabilities, into the probabilities and the gradients of
-/// what the products gave as scores.
+/// Turns the scores of queries and the gradients of their probabilities into the probabilities and the
+/// gradients of the products.
 #[cube(launch_unchecked)]
 pub(super) fn slopes_kernel<P: Float, I: Int, N: Size>(
     scores: &Tensor<Vector<f32, N>>,
     grads: &Tensor<Vector<f32, N>>,
     starts: &Tensor<I>,
-    // For each query and head, `[batch, heads, seq]`, its log-sum-exp, and the sum over the keys of each probability
-    // times its gradient.
+    // For each query and head, `[batch, heads, seq]`: its log-sum-exp, and the sum over the keys of each
+    // probability times its gradient.
     sums: &Tensor<f32>,
     probs: &mut Tensor<Vector<P, N>>,
     slopes: &mut Tensor<Vector<P, N>>,

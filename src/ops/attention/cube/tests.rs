@@ -1,4 +1,4 @@
-//! Attention on a GPU, in blocks and in tiles, beside the portable body in f64.
+//! Compares attention on a GPU, in blocks and in tiles, with the portable body in f64.
 
 use super::*;
 use crate::ops::cube::testing::{Exact, Input, assert_close, ints, types};
@@ -21,7 +21,7 @@ fn blocks_and_tiles_have_the_output_and_the_gradients_of_the_portable_body() {
     for (shape, segments, window) in [
         (shape(1, 1, 2, 1, 4), &[0][..], 1000),
         (shape(2, 67, 4, 2, 6), &[0, 3, 40, 66], 1000),
-        // More than one block; a segment that crosses it, a window within.
+        // More than one block; a segment across the boundary; a window.
         (shape(1, 300, 3, 1, 8), &[0, 100, 290], 1000),
         (shape(2, 300, 4, 2, 3), &[0], 37),
     ] {
@@ -53,7 +53,7 @@ fn blocks_and_tiles_have_the_output_and_the_gradients_of_the_portable_body() {
             };
             let grads = portable::backward::<Exact>(eg, saved, extent);
             let [q, k, v, grad] = in_rows([q, k, v, grad].map(|input| input.cube(dtype)));
-            // Compiling and choosing the products of blocks takes a software driver long.
+            // On a software driver, compiling and tuning the products of blocks is slow.
             let in_blocks = match dtype {
                 DType::F32 => shape.seq == 300,
                 _ => shape.seq == 67,

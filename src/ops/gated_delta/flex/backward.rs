@@ -8,24 +8,25 @@ use super::rows::{
 use super::{Scratch, Task};
 use std::ops::Range;
 
-/// What the backward pass needs beside.
+/// Additional memory of the backward pass.
 pub(super) struct BackwardScratch {
-    /// The states before each chunk, `[chunks, group, key_dim, value_dim]`.
+    /// The state before each chunk, `[chunks, group, key_dim, value_dim]`.
     states: Buffer,
-    /// The gradients of the states after a chunk, `[group, key_dim, value_dim]`, and of one before it.
+    /// The gradients of the states after a chunk, `[group, key_dim, value_dim]`, and of one state before it.
     after: Buffer,
     before: Buffer,
     /// `[size, size]`: the gradients of `P` and `A`.
     of_seen: Buffer,
     of_a: Buffer,
-    /// `[size, value_dim]`: the gradient of `U`, which becomes that of `beta (v - exp(G) k S)`, and of what is read.
+    /// `[size, value_dim]`: the gradient of `U`, which is replaced by that of `beta (v - exp(G) k S)`, and
+    /// the gradient of what is read.
     solved: Buffer,
     of_read: Buffer,
-    /// `[size, key_dim]`: the gradients of queries and keys, and another.
+    /// `[size, key_dim]`: the gradients of queries and keys, and scratch space.
     of_q: Buffer,
     of_k: Buffer,
     product: Buffer,
-    /// That of `G`.
+    /// The gradient of `G`.
     of_sums: Vec<f32>,
 }
 
@@ -98,7 +99,7 @@ impl Task<'_> {
         more.states = all;
     }
 
-    /// The gradients of queries and keys, from those of what they were divided into.
+    /// Computes the gradients of queries and keys from those of the unit vectors.
     fn key_gradients(
         &self,
         chunk: &Range<usize>,
@@ -114,7 +115,7 @@ impl Task<'_> {
         {
             for (index, token) in chunk.clone().enumerate() {
                 let here = index * dim..(index + 1) * dim;
-                // SAFETY: the place belongs to this task alone.
+                // SAFETY: this range belongs to this task only.
                 let out = unsafe { out.slice(self.key_place(token)) };
                 unit_gradient(out, &units[here.clone()], &grad[here], [factors[index], scale]);
             }
@@ -122,7 +123,7 @@ impl Task<'_> {
     }
 }
 
-/// A value head of a task's chunk, with its state before it.
+/// A value head of a task's chunk, with the state before it.
 struct HeadOfChunk<'a> {
     task: &'a Task<'a>,
     chunk: &'a Range<usize>,
@@ -131,8 +132,8 @@ struct HeadOfChunk<'a> {
 }
 
 impl HeadOfChunk<'_> {
-    /// Adds to the gradients of the chunk's queries and keys, writes those of its values and gates, and goes from
-    /// the gradient of the state after it to that before it, at `here` of `more.after`.
+    /// Adds to the gradients of the chunk's queries and keys, writes those of its values and gates, and
+    /// replaces the gradient of the state after the chunk with that before it, at `here` of `more.after`.
     fn backward(
         &self,
         grad: &[f32],
@@ -146,11 +147,11 @@ impl HeadOfChunk<'_> {
         self.value_gradients(scratch, more, [of_v, of_beta]);
         let of_pairs = self.pair_gradients(scratch, more);
         let mut sum = self.state_gradients(grad, scratch, more, here);
-        // G sums up: each decay is in its own sum and all later ones.
+        // G is a running sum: each decay is in its own sum and all later ones.
         for (index, token) in self.chunk.clone().enumerate().rev() {
             sum += more.of_sums[index];
             let place = self.task.place(token, self.head);
-            // SAFETY: the place belongs to this task alone.
+            // SAFETY: this index belongs to this task only.
             let (of_decay, of_beta) =
                 unsafe { (of_decay.slice(place..place + 1), of_beta.slice(place..place + 1)) };
             of_decay[0] = sum;
@@ -158,14 +159,14 @@ impl HeadOfChunk<'_> {
         }
     }
 
-    /// Sizes of a chunk's keys, pairs and values, and of a state.
+    /// Sizes of a chunk's keys, pairs, and values, and of a state.
     fn sizes(&self) -> [[usize; 2]; 4] {
         let DeltaShape { key_dim, value_dim, .. } = self.task.shape;
         let size = self.chunk.len();
         [[size, key_dim], [size, size], [size, value_dim], [key_dim, value_dim]]
     }
 
-    /// The gradients of U, from the outputs and from the state after the chunk; from it those of
+    /// Computes the gradient of U from the outputs and the state after the chunk, then from it those of
     /// `beta (v - exp(G) k S)` and of A, and from the outputs that of P.
     fn written_gradients(
         &self,
@@ -190,7 +191,7 @@ impl HeadOfChunk<'_> {
         MatrixMut::dense(&mut more.of_a, pairs).set_product(-1.0, solved, written, one);
     }
 
-    /// The gradients that come through `k k^T` and `q k^T`; gives those of betas.
+    /// Computes the gradients through `k k^T` and `q k^T`. Returns those of the betas.
     fn pair_gradients(&self, scratch: &Scratch, more: &mut BackwardScratch) -> Vec<f32> {
         let [keys, pairs, ..] = self.sizes();
         let (size, one) = (keys[0], Threads::One);
@@ -211,8 +212,8 @@ impl HeadOfChunk<'_> {
         betas
     }
 
-    /// The gradients that come through the states before and after the chunk; gives that of the sum of all its
-    /// decays.
+    /// Computes the gradients through the states before and after the chunk. Returns that of the sum of all
+    /// decays in it.
     fn state_gradients(
         &self,
         grad: Matrix,
@@ -252,7 +253,8 @@ impl HeadOfChunk<'_> {
         of_ends + of_whole
     }
 
-    /// Writes the gradients of values, and what they and what is read are of those of betas; begins that of G.
+    /// Writes the gradients of values, adds the contribution of values and reads to those of the betas, and
+    /// starts that of G.
     fn value_gradients(
         &self,
         scratch: &Scratch,
@@ -262,7 +264,7 @@ impl HeadOfChunk<'_> {
         let dim = self.task.shape.value_dim;
         for (index, token) in self.chunk.clone().enumerate() {
             let (row, place) = (index * dim..(index + 1) * dim, self.task.place(token, self.head));
-            // SAFETY: the places belong to this task alone.
+            // SAFETY: these ranges belong to this task only.
             let (of_v, of_beta) = unsafe {
                 (
                     of_v.slice(self.task.value_place(token, self.head)),

@@ -1,12 +1,11 @@
-//! Loops over the rows of a chunk: scalings, decays, and what is solved for.
+//! Loops over the rows of a chunk: scaling, decays, and triangular solves.
 
 use super::super::super::kernel::{self, Matrix, MatrixMut, Threads, simd_fn};
 
-/// Rows that are solved for together, between products of matrices.
+/// Rows that are solved together, between matrix products.
 const SOLVED: usize = 16;
 
-/// `exp(logarithm)`, or 0 where that is next to nothing: products with numbers so small that they are not normal take a
-/// hundred times as long.
+/// `exp(logarithm)`, or 0 if it is negligible: products with subnormal numbers take a hundred times as long.
 #[inline(always)]
 pub(super) fn decay(logarithm: f32) -> f32 {
     /// e^-60 is 9e-27.
@@ -38,7 +37,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// Each row times its factor; there are as many rows as factors.
+    /// Multiplies each row by its factor.
     pub(super) fn scale_rows(out: &mut [f32], rows: &[f32], factors: &[f32]) {
         let width = (rows.len() / factors.len()).max(1);
         let rows = rows.chunks_exact(width).zip(out.chunks_exact_mut(width));
@@ -51,7 +50,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// `D`, `-A` and `P` from `q k^T` and `k k^T`; `sums` are `G`.
+    /// Computes `D`, `-A`, and `P` from `q k^T` and `k k^T`; `sums` are `G`.
     pub(super) fn decayed(
         products: [&[f32]; 2],
         sums: &[f64],
@@ -80,7 +79,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// `v - exp(G) read`, and that times beta.
+    /// Computes `v - exp(G) read`, and its product with beta.
     pub(super) fn errors_of(errors: &mut [f32], written: &mut [f32], rows: [&[f32]; 2], factors: [f32; 2]) {
         let ([values, read], [decay, beta]) = (rows, factors);
         for ((errors, written), (value, read)) in
@@ -93,7 +92,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// A token of a head: `values` are `v`, then the decay and beta.
+    /// Processes one token of a head: `values` are `v`, then the decay and beta.
     pub(super) fn step(
         state: &mut [f32],
         units: [&[f32]; 2],
@@ -123,7 +122,7 @@ simd_fn! {
     }
 }
 
-/// `x <- (1 + A)^-1 x` in place, with `-A`, `[size, size]`.
+/// `x <- (1 + A)^-1 x` in place, given `-A`, `[size, size]`.
 pub(super) fn solve(minus_a: &[f32], size: usize, x: &mut [f32]) {
     let width = x.len() / size;
     for first in (0..size).step_by(SOLVED) {
@@ -141,7 +140,7 @@ pub(super) fn solve(minus_a: &[f32], size: usize, x: &mut [f32]) {
 }
 
 simd_fn! {
-    /// The same for a block of rows, whose `-A` begins rows `stride` apart.
+    /// The same for a block of rows; rows of `-A` are `stride` apart.
     fn solve_block(minus_a: &[f32], stride: usize, x: &mut [f32], width: usize) {
         for i in 1..x.len() / width {
             let (above, row) = x.split_at_mut(i * width);
@@ -190,8 +189,8 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// The gradients of `A` and `P` become those of `k k^T` and `q k^T`; adds what comes to the sums `G`, and to
-    /// beta.
+    /// Replaces the gradients of `A` and `P` with those of `k k^T` and `q k^T`, and adds to the gradients of
+    /// the sums `G` and of beta.
     pub(super) fn pair_gradients(
         gradients: [&mut [f32]; 2],
         gates: [&[f32]; 2],
@@ -226,9 +225,9 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// The gradients of rows that were multiplied by factors, the exponentials of sums: `rows[0]` are those of the
-    /// products; the rows' own are added to `rows[1]`, and `sign` times the factors' logarithms' to `of_sums`. Gives
-    /// the sum of the latter without their sign.
+    /// Gradients of rows that were multiplied by factors, the exponentials of sums. `rows[0]` has the
+    /// gradients of the products. Adds the gradients of the rows to `rows[1]`, and `sign` times those of the
+    /// factors' logarithms to `of_sums`. Returns the sum of the latter without the sign.
     pub(super) fn scaled_gradients(
         rows: [&mut [f32]; 2],
         of: &[f32],
@@ -258,10 +257,10 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// The gradient of a row from that of the row divided by its norm, and multiplied by a scale.
+    /// The gradient of a row, from that of the row divided by its norm and multiplied by a scale.
     pub(super) fn unit_gradient(out: &mut [f32], units: &[f32], grad: &[f32], factors: [f32; 2]) {
         let [factor, scale] = factors;
-        // `units` are multiplied by the scale too.
+        // `units` also include the scale.
         let along = kernel::dot(units, grad) / scale;
         for ((out, unit), grad) in out.iter_mut().zip(units).zip(grad) {
             *out = factor * (grad * scale - unit * along);
