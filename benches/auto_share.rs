@@ -88,7 +88,7 @@ impl Call {
         Ok(())
     }
 
-    /// The run of a student and seed, whose share the pilots find.
+    /// Returns the run of a student and seed, whose share the pilots find.
     fn run_config(&self, student: usize, seed: u64) -> Result<RunConfig> {
         let cell = Cell { student, comparison: 0, arm: ArmKind::Share(FALLBACK_SHARE), seed };
         let mut layers = Layers::new()?;
@@ -166,7 +166,7 @@ impl<'a> Judged<'a> {
         shares.max_by(|a, b| self.mean(*a).total_cmp(&self.mean(*b))).unwrap_or_default()
     }
 
-    /// The score of the best share minus the score of `shares`, one per seed.
+    /// Returns the score of the best share minus the score of `shares`, one per seed.
     fn regret(&self, shares: &[f64]) -> Estimate {
         let of = |(seed, share): (usize, &f64)| &self.sweep[self.index(*share)][seed].hits;
         let taken: Arm = shares.iter().enumerate().map(of).collect();

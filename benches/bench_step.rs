@@ -232,7 +232,7 @@ pub fn run(flags: &Flags) -> Result<serde_json::Value> {
 #[path = "launches.rs"]
 pub mod launches;
 
-/// The default configuration, or one of Qwen3.5 with layers of this kind.
+/// Returns the default configuration, or one of Qwen3.5 with layers of this kind.
 fn of_mixer(mixer: Option<&str>, layers: usize) -> DecoderConfig {
     let Some(mixer) = mixer else { return DecoderConfig::default() };
     let kind = |layer: usize| match mixer {

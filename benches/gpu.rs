@@ -195,7 +195,7 @@ fn generate(flags: &Generate) -> Result<Value> {
     }))
 }
 
-/// The launches of the longer run minus those of the shorter run.
+/// Returns the launches of the longer run minus those of the shorter run.
 fn difference(more: &Value, fewer: &Value) -> Value {
     let count = |of: &Value| of.as_u64().unwrap_or(0);
     let added = |key: &str| count(&more[key]).saturating_sub(count(&fewer[key]));

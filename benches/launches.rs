@@ -16,7 +16,8 @@ mod observed {
     #[derive(Default)]
     pub struct Counts(pub Mutex<BTreeMap<String, (u64, u64)>>);
 
-    /// The kernel's name without its path and type parameters, and the bytes that a patched CubeCL appends.
+    /// Returns the kernel's name without its path and type parameters, and the bytes that a patched CubeCL
+    /// appends.
     fn name_and_bytes(kernel: &str) -> (String, u64) {
         let (name, bytes) = kernel.split_once('\t').unwrap_or((kernel, "0"));
         let path = name.split('<').next().unwrap_or(name);

@@ -14,7 +14,8 @@ use std::ops::ControlFlow;
 /// Number of different tokens in rows.
 const VOCABULARY: u64 = 67;
 
-/// Rows with something to learn: each counts up in its own steps. `length` maps a row's number to its length.
+/// Returns the rows with something to learn: each counts up in its own steps. `length` maps a row's number to
+/// its length.
 pub fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
     (first..first + count)
         .map(|number| {
@@ -30,7 +31,7 @@ pub fn rows(first: u64, count: u64, length: impl Fn(u64) -> usize) -> Vec<Row> {
         .collect()
 }
 
-/// The largest magnitude; infinite if a value is not finite.
+/// Returns the largest magnitude; infinite if a value is not finite.
 fn largest(values: &[f32]) -> f64 {
     values.iter().fold(0.0, |largest, x| match x.is_finite() {
         true => f64::from(x.abs()).max(largest),
@@ -102,7 +103,7 @@ impl Distance {
     }
 }
 
-/// The losses of twenty steps.
+/// Returns the losses of twenty steps.
 pub fn course(config: &DecoderConfig, device: &Device) -> Result<Vec<f64>> {
     let train = TrainConfig {
         batch_size: 2,
@@ -116,7 +117,7 @@ pub fn course(config: &DecoderConfig, device: &Device) -> Result<Vec<f64>> {
     (0..20u64).map(|i| Ok(learner.train_step(&rows(4 * i, 4, |_| 25), 20)?.loss)).collect()
 }
 
-/// The largest relative difference of the losses; NaN if one is NaN.
+/// Returns the largest relative difference of the losses; NaN if one is NaN.
 pub fn farthest(found: &[f64], expected: &[f64]) -> f64 {
     let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / b);
     off.fold(0.0, |worst: f64, x| if x.is_nan() { x } else { worst.max(x) })

@@ -42,7 +42,7 @@ struct Flags {
     link: bool,
 }
 
-/// The number of parameters, and of adapter parameters on all layers.
+/// Returns the number of parameters, and of adapter parameters on all layers.
 fn parameters(&(_, sizes, tied): &Shape) -> [u64; 2] {
     let [width, layers, query, key_value, inner, vocabulary] = sizes;
     let products = [
@@ -60,8 +60,8 @@ fn parameters(&(_, sizes, tied): &Shape) -> [u64; 2] {
     [layers * whole + heads * vocabulary * width, layers * adapters]
 }
 
-/// The load of one micro-batch. Forward and backward pass take 6 FLOP per parameter and token, or 4 if the
-/// weights are frozen.
+/// Returns the load of one micro-batch. Forward and backward pass take 6 FLOP per parameter and token, or 4
+/// if the weights are frozen.
 fn load(whole: u64, trained: u64, flops: f64) -> StepLoad {
     let operations = if trained < whole { 4.0 } else { 6.0 };
     StepLoad {

@@ -33,7 +33,7 @@ impl Plateau {
         }
     }
 
-    /// The mean losses of the last two windows.
+    /// Returns the mean losses of the last two windows.
     fn windows(&self) -> Option<[f64; 2]> {
         let start = self.losses.len().checked_sub(2 * WINDOW)?;
         let (older, newer) = self.losses[start..].split_at(WINDOW);

@@ -127,7 +127,7 @@ impl Layout {
         Self { height, frame: [left, top, right, height - EDGE - NAME - 34.0], x, y, spread }
     }
 
-    /// The position of a point of curve `number` among `of` curves.
+    /// Returns the position of a point of curve `number` among `of` curves.
     ///
     /// Curves with intervals are drawn side by side. The axis is narrower for them, so that all curves stay
     /// within it: at its start, the first curve is in its exact position, and at its end, the last one.
@@ -140,7 +140,7 @@ impl Layout {
         (across, bottom - INSET - height * self.y.place(y))
     }
 
-    /// The position of a tick on the x axis.
+    /// Returns the position of a tick on the x axis.
     fn tick(&self, x: f64) -> f64 {
         let [left, _, right, _] = self.frame;
         left + INSET + (right - left - 2.0 * INSET) * self.x.place(x)
@@ -148,7 +148,7 @@ impl Layout {
 }
 
 impl Chart {
-    /// The point to draw, or `None` if it has no place on the axes.
+    /// Returns the point to draw, or `None` if it has no place on the axes.
     fn usable(&self, point: &Point) -> Option<Point> {
         let (x, y) = (self.x.scale.usable(point.x)?, self.y.scale.usable(point.y)?);
         let interval = point
@@ -298,7 +298,7 @@ fn color(number: usize) -> &'static str {
     COLORS[number % COLORS.len()]
 }
 
-/// The line style of a curve.
+/// Returns the line style of a curve.
 fn stroke(number: usize) -> String {
     let dashes = match DASHES[number / COLORS.len() % DASHES.len()] {
         "" => String::new(),

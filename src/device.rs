@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// All supported backends, fastest first. Each has a Cargo feature of the same name.
 pub const BACKENDS: [&str; 7] = ["cuda", "metal", "rocm", "vulkan", "wgpu", "flex", "ndarray"];
 
-/// Whether a backend is compiled in.
+/// Returns whether a backend is compiled in.
 pub fn is_compiled(name: &str) -> bool {
     match name {
         "cuda" => cfg!(feature = "cuda"),
@@ -36,7 +36,7 @@ pub fn is_compiled(name: &str) -> bool {
     }
 }
 
-/// The compiled backends, fastest first.
+/// Returns the compiled backends, fastest first.
 pub fn compiled() -> Vec<&'static str> {
     BACKENDS.into_iter().filter(|name| is_compiled(name)).collect()
 }
@@ -98,8 +98,8 @@ pub fn by_name(name: &str) -> Result<Device> {
     }
 }
 
-/// The error for a failed device read: out of memory, a lost device, or a failed earlier operation. GPUs
-/// report failures asynchronously, when a result is read.
+/// Returns the error for a failed device read: out of memory, a lost device, or a failed earlier operation.
+/// GPUs report failures asynchronously, when a result is read.
 pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
     let cause = root_cause(&text);
@@ -116,7 +116,7 @@ pub(crate) fn failure(error: impl std::fmt::Display) -> Error {
     Error::Training { what: format!("the device failed: {cause}"), hint: hint.into() }
 }
 
-/// The innermost cause in a CubeCL error, as one line.
+/// Returns the innermost cause in a CubeCL error, as one line.
 fn root_cause(text: &str) -> &str {
     const AROUND: [&str; 6] =
         ["Caused by", "Backtrace", "No backtrace", "Asked at", "skipped ", "disabled backtrace"];
@@ -176,7 +176,7 @@ pub fn use_threads(count: Option<usize>) -> Result<()> {
     })
 }
 
-/// The peak main memory of this process, in MiB. `None` on systems other than Linux.
+/// Returns the peak main memory of this process, in MiB. `None` on systems other than Linux.
 pub fn peak_memory_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -213,17 +213,17 @@ pub struct Place {
 }
 
 impl Place {
-    /// The file as a whole.
+    /// Creates a location that means the whole file.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), line: None, column: None }
     }
 
-    /// One line of the file.
+    /// Creates the location of one line of a file.
     pub fn line(path: impl Into<PathBuf>, line: usize) -> Self {
         Self { path: path.into(), line: Some(line), column: None }
     }
 
-    /// The same location, narrowed to a column.
+    /// Narrows the location to a column.
     pub fn with_column(mut self, column: impl Into<String>) -> Self {
         self.column = Some(column.into());
         self
@@ -244,17 +244,17 @@ impl fmt::Display for Place {
 }
 
 impl Error {
-    /// An [`Error::Io`].
+    /// Creates an [`Error::Io`].
     pub fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
     }
 
-    /// An [`Error::Data`].
+    /// Creates an [`Error::Data`].
     pub fn data(place: Place, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Data { place, what: what.into(), hint: hint.into() }
     }
 
-    /// An [`Error::Stopped`].
+    /// Creates an [`Error::Stopped`].
     pub fn stopped(what: impl Into<String>) -> Self {
         Self::Stopped { what: what.into() }
     }
@@ -286,7 +286,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Config`].
+    /// Creates an [`Error::Config`].
     pub fn config(
         key: impl Into<String>,
         what: impl Into<String>,
@@ -312,7 +312,7 @@ impl Problems {
         result.map_err(|error| self.0.push(error)).ok()
     }
 
-    /// Whether no error was recorded.
+    /// Returns whether no error was recorded.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -336,7 +336,7 @@ impl FromIterator<Error> for Problems {
     }
 }
 
-/// The first few names, followed by the number of the rest.
+/// Returns the first few names, followed by the number of the rest.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");

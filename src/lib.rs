@@ -59,7 +59,7 @@
 //!     Question { problem: "What is 3 + 4?".into(), reference: "7".into(), ..Default::default() };
 //! let generate = GenerateConfig { max_new_tokens: 8, ..Default::default() };
 //! let answers = ask(&student, &text, &[question], AnswerKind::LastNumber, &generate, &context)?;
-//! println!("right: {}", answers[0].correct);
+//! println!("correct: {}", answers[0].correct);
 //!
 //! // Save it with its tokenizer and chat template, and load it again.
 //! let folder = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@
 //! | [`recipe`] | a whole run: settings in, run directory out | [`RunConfig`](recipe::RunConfig), [`run`](recipe::run()), [`Summary`](recipe::Summary) |
 //! | [`study`] | students x arms x seeds, with intervals and a report | [`StudyConfig`](study::StudyConfig), [`study`](study::study()) |
 //! | `teacher` (feature `teacher`) | training pairs from teachers behind servers or in folders; a judge | `MakePairsConfig`, `make_pairs` |
-//! | `hub` (feature `hub`) | models and data sets of the Hugging Face Hub | `HubModel`, `HubDataset`, `push` |
+//! | `hub` (feature `hub`) | models and datasets of the Hugging Face Hub | `HubModel`, `HubDataset`, `push` |
 //! | [`gguf`] | the file format of llama.cpp | [`GgufFile`](gguf::GgufFile) |
 //! | [`settings`] | settings from defaults, files, and single values; explained and checked | [`Layers`](settings::Layers) |
 //! | [`context`] | progress events, and how to stop a long call | [`Context`](context::Context), [`Observer`](context::Observer), [`StopFlag`](context::StopFlag) |

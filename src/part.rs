@@ -29,7 +29,7 @@ impl Part {
     /// The word that selects the part from a scheduler's job array.
     pub const OF_ARRAY: &str = "array";
 
-    /// Part `number` of `of`, counted from 1.
+    /// Returns part `number` of `of`, counted from 1.
     ///
     /// # Errors
     /// [`Error::Config`] if there is no such part.
@@ -40,12 +40,12 @@ impl Part {
         refuse(&format!("{number}/{of}"))
     }
 
-    /// The whole job.
+    /// Returns the whole job.
     pub fn whole() -> Self {
         Self { number: 1, of: 1 }
     }
 
-    /// The part of this task in a Slurm job array, from `SLURM_ARRAY_TASK_ID` and related variables.
+    /// Returns the part of this task in a Slurm job array, from `SLURM_ARRAY_TASK_ID` and related variables.
     /// `variable` reads the environment.
     ///
     /// # Errors
@@ -97,22 +97,22 @@ impl Part {
         }
     }
 
-    /// The part's number, counted from 1.
+    /// Returns the part's number, counted from 1.
     pub fn number(self) -> usize {
         self.number
     }
 
-    /// The number of parts.
+    /// Returns the number of parts.
     pub fn of(self) -> usize {
         self.of
     }
 
-    /// Whether this part is the whole job.
+    /// Returns whether this part is the whole job.
     pub fn is_whole(self) -> bool {
         self.of == 1
     }
 
-    /// Whether the item with this index, counted from 0, belongs to this part.
+    /// Returns whether the item with this index, counted from 0, belongs to this part.
     pub fn holds(self, index: usize) -> bool {
         index % self.of == self.number - 1
     }

@@ -30,7 +30,7 @@ use bar::{Bar, LINE_EVERY};
 use std::io::IsTerminal;
 use std::time::Instant;
 
-/// Width of the terminal in columns, at least 40.
+/// Returns the width of the terminal in columns, at least 40.
 fn width() -> usize {
     let size = terminal_size::terminal_size();
     size.map_or(DISPLAY_WIDTH, |(width, _)| usize::from(width.0).max(40))
@@ -96,7 +96,7 @@ impl Terminal {
         self
     }
 
-    /// Width of the terminal in columns: at least 40, or 100 if unknown.
+    /// Returns the width of the terminal in columns: at least 40, or 100 if unknown.
     pub fn width() -> usize {
         width()
     }
@@ -115,7 +115,7 @@ impl Terminal {
         text.split('\n').map(fit).collect::<Vec<_>>().join("\n")
     }
 
-    /// The screen that this terminal prints to, for other code that prints while bars are shown.
+    /// Returns the screen that this terminal prints to, for other code that prints while bars are shown.
     pub fn screen(&self) -> Screen {
         self.screen.clone()
     }

@@ -25,22 +25,23 @@ use unicode_width::UnicodeWidthChar;
 /// Default line width of tables and paragraphs, if the terminal's width is unknown.
 pub const DISPLAY_WIDTH: usize = 100;
 
-/// The number of terminal columns of a text. Control characters have no width.
+/// Returns the number of terminal columns of a text. Control characters have no width.
 pub fn columns(text: &str) -> usize {
     text.chars().map(columns_of).sum()
 }
 
-/// Bytes as hexadecimal digits.
+/// Returns the bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The number of terminal columns of a character.
+/// Returns the number of terminal columns of a character.
 pub(crate) fn columns_of(c: char) -> usize {
     c.width().unwrap_or(0)
 }
 
-/// The text unchanged, or its first and last characters with the number of characters left out between them.
+/// Returns the text unchanged, or its first and last characters with the number of characters left out
+/// between them.
 ///
 /// ```
 /// use mixdistill::text::with_middle_left_out;
@@ -57,8 +58,8 @@ pub fn with_middle_left_out(text: &str, [first, last]: [usize; 2]) -> String {
     format!("{head} ... {between} characters left out ... {tail}")
 }
 
-/// The text unchanged, or, if it is wider than `room`, its beginning and end, since names often differ in one
-/// of the two. `width` gives the width of a character.
+/// Returns the text unchanged, or, if it is wider than `room`, its beginning and end, since names often
+/// differ in one of the two. `width` gives the width of a character.
 pub(crate) fn shortened(text: &str, room: f64, width: impl Fn(char) -> f64) -> String {
     if text.chars().map(&width).sum::<f64>() <= room {
         return text.to_owned();

@@ -181,7 +181,7 @@ fn the_other_examples_run() {
     let printed = succeeds("own_data", &[], folder.path());
     assert!(printed.contains("expert") && printed.contains("3 steps"), "{printed}");
     let printed = succeeds("own_model", &[], folder.path());
-    assert!(printed.contains("right"), "{printed}");
+    assert!(printed.contains("correct"), "{printed}");
     let printed = succeeds("distillation", &[], folder.path());
     assert!(folder.path().join("logits/teacher.json").is_file());
     assert!(printed.contains("100 rows of logits") && printed.contains("with the teacher"));

@@ -47,7 +47,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// How to open the run directory.
+    /// Returns how to open the run directory.
     pub fn mode(&self) -> RunMode {
         match (self.resume, self.overwrite) {
             (true, _) => RunMode::Resume,
@@ -56,7 +56,7 @@ impl Flags {
         }
     }
 
-    /// The settings: those of a resumed run, or the library's defaults with the flags.
+    /// Returns the settings: those of a resumed run, or the library's defaults with the flags.
     pub fn settings(&self) -> Result<RunConfig> {
         RunDirectory::check(&self.out, self.mode())?;
         let mut config = match &self.model {

@@ -25,7 +25,7 @@ pub(crate) enum Scale {
 }
 
 impl Scale {
-    /// The number to place on the axis, or `None` if it has no place there.
+    /// Returns the number to place on the axis, or `None` if it has no place there.
     pub(super) fn usable(self, value: f64) -> Option<f64> {
         match value.abs() {
             size if size.is_nan() || size > LARGEST => None,
@@ -53,7 +53,7 @@ struct Step {
 }
 
 impl Step {
-    /// A step of 1, 2 or 5 times a power of ten that divides `span` into about `count` parts.
+    /// Returns a step of 1, 2 or 5 times a power of ten that divides `span` into about `count` parts.
     fn new(span: f64, count: usize) -> Self {
         let wanted = span / count.max(1) as f64;
         let exponent = wanted.log10().floor() as i32;
@@ -69,7 +69,7 @@ impl Step {
         if self.exponent < 0 { Self { factor: 1, exponent: 0 } } else { self }
     }
 
-    /// The value of a tick.
+    /// Returns the value of a tick.
     fn value(self, number: f64) -> f64 {
         let times = number * f64::from(self.factor);
         match self.exponent {
@@ -78,12 +78,12 @@ impl Step {
         }
     }
 
-    /// The index of the last tick that is not above a value.
+    /// Returns the index of the last tick that is not above a value.
     fn below(self, value: f64) -> f64 {
         (value / self.value(1.0) + 1e-6).floor()
     }
 
-    /// The index of the first tick that is not below a value.
+    /// Returns the index of the first tick that is not below a value.
     fn above(self, value: f64) -> f64 {
         (value / self.value(1.0) - 1e-6).ceil()
     }
@@ -150,7 +150,7 @@ impl Ruler {
         Self { low, high, ticks: values.into_iter().map(tick).collect(), logarithmic }
     }
 
-    /// The position of a value, from 0 at the start of the axis to 1 at its end.
+    /// Returns the position of a value, from 0 at the start of the axis to 1 at its end.
     pub(super) fn place(&self, value: f64) -> f64 {
         let share = match self.logarithmic {
             true => (value.ln() - self.low.ln()) / (self.high.ln() - self.low.ln()),
@@ -160,8 +160,8 @@ impl Ruler {
     }
 }
 
-/// The range to draw for a range of data. It has a width, and includes 0 if the scale requires it or if 0 is
-/// near.
+/// Returns the range to draw for a range of data. It has a width, and includes 0 if the scale requires it or
+/// if 0 is near.
 fn widened(scale: Scale, direction: Direction, range: Option<(f64, f64)>) -> (f64, f64) {
     let Some((mut low, mut high)) = range else {
         return if scale == Scale::Logarithmic { (1.0, 10.0) } else { (0.0, 1.0) };
@@ -227,8 +227,8 @@ fn logarithmic_ticks(low: f64, high: f64, count: usize) -> Vec<Tick> {
     steps.filter_map(tick).collect()
 }
 
-/// The label of a tick, with as many digits as a step of ten to the power of `exponent` needs. `largest` is
-/// the largest number on the axis, so that all labels have the same form.
+/// Returns the label of a tick, with as many digits as a step of ten to the power of `exponent` needs.
+/// `largest` is the largest number on the axis, so that all labels have the same form.
 fn label(value: f64, largest: f64, exponent: i32) -> String {
     if value == 0.0 {
         return "0".into();

@@ -20,7 +20,7 @@ pub(crate) fn escaped(text: &str) -> String {
     out
 }
 
-/// The approximate width of a character in ems. Fonts differ, so it errs on the wide side.
+/// Returns the approximate width of a character in ems. Fonts differ, so it errs on the wide side.
 fn ems(c: char) -> f64 {
     match c {
         'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' => 0.35,
@@ -34,7 +34,7 @@ fn ems(c: char) -> f64 {
     }
 }
 
-/// The approximate width of a text in pixels.
+/// Returns the approximate width of a text in pixels.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
     size * text.chars().map(ems).sum::<f64>()
 }

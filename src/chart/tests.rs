@@ -16,7 +16,7 @@ fn chart(x: Scale, y: Scale, series: Vec<Series>) -> Chart {
     Chart { title: "Title".into(), x: axis("x", x), y: axis("y", y), series }
 }
 
-/// The parts of an SVG that are groups of this class, including nested groups.
+/// Returns the parts of an SVG that are groups of this class, including nested groups.
 fn groups<'a>(svg: &'a str, class: &str) -> Vec<&'a str> {
     let begin = format!("<g class=\"{class}\"");
     let starts = svg.match_indices(&begin).map(|(start, _)| start);
@@ -35,7 +35,7 @@ fn groups<'a>(svg: &'a str, class: &str) -> Vec<&'a str> {
     starts.map(group).collect()
 }
 
-/// The texts within a part of an SVG.
+/// Returns the texts within a part of an SVG.
 fn texts(part: &str) -> Vec<String> {
     let texts = part.split("<text ").skip(1);
     let text =
@@ -43,7 +43,7 @@ fn texts(part: &str) -> Vec<String> {
     texts.filter_map(text).collect()
 }
 
-/// All numbers in an attribute, wherever it occurs.
+/// Returns all numbers in an attribute, wherever it occurs.
 fn numbers(part: &str, attribute: &str) -> Vec<f64> {
     let begin = format!(" {attribute}=\"");
     let values = part.split(&begin).skip(1).filter_map(|rest| rest.split('"').next());
@@ -52,7 +52,7 @@ fn numbers(part: &str, attribute: &str) -> Vec<f64> {
         .collect()
 }
 
-/// Left, top, right, and bottom of the frame.
+/// Returns the left, top, right, and bottom of the frame.
 fn frame(svg: &str) -> [f64; 4] {
     let rect = svg.split("<rect class=\"frame\"").nth(1).unwrap().split("/>").next().unwrap();
     let [x, y, width, height] =

@@ -142,7 +142,7 @@ impl Chat<'_> {
     }
 }
 
-/// Whether a message is a slash and one word, and so a command rather than a message for the model.
+/// Returns whether a message is a slash and one word, and so a command rather than a message for the model.
 fn is_command(text: &str) -> bool {
     let word = text.strip_prefix('/');
     word.is_some_and(|word| !word.is_empty() && word.chars().all(char::is_alphanumeric))

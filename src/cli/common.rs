@@ -50,7 +50,7 @@ pub struct Global {
 }
 
 impl Global {
-    /// The backend's name.
+    /// Returns the backend's name.
     pub fn backend(&self) -> &str {
         self.backend.as_deref().unwrap_or("auto")
     }
@@ -164,7 +164,7 @@ impl Session {
         self.screen.error_line(&self.flags.text(text));
     }
 
-    /// Whether results are printed as JSON.
+    /// Returns whether results are printed as JSON.
     pub fn is_json(&self) -> bool {
         self.json
     }
@@ -254,7 +254,7 @@ impl Observer for WithFlags {
     }
 }
 
-/// The default output directory. Each part has its own.
+/// Returns the default output directory. Each part has its own.
 pub fn usual_out(name: &str, part: Option<Part>) -> PathBuf {
     match part {
         Some(part) => format!("{name}-part-{}-of-{}", part.number(), part.of()).into(),
@@ -281,7 +281,7 @@ pub fn this_call() -> String {
     format!("mixdistill {}", arguments.join(" "))
 }
 
-/// A word of a command, quoted if a shell needs it.
+/// Returns a word of a command, quoted if a shell needs it.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:@+%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
@@ -319,7 +319,7 @@ impl TemplateVariable {
         variables.iter().map(|variable| (variable.name.clone(), variable.value.clone())).collect()
     }
 
-    /// The flag that sets this variable.
+    /// Returns the flag that sets this variable.
     pub fn flag(name: &str, value: &serde_json::Value) -> String {
         format!("--template-variable {}", quoted(&format!("{name}={value}")))
     }

@@ -141,7 +141,7 @@ fn explain<T: Settings>(layers: &Layers<T>, asked: &[String], session: &Session)
     Ok(())
 }
 
-/// The explanation of a key, wrapped to the width of the terminal.
+/// Returns the explanation of a key, wrapped to the width of the terminal.
 fn explanation(key: &Key) -> String {
     let width = Terminal::width();
     let mut text = key.path.clone();

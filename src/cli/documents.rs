@@ -11,9 +11,9 @@ use mixdistill::recipe::RunConfig;
 use mixdistill::settings::{Layers, Settings};
 use mixdistill::study::StudyConfig;
 
-/// Returns what is wrong with a command, if anything.
+/// Returns the problem with a command, if any.
 fn wrong(words: &[String]) -> Option<String> {
-    // The name of a command alone speaks of it, as in "`mixdistill study` writes a report".
+    // A command's name alone only mentions it, as in "`mixdistill study` writes a report".
     if let [_, name] = words
         && Cli::command().find_subcommand(name).is_some()
     {
@@ -38,7 +38,7 @@ fn wrong(words: &[String]) -> Option<String> {
         "evaluate" => unknown::<EvaluateConfig>(&set, asked),
         "study" => unknown::<StudyConfig>(&set, asked),
         "config" if is_study => unknown::<StudyConfig>(&set, asked),
-        // Without its feature a command takes any words.
+        // Without its feature, a command accepts any arguments.
         #[cfg(not(feature = "teacher"))]
         "pairs" => None,
         #[cfg(feature = "teacher")]

@@ -215,7 +215,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// A model's answers and their directory.
+/// Returns a model's answers and their directory.
 fn asked(
     flags: &Flags,
     model: &str,
@@ -292,12 +292,12 @@ fn tell_answers(
 }
 
 impl Flags {
-    /// The directory of answers and scores.
+    /// Returns the directory of answers and scores.
     fn out(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| usual_out("scores", self.part))
     }
 
-    /// The evaluation settings: flags, then `--set`.
+    /// Returns the evaluation settings: flags, then `--set`.
     fn config(&self) -> Result<EvaluateConfig, Failure> {
         let mut layers = Layers::<EvaluateConfig>::new()?;
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -325,7 +325,7 @@ impl Flags {
     }
 }
 
-/// The columns that a flag gives.
+/// Returns the columns that a flag gives.
 fn columns(text: Option<&str>, key: &str) -> Result<ColumnMap, Failure> {
     let map = text.map(ColumnMap::parse).transpose();
     let map = map.map_err(|error| match error {
@@ -335,7 +335,7 @@ fn columns(text: Option<&str>, key: &str) -> Result<ColumnMap, Failure> {
     Ok(map?.unwrap_or_default())
 }
 
-/// The graded answers of a file to one benchmark, and their directory.
+/// Returns the graded answers of a file to one benchmark, and their directory.
 fn graded(
     flags: &Flags,
     benchmark: &Benchmark,

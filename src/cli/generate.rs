@@ -111,7 +111,7 @@ fn one(speaker: &Speaker, prompt: &[u32], session: &Session) -> Ended {
     }
 }
 
-/// The prompts of a file. Rows without a prompt are skipped with a warning.
+/// Returns the prompts of a file. Rows without a prompt are skipped with a warning.
 fn rows(path: &Path, columns: Option<&str>, session: &Session) -> Result<Vec<PromptRow>> {
     let columns = columns.map(ColumnMap::parse).transpose()?.unwrap_or_default();
     let files = DataFiles::find(path, &session.context)?;
@@ -126,7 +126,7 @@ fn rows(path: &Path, columns: Option<&str>, session: &Session) -> Result<Vec<Pro
     Ok(read.prompts)
 }
 
-/// The tokens of each row's prompt.
+/// Returns the tokens of each row's prompt.
 fn prompts(
     path: &Path,
     rows: &[PromptRow],

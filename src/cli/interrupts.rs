@@ -62,14 +62,14 @@ impl Interrupts {
         }
     }
 
-    /// From now on, a signal ends only the current answer, through the returned flag.
+    /// Makes a signal end only the current answer, through the returned flag.
     pub fn begin_answer(&self) -> StopFlag {
         let stop = StopFlag::default();
         *self.mode() = Mode::Answer(stop.clone());
         stop
     }
 
-    /// From now on, a signal ends the program.
+    /// Makes a signal end the program again.
     pub fn idle(&self) {
         *self.mode() = Mode::Idle;
     }

@@ -40,7 +40,7 @@ pub enum Lines {
 }
 
 impl Lines {
-    /// Opens standard input. Also returns what is wrong with the history, if anything.
+    /// Opens standard input. Also returns the problem with the history, if any.
     pub fn open(keep_history: bool) -> (Self, Option<String>) {
         let is_terminal = std::io::stdin().is_terminal();
         let plain = Self::Plain { prompts: is_terminal };
@@ -70,12 +70,12 @@ impl Lines {
         (Self::Edited { editor, history, interrupted: None }, trouble)
     }
 
-    /// Whether a person can edit lines.
+    /// Returns whether a person can edit lines.
     pub fn is_edited(&self) -> bool {
         matches!(self, Self::Edited { .. })
     }
 
-    /// The next message.
+    /// Returns the next message.
     ///
     /// # Errors
     /// [`Error::Io`] if standard input cannot be read.
@@ -110,7 +110,7 @@ impl Lines {
         }
     }
 
-    /// Saves the history. Returns what is wrong with it, if anything.
+    /// Saves the history. Returns the problem with it, if any.
     pub fn close(self) -> Option<String> {
         let Self::Edited { mut editor, history: Some(path), .. } = self else { return None };
         let error = append_history(&mut editor, &path).err()?;
@@ -149,7 +149,7 @@ fn plain(prompts: bool) -> Result<Line> {
     })
 }
 
-/// The history file, in the user's cache folder.
+/// Returns the history file, in the user's cache folder.
 fn history_file() -> Option<PathBuf> {
     let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let home = || from("HOME").map(PathBuf::from);

@@ -74,8 +74,8 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// The effect of merging an adapter that was trained on a quantized base model, as losses on its run's
-/// held-out rows.
+/// Returns the effect of merging an adapter that was trained on a quantized base model, as losses on its
+/// run's held-out rows.
 fn losses(flags: &Flags, session: &Session) -> Result<Option<Vec<MergedLoss>>, Failure> {
     let (run, config) = match run_on_stored_base(&flags.model, flags.adapter.as_deref()) {
         Ok(Some(run)) => run,

@@ -26,14 +26,14 @@ pub struct SettingFlags {
 }
 
 impl SettingFlags {
-    /// The flags of a command; `settable` are the keys that its `--set` accepts.
+    /// Returns the flags of a command; `settable` are the keys that its `--set` accepts.
     pub fn of(command: &Command, settable: Vec<String>) -> Self {
         let flag = |arg: &clap::Arg| Some((arg.get_id().to_string(), arg.get_long()?.to_owned()));
         let flags = command.get_arguments().filter_map(flag);
         Self { flags: flags.map(|(id, long)| (id, format!("--{long}"))).collect(), settable }
     }
 
-    /// The flag that sets a setting.
+    /// Returns the flag that sets a setting.
     fn flag(&self, key: &str) -> Option<String> {
         // A flag that sets a table also sets its entries.
         let sets = |id: &str| key.strip_prefix(id).is_some_and(|rest| rest.starts_with('.'));
@@ -49,7 +49,7 @@ impl SettingFlags {
         self.flags.iter().any(|(_, known)| known == flag)
     }
 
-    /// The text of an error, with flags.
+    /// Returns the text of an error, with flags.
     pub fn error(&self, error: &Error) -> String {
         let mut text = error.to_string();
         for (advice, flag, said) in ADVICE {
@@ -60,7 +60,7 @@ impl SettingFlags {
         with_features(self.text(&text))
     }
 
-    /// A text of the library, with flags next to the settings that it names.
+    /// Returns a text of the library, with flags next to the settings that it names.
     pub fn text(&self, text: &str) -> String {
         let mut text = self.named(text);
         for (key, flag) in self.flags.iter().filter(|(key, _)| key.contains('.')) {
@@ -118,13 +118,13 @@ fn beside(text: &str, key: &str, flag: &str) -> String {
     out + rest
 }
 
-/// Whether a key matches a known one, in which `*` stands for any entry of a list.
+/// Returns whether a key matches a known one, in which `*` stands for any entry of a list.
 fn same_key(known: &str, key: &str) -> bool {
     let [known, key] = [known, key].map(|path| path.split('.').collect::<Vec<_>>());
     known.len() == key.len() && known.iter().zip(&key).all(|(a, b)| *a == "*" || a == b)
 }
 
-/// How to get a feature that this build lacks.
+/// Returns how to get a feature that this build lacks.
 pub fn how_to_get(feature: &str) -> String {
     format!(
         "Install it with `cargo install --locked --profile dev --path . --features {feature}`, or use \

@@ -93,7 +93,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether to print results as JSON.
+    /// Returns whether to print results as JSON.
     fn json(&self) -> bool {
         match self {
             Self::Train(flags) => flags.json.json,
@@ -115,7 +115,7 @@ impl Command {
         }
     }
 
-    /// The keys that the command's `--set` accepts.
+    /// Returns the keys that the command's `--set` accepts.
     fn settable(&self) -> mixdistill::Result<Vec<String>> {
         match self {
             Self::Train(_)

@@ -183,7 +183,7 @@ fn tell_reasons(report: &PairsReport, session: &Session) {
 }
 
 impl Flags {
-    /// Settings: the file, then flags, then `--set`.
+    /// Returns the settings: the file, then flags, then `--set`.
     fn layers(&self) -> Result<Layers<MakePairsConfig>, Failure> {
         let mut layers = Layers::<MakePairsConfig>::new()?;
         if let Some(path) = &self.config {

@@ -73,7 +73,7 @@ struct Marks {
 }
 
 impl Marks {
-    /// Bold green if the terminal can show it, else brackets.
+    /// Selects bold green if the terminal can show it, else brackets.
     fn of(session: &Session) -> Self {
         let is_terminal = match session.is_json() {
             true => std::io::stderr().is_terminal(),
@@ -87,7 +87,7 @@ impl Marks {
         }
     }
 
-    /// The text of a row, with long parts shortened in the middle.
+    /// Returns the text of a row, with long parts shortened in the middle.
     fn text(&self, row: &PreviewRow) -> String {
         let part = |part: &mixdistill::recipe::PreviewPart| {
             let text = with_middle_left_out(&harmless(&part.text), SHOWN);

@@ -78,7 +78,7 @@ impl Together {
         })
     }
 
-    /// The place of this process among several.
+    /// Returns the place of this process among several.
     fn place(&self) -> Option<&Place> {
         match &self.started {
             Started::Mpi(place) => Some(place),
@@ -86,17 +86,17 @@ impl Together {
         }
     }
 
-    /// Whether this is the process that prints.
+    /// Returns whether this is the process that prints.
     pub fn speaks(&self) -> bool {
         self.place().is_none_or(|place| place.rank == 0)
     }
 
-    /// Whether there are other processes.
+    /// Returns whether there are other processes.
     pub fn are_several(&self) -> bool {
         self.place().is_some()
     }
 
-    /// The ranks to train on.
+    /// Returns the ranks to train on.
     pub fn ranks(&self, patience: Duration) -> Ranks {
         #[cfg(feature = "mpi")]
         if let Some(mpi) = &self.mpi {
@@ -105,13 +105,13 @@ impl Together {
         Ranks::default().with_patience(patience)
     }
 
-    /// The device of this process on a backend.
+    /// Returns the device of this process on a backend.
     pub fn device(&self, backend: &str) -> String {
         local_device(backend, self.place().map_or(0, |place| place.local))
     }
 
-    /// The thread count of this process if several processes share the cores of a machine and the user set
-    /// none. A launcher that binds processes to cores has already divided them.
+    /// Returns the thread count of this process if several processes share the cores of a machine and the
+    /// user set none. A launcher that binds processes to cores has already divided them.
     pub fn threads(&self) -> Option<usize> {
         let here = self.place()?.on_machine?;
         if std::env::var_os("RAYON_NUM_THREADS").is_some() {
@@ -123,7 +123,7 @@ impl Together {
         (available >= all).then(|| (available / here.max(1)).max(1))
     }
 
-    /// Waits, so that the leader reports the error first if it knows of it.
+    /// Waits so that the leader can report the error first if it knows of it.
     pub fn before_an_error(&self, ended: &Ended) {
         if let (Err(super::common::Failure::Error(error)), false) = (ended, self.speaks())
             && !matches!(error, Error::Stopped { .. })

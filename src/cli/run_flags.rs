@@ -198,7 +198,7 @@ fn with_toy_hint(error: Error, layers: &Layers<RunConfig>) -> Error {
 }
 
 impl RunFlags {
-    /// Settings and mode: defaults, then the file (or the resumed run's), then flags, then `--set`.
+    /// Returns settings and mode: defaults, then the file (or the resumed run's), then flags, then `--set`.
     pub fn asked(&self, session: &Session) -> Result<Asked, Failure> {
         let mode = match (self.resume, self.overwrite) {
             (true, _) if self.allow_changes => RunMode::ResumeChanged,
@@ -257,7 +257,7 @@ impl RunFlags {
         self.add_sources(layers)
     }
 
-    /// A share replaces the one in the file, even if that is auto.
+    /// Sets the share, which replaces the one in the file, even `auto`.
     fn add_share(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
         let share = match self.share {
             None => return Ok(()),
@@ -286,7 +286,7 @@ impl RunFlags {
         layers.set_value("lora.alpha", scale * rank as f64)
     }
 
-    /// The files replace the sources that are set.
+    /// Sets the sources from `--long` and `--short`, which replace all others.
     fn add_sources(&self, layers: &mut Layers<RunConfig>) -> Result<()> {
         let (Some(long), Some(short)) = (&self.long, &self.short) else { return Ok(()) };
         let sources = [("long", long, &self.long_columns), ("short", short, &self.short_columns)];
@@ -298,7 +298,7 @@ impl RunFlags {
         set_sources(layers, &sources)
     }
 
-    /// The command that resumes a run, if its directory holds one.
+    /// Returns the command that resumes a run, if its directory holds one.
     pub fn to_go_on(command: &str, config: &RunConfig) -> Option<String> {
         let out = quoted(&config.out.to_string_lossy());
         RunDirectory::holds_run(&config.out)
@@ -309,7 +309,7 @@ impl RunFlags {
 /// A source given by flags.
 pub struct FlagSource {
     pub name: String,
-    /// A file, or a dataset on the hub.
+    /// A file, or a dataset on the Hub.
     pub path: String,
     /// Its columns, as [`ColumnMap::parse`] takes them.
     pub columns: Option<String>,
@@ -352,7 +352,7 @@ pub fn add_assignments<T: mixdistill::settings::Settings>(
     assignments.iter().try_for_each(|assignment| layers.set(assignment)).map_err(Failure::Usage)
 }
 
-/// The keys that `--set` accepts.
+/// Returns the keys that `--set` accepts.
 ///
 /// # Errors
 /// Same as [`Layers::new`].
@@ -361,7 +361,7 @@ pub fn settable<T: mixdistill::settings::Settings>() -> Result<Vec<String>> {
     Ok(keys.into_iter().filter(|key| !key.is_table).map(|key| key.path).collect())
 }
 
-/// The same error, with the full key of its setting.
+/// Returns the same error with the full key of its setting.
 fn at_key(error: Error, key: &str) -> Error {
     match error {
         Error::Config { what, hint, .. } => Error::config(key, what, hint),
@@ -373,7 +373,7 @@ fn usual_out() -> PathBuf {
     RunConfig::toy().out
 }
 
-/// The settings of the run in a directory.
+/// Returns the settings of the run in a directory.
 fn stored_settings(out: Option<&Path>) -> Result<PathBuf> {
     let out = out.map_or_else(usual_out, Path::to_owned);
     let path = out.join("config.toml");

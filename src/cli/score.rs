@@ -150,7 +150,7 @@ fn tell(flags: &Flags, written: &WrittenScores, next: &str, session: &Session) {
     say!(session, "\nnext:\n  {next}");
 }
 
-/// The scores by source.
+/// Prints the scores by source.
 fn tell_sources(written: &WrittenScores, session: &Session) {
     say!(session, "{}", score_table(&written.sources).to_text(Terminal::width()));
     if let Some(line) = lowest(&written.sources) {
@@ -158,7 +158,7 @@ fn tell_sources(written: &WrittenScores, session: &Session) {
     }
 }
 
-/// The command that trains with a choice by these scores, with all given flags.
+/// Returns the command that trains with a choice by these scores, with all given flags.
 fn next(
     flags: &Flags,
     layers: &Layers<RunConfig>,
@@ -198,7 +198,7 @@ fn next(
     words.join(" ")
 }
 
-/// The sources with the lowest ratio, to the digits shown.
+/// Returns the sources with the lowest ratio, to the digits shown.
 fn lowest(sources: &[SourceScores]) -> Option<String> {
     let mut scored: Vec<&SourceScores> = sources.iter().filter(|source| source.rows > 0).collect();
     scored.sort_by(|a, b| a.rsr.total_cmp(&b.rsr));
@@ -271,7 +271,7 @@ impl Flags {
             || !self.columns.is_empty()
     }
 
-    /// The names of sources with the text of their columns.
+    /// Returns the names of sources with the text of their columns.
     fn columns_of(&self) -> Result<Vec<(&str, &str)>> {
         let parts = |given: &'_ String| {
             given.split_once('=').is_some_and(|(name, map)| !name.is_empty() && !map.is_empty())
@@ -284,7 +284,7 @@ impl Flags {
         Ok(self.columns.iter().filter_map(|given| given.split_once('=')).collect())
     }
 
-    /// The names and files of the sources that the flags give.
+    /// Returns the names and files of the sources that the flags give.
     fn sources(&self) -> Result<Vec<(String, String)>> {
         let flag = |name: &str, path: &Option<PathBuf>| {
             Some((name.to_owned(), path.as_ref()?.to_string_lossy().into_owned()))
@@ -311,7 +311,7 @@ impl Flags {
     }
 }
 
-/// The sources in the settings.
+/// Returns the sources in the settings.
 fn set_already(layers: &Layers<RunConfig>) -> Vec<FlagSource> {
     let set = layers.given().get("data").and_then(|data| data.get("sources"));
     let of = |source: &Value| {

@@ -131,7 +131,7 @@ pub struct SamplingFlags {
 }
 
 impl SamplingFlags {
-    /// The validated settings.
+    /// Returns the validated settings.
     ///
     /// # Errors
     /// Same as [`GenerateConfig::validate`].
@@ -180,7 +180,7 @@ impl ModelFlags {
     }
 }
 
-/// The tokens of a prompt, which must leave room for an answer.
+/// Returns the tokens of a prompt, which must leave room for an answer.
 ///
 /// # Errors
 /// Errors of the tokenizer and the template; [`Error::Config`] if the prompt does not fit.
@@ -199,13 +199,13 @@ pub fn prompt_tokens(files: &TextModelFiles, prompt: Prompt<'_>, raw: bool) -> R
     Ok(tokens)
 }
 
-/// The maximum number of tokens that the model takes, prompt and answer together.
+/// Returns the maximum number of tokens that the model takes, prompt and answer together.
 pub fn context_length(files: &TextModelFiles) -> usize {
     files.folder().config().context()
 }
 
-/// The tokens of a conversation, up to the model's next answer. Without a chat template, only those of
-/// the last message.
+/// Returns the tokens of a conversation, up to the model's next answer. Without a chat template, only those
+/// of the last message.
 ///
 /// # Errors
 /// Same as [`TextModelFiles::conversation`].
@@ -242,13 +242,13 @@ impl Speaker {
         Ok(Self { loaded: files.load(&device, &session.context)?, config })
     }
 
-    /// What ends an answer.
+    /// Returns what ends an answer.
     pub fn stop_conditions(&self) -> StopConditions<'_> {
         let text = self.loaded.text_interface();
         StopConditions { tokens: text.end_tokens, tokenizer: text.tokenizer }
     }
 
-    /// The part of an unfinished answer that can be shown: without an incomplete character and
+    /// Returns the part of an unfinished answer that can be shown: without an incomplete character and
     /// without a possible beginning of a stop text.
     fn text_so_far(&self, token: &NewToken<'_>) -> Result<String> {
         let tokenizer = self.loaded.files.tokenizer();
@@ -315,19 +315,19 @@ impl Speaker {
 }
 
 impl Shown {
-    /// The answer's length, its speed, and why it ended.
+    /// Returns the answer's length, its speed, and why it ended.
     fn figures(&self) -> String {
         let tokens = self.answer.tokens.len();
         let speed = tokens as f64 / self.seconds.max(1e-9);
         format!("{tokens} tokens, {speed:.1} tokens/s; {}", ended(&self.answer.end))
     }
 
-    /// Whether Ctrl-C ended it.
+    /// Returns whether Ctrl-C ended it.
     pub fn is_interrupted(&self) -> bool {
         self.answer.end == EndReason::Interrupted
     }
 
-    /// Why the answer is empty, if it is.
+    /// Returns why the answer is empty, if it is.
     pub fn emptiness(&self) -> Option<&'static str> {
         if !self.text.trim().is_empty() {
             return None;
@@ -346,7 +346,7 @@ impl Shown {
     }
 }
 
-/// Why an answer ended, in words. `grade_answers` reads these words from the output of `generate`.
+/// Returns why an answer ended, in words. `grade_answers` reads these words from the output of `generate`.
 pub fn ended(end: &EndReason) -> String {
     match end {
         EndReason::EndToken(_) => "ended by the model".into(),

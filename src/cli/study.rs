@@ -135,7 +135,7 @@ fn tell_part(made: &StudyPart, session: &Session) {
     );
 }
 
-/// Whether this compares a choice with its control, the same share chosen at random.
+/// Returns whether this compares a choice with its control, the same share chosen at random.
 fn is_decisive(difference: &ArmDifference) -> bool {
     matches!((difference.arm, difference.other), (ArmKind::Choice(_), ArmKind::Control(_)))
 }

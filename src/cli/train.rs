@@ -56,7 +56,7 @@ pub fn run(flags: &Flags, session: &Session) -> Ended {
     Ok(())
 }
 
-/// The summary of the run, on the rank that prints.
+/// Returns the summary of the run, on the rank that prints.
 fn trained(
     flags: &Flags,
     config: &RunConfig,
@@ -77,7 +77,7 @@ fn trained(
     }
 }
 
-/// What a stopped run has saved.
+/// Returns what a stopped run has saved.
 pub fn kept(out: &Path) -> String {
     let checkpoints = out.join("checkpoints");
     match checkpoints.is_dir() {
@@ -86,7 +86,7 @@ pub fn kept(out: &Path) -> String {
     }
 }
 
-/// The commands to run next, one per line.
+/// Returns the commands to run next, one per line.
 fn next(config: &RunConfig) -> String {
     let run = quoted(&config.out.to_string_lossy());
     let system = config.data.system_prompt.as_ref();

@@ -54,7 +54,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// A short name, such as `encode`.
+    /// Returns a short name, such as `encode`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Download => "download",
@@ -263,7 +263,7 @@ pub enum Event<'a> {
 /// assert!(observers.observe(&Event::Step(&step)).is_err());
 /// ```
 pub trait Observer {
-    /// Called for each event, in order.
+    /// Handles an event. Called for each event, in order.
     ///
     /// # Errors
     /// An error ends the work. Files on disk are kept.

@@ -97,18 +97,18 @@ impl<'a> Context<'a> {
     /// Emits a message for the user.
     ///
     /// # Errors
-    /// As [`Context::emit`].
+    /// See [`Context::emit`].
     pub fn notice(&self, text: impl AsRef<str>) -> Result<()> {
         self.emit(&Event::Notice(text.as_ref()))
     }
 
-    /// A context with the same observer that never stops, for work that ranks do together: a stop on one rank
-    /// alone would leave the others waiting.
+    /// Returns a context with the same observer that never stops, for work that ranks do together: a stop on
+    /// one rank alone would leave the others waiting.
     pub(crate) fn without_stop(&self) -> Context<'_> {
         Context::new(self, &StopFlag::default())
     }
 
-    /// The stop flag.
+    /// Returns the stop flag.
     pub fn stop_flag(&self) -> &StopFlag {
         &self.stop
     }
@@ -205,7 +205,7 @@ impl TaskProgress<'_, '_> {
     /// Like [`TaskProgress::update`], and sets the total, if it was unknown before.
     ///
     /// # Errors
-    /// As [`TaskProgress::update`].
+    /// See [`TaskProgress::update`].
     pub fn update_of(&mut self, done: u64, total: u64) -> Result<()> {
         self.progress.total = total;
         self.update(done)
@@ -214,7 +214,7 @@ impl TaskProgress<'_, '_> {
     /// Reports that one more unit is done.
     ///
     /// # Errors
-    /// As [`TaskProgress::update`].
+    /// See [`TaskProgress::update`].
     pub fn advance(&mut self) -> Result<()> {
         self.update(self.progress.done + 1)
     }
@@ -224,7 +224,7 @@ impl TaskProgress<'_, '_> {
         self.progress.tokens += tokens;
     }
 
-    /// The current progress.
+    /// Returns the current progress.
     pub fn progress(&self) -> Progress {
         self.progress
     }

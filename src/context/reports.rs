@@ -142,7 +142,7 @@ impl fmt::Display for Accuracy {
         write!(
             f,
             "{} of {} correct = {:.1}% (95% interval {:.1} to {:.1}%), {:.0} tokens per answer, \
-             {:.1}% at the length limit, {:.1}% without a final answer",
+             {:.1}% truncated, {:.1}% without a final answer",
             self.correct,
             self.questions,
             100.0 * self.accuracy,

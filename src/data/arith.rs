@@ -75,12 +75,12 @@ pub struct ArithProblem {
 }
 
 impl ArithProblem {
-    /// The short solution as a record with this id.
+    /// Returns the short solution as a record with this id.
     pub fn short_record(&self, id: usize) -> CotRecord {
         self.record(id, &self.short)
     }
 
-    /// The long solution as a record with this id.
+    /// Returns the long solution as a record with this id.
     pub fn long_record(&self, id: usize) -> CotRecord {
         self.record(id, &self.long)
     }
@@ -135,7 +135,7 @@ impl ArithCorpus {
     }
 }
 
-/// The long and short solutions to the same problems, as sources `long` and `short`.
+/// Returns the long and short solutions to the same problems, as sources `long` and `short`.
 pub fn sources(problems: &[ArithProblem]) -> Vec<Source> {
     let records = |record: fn(&ArithProblem, usize) -> CotRecord| {
         problems.iter().enumerate().map(|(id, problem)| record(problem, id)).collect()

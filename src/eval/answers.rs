@@ -295,7 +295,7 @@ impl<'a> AnswerRows<'a> {
         Ok(())
     }
 
-    /// The answers of a row.
+    /// Returns the answers of a row.
     fn texts(&self, row: &Map<String, Value>) -> Result<Vec<String>, RowFault> {
         let (name, value) = match &self.column {
             Some(AnswerColumn::Name(name)) => (name.as_str(), value_at(row, name)),
@@ -378,7 +378,7 @@ impl<'a> AnswerRows<'a> {
         })
     }
 
-    /// The row of the benchmark that a row's answer belongs to.
+    /// Returns the row of the benchmark that a row's answer belongs to.
     fn target(&self, row: &AnswerRow, at: RowAt<'_>) -> Result<Target> {
         let failed = |what: String| -> Result<Target, Error> { Err(at.error(what, HINT)) };
         let named = |name: &str| -> String { name.chars().take(60).collect() };
@@ -432,7 +432,7 @@ impl<'a> AnswerRows<'a> {
     }
 }
 
-/// Whether two texts are different problems: neither contains the other, and their beginnings differ.
+/// Returns whether two texts are different problems: neither contains the other, and their beginnings differ.
 fn differ(a: &str, b: &str) -> bool {
     const BEGINNING: usize = 40;
     let letters = |text: &str| -> String {

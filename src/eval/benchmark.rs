@@ -87,12 +87,12 @@ pub struct Benchmark {
 }
 
 impl Benchmark {
-    /// Number of rows in the file, including those that are left out.
+    /// Returns the number of rows in the file, including those that are left out.
     pub fn rows(&self) -> usize {
         self.problems.len() + self.skipped.len()
     }
 
-    /// A copy with only the first problems, if a limit is given.
+    /// Returns a copy with only the first problems, if a limit is given.
     pub fn first(&self, limit: Option<usize>) -> Self {
         let mut first = self.clone();
         first.problems.truncate(limit.unwrap_or(usize::MAX));
@@ -114,9 +114,10 @@ impl Benchmark {
     }
 }
 
-/// The letter of the option that an answer gives: as a letter, as the text of an option or an equal text, or
-/// as an index from 0. A JSON number is an index rather than a text, since MMLU has indices of options that
-/// are numeric texts. If the options are JSON numbers, too, it is one of them rather than an index.
+/// Returns the letter of the option that an answer gives: as a letter, as the text of an option or an equal
+/// text, or as an index from 0. A JSON number is an index rather than a text, since MMLU has indices of
+/// options that are numeric texts. If the options are JSON numbers, too, it is one of them rather than an
+/// index.
 pub(super) fn chosen(
     answer: Option<&Value>,
     reference: &str,

@@ -26,7 +26,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Whether the interval excludes 0.
+    /// Returns whether the interval excludes 0.
     pub fn is_clear(&self) -> bool {
         self.low >= ROUNDING || self.high <= -ROUNDING
     }
@@ -54,7 +54,7 @@ impl Default for Bootstrap {
     }
 }
 
-/// The score of a model: the mean over benchmarks of the mean over problems.
+/// Returns the score of a model: the mean over benchmarks of the mean over problems.
 pub fn score(hits: &Hits) -> f64 {
     let mean = |hits: &Vec<f32>| {
         hits.iter().map(|hit| f64::from(*hit)).sum::<f64>() / hits.len().max(1) as f64
@@ -63,8 +63,8 @@ pub fn score(hits: &Hits) -> f64 {
 }
 
 impl Bootstrap {
-    /// The score of an arm. If all answers are correct, or none, resamples do not vary. The interval is then
-    /// Wilson's interval for the number of problems.
+    /// Returns the score of an arm. If all answers are correct, or none, resamples do not vary. The interval
+    /// is then Wilson's interval for the number of problems.
     pub fn score(&self, arm: &Arm) -> Estimate {
         let estimate = self.combination(&[(1.0, arm)]);
         let problems = arm.first().map_or(0, |hits| hits.iter().map(Vec::len).sum());
@@ -75,7 +75,7 @@ impl Bootstrap {
         }
     }
 
-    /// The score of the first arm minus that of the second.
+    /// Returns the score of the first arm minus that of the second.
     ///
     /// # Panics
     /// Same as [`Bootstrap::combination`].
@@ -94,7 +94,7 @@ impl Bootstrap {
         }
     }
 
-    /// A weighted sum of the scores of arms.
+    /// Returns a weighted sum of the scores of arms.
     ///
     /// # Panics
     /// If the arms differ in seeds, benchmarks, or problems.
@@ -103,8 +103,8 @@ impl Bootstrap {
         resampled.map_or_else(Estimate::default, |(value, values)| estimate(value, &values))
     }
 
-    /// A weighted sum of the scores of arms, and the sums of the resamples in ascending order. `None` without
-    /// arms or seeds.
+    /// Returns a weighted sum of the scores of arms, and the sums of the resamples in ascending order. `None`
+    /// without arms or seeds.
     fn resampled(&self, arms: &[(f64, &Arm)]) -> Option<(f64, Vec<f64>)> {
         let shape = |arm: &Arm| -> Vec<Vec<usize>> {
             arm.iter().map(|hits| hits.iter().map(Vec::len).collect()).collect()
@@ -160,7 +160,7 @@ impl Bootstrap {
     }
 }
 
-/// A number with the percentile interval of its sorted resamples.
+/// Returns a number with the percentile interval of its sorted resamples.
 fn estimate(value: f64, values: &[f64]) -> Estimate {
     let at = |share: f64| values[(share * (values.len() - 1) as f64).round() as usize];
     Estimate { value, low: at(0.025), high: at(0.975) }

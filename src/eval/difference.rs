@@ -15,18 +15,19 @@ pub struct Difference {
 }
 
 impl Default for Difference {
-    /// The difference of empty arms.
+    /// Returns the difference of empty arms.
     fn default() -> Self {
         Self { estimate: Estimate::default(), p: 1.0, standard_error: 0.0 }
     }
 }
 
 impl Difference {
-    /// The difference from its resamples. If `r` of `n` resamples are at 0 or on the other side of it, the
-    /// p-value is `2 (r + 1) / (n + 1)`, at most 1. Apart from rounding, it is below 0.05 if the interval
-    /// excludes 0. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 15.4, with
-    /// the added 1 of Davison and Hinkley, "Bootstrap Methods and their Application", 1997, equation 4.11,
-    /// since `n` resamples cannot show a smaller p-value. Values within rounding error of 0 count as 0.
+    /// Returns the difference from its resamples. If `r` of `n` resamples are at 0 or on the other side of
+    /// it, the p-value is `2 (r + 1) / (n + 1)`, at most 1. Apart from rounding, it is below 0.05 if the
+    /// interval excludes 0. Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section
+    /// 15.4, with the added 1 of Davison and Hinkley, "Bootstrap Methods and their Application", 1997,
+    /// equation 4.11, since `n` resamples cannot show a smaller p-value. Values within rounding error of 0
+    /// count as 0.
     pub(super) fn of(estimate: Estimate, resampled: &[f64]) -> Self {
         let count = resampled.len() as f64;
         let at_most = resampled.iter().filter(|value| **value < ROUNDING).count();
@@ -38,13 +39,13 @@ impl Difference {
         Self { estimate, p: p.min(1.0), standard_error }
     }
 
-    /// The smallest p-value that this number of resamples can show.
+    /// Returns the smallest p-value that this number of resamples can show.
     pub fn smallest_p(resamples: usize) -> f64 {
         (2.0 / (resamples as f64 + 1.0)).min(1.0)
     }
 
-    /// The minimum detectable difference: the smallest true difference that 80% of studies like this one
-    /// would show in a two-sided test at the 5% level, (1.960 + 0.842) standard errors. `None` if the
+    /// Returns the minimum detectable difference: the smallest true difference that 80% of studies like this
+    /// one would show in a two-sided test at the 5% level, (1.960 + 0.842) standard errors. `None` if the
     /// resamples do not vary, for example because all answers are wrong.
     ///
     /// Source: J. Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, for a normally
@@ -54,8 +55,8 @@ impl Difference {
             .then_some((AT_5_PERCENT + AT_80_PERCENT) * self.standard_error)
     }
 
-    /// The factor by which [`Difference::shown_in_most`] grows for a test at the level 5% / `tests`, which
-    /// Holm's correction requires of the smallest of `tests` p-values.
+    /// Returns the factor by which [`Difference::shown_in_most`] grows for a test at the level 5% / `tests`,
+    /// which Holm's correction requires of the smallest of `tests` p-values.
     pub fn corrected_factor(tests: usize) -> f64 {
         let level = 0.05 / tests.max(1) as f64;
         (upper_quantile(level / 2.0) + AT_80_PERCENT) / (AT_5_PERCENT + AT_80_PERCENT)
@@ -66,8 +67,8 @@ impl Difference {
 const AT_5_PERCENT: f64 = 1.959_963_984_540_054;
 const AT_80_PERCENT: f64 = 0.841_621_233_572_914_3;
 
-/// The value that a standard normal variable exceeds with probability `chance`, at most one half; the error
-/// is below 0.00045. Source: M. Abramowitz and I. Stegun, "Handbook of Mathematical Functions", 1964,
+/// Returns the value that a standard normal variable exceeds with probability `chance`, at most one half; the
+/// error is below 0.00045. Source: M. Abramowitz and I. Stegun, "Handbook of Mathematical Functions", 1964,
 /// 26.2.23.
 fn upper_quantile(chance: f64) -> f64 {
     let t = (-2.0 * chance.ln()).sqrt();

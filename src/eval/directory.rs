@@ -41,7 +41,7 @@ const SETTINGS: &str = "settings.json";
 pub(super) const WEIGHTS: &str = "weights.json";
 const HINT: &str = "Choose another directory (out), or evaluate with the settings of these answers";
 
-/// The file name of a model's answers to a benchmark.
+/// Returns the file name of a model's answers to a benchmark.
 pub(super) fn answers_file(benchmark: &str) -> String {
     format!("{benchmark}.jsonl")
 }
@@ -84,7 +84,7 @@ pub fn read_benchmarks(
     Ok(benchmarks)
 }
 
-/// The first few numbers of a list, and how many more there are.
+/// Returns the first few numbers of a list, and how many more there are.
 fn first_of(numbers: &[usize]) -> String {
     const SHOWN: usize = 8;
     let mut text = numbers.iter().take(SHOWN).map(usize::to_string).collect::<Vec<_>>().join(", ");
@@ -151,12 +151,12 @@ impl EvaluationDirectory {
         Ok(Self { directory, part })
     }
 
-    /// The path of the directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub(super) fn files(&self) -> &WorkDir {
         &self.directory
     }
@@ -399,7 +399,8 @@ impl EvaluationDirectory {
         Ok(table)
     }
 
-    /// The noted fingerprint of the weights in a folder, if the sizes and times of their files are unchanged.
+    /// Returns the noted fingerprint of the weights in a folder, if the sizes and times of their files are
+    /// unchanged.
     pub fn noted_fingerprint(&self, folder: &Path) -> Option<String> {
         let text = std::fs::read_to_string(self.directory.join(WEIGHTS)).ok()?;
         let noted: NotedWeights = serde_json::from_str(&text).ok()?;
@@ -427,7 +428,7 @@ struct NotedWeights {
     fingerprint: String,
 }
 
-/// The files of a model; `None` if the system does not report the metadata of all of them.
+/// Returns the files of a model; `None` if the system does not report the metadata of all of them.
 pub(crate) fn weight_files(folder: &Path) -> Option<FileTimes> {
     let mut files = BTreeMap::new();
     let folder = folder.canonicalize().ok()?;
@@ -451,7 +452,7 @@ pub(crate) fn weight_files(folder: &Path) -> Option<FileTimes> {
     Some(files)
 }
 
-/// The first 16 digits of a file's SHA-256.
+/// Returns the first 16 digits of a file's SHA-256.
 fn checksum(path: &Path) -> Result<String> {
     const DIGITS: usize = 16;
     let mut hash = sha256_of(path)?;
@@ -459,7 +460,8 @@ fn checksum(path: &Path) -> Result<String> {
     Ok(hash)
 }
 
-/// The checksum of earlier versions: the hash of the standard library, which may change with the compiler.
+/// Returns the checksum of earlier versions: the hash of the standard library, which may change with the
+/// compiler.
 fn earlier_checksum(path: &Path) -> Result<String> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;

@@ -127,7 +127,7 @@ pub(super) struct Portion {
 }
 
 impl Portion {
-    /// Whether the portion has the problem with this index in its benchmark.
+    /// Returns whether the portion has the problem with this index in its benchmark.
     pub(super) fn holds(self, index: usize) -> bool {
         self.part.is_none_or(|part| part.holds(self.before + index))
     }
@@ -222,14 +222,14 @@ struct Asked {
 }
 
 impl Asked {
-    /// The number of the answer's random stream, which does not depend on its batch or on the number of
-    /// samples.
+    /// Returns the number of the answer's random stream, which does not depend on its batch or on the number
+    /// of samples.
     fn number(&self) -> u64 {
         (self.sample as u64) << 32 | self.index as u64
     }
 }
 
-/// The tokens of a problem's prompt.
+/// Returns the tokens of a problem's prompt.
 fn prompt_tokens(
     text: &TextInterface<'_>,
     problem: &BenchmarkProblem,
@@ -244,7 +244,7 @@ fn prompt_tokens(
     text.template.prompt(text.tokenizer, prompt)
 }
 
-/// The maximum number of tokens of a prompt and its answer in these benchmarks.
+/// Returns the maximum number of tokens of a prompt and its answer in these benchmarks.
 pub(super) fn longest_row(
     text: &TextInterface<'_>,
     benchmarks: &[Benchmark],
@@ -257,7 +257,7 @@ pub(super) fn longest_row(
     Ok(longest + config.generate.max_new_tokens)
 }
 
-/// The missing prompts, and empty answers to prompts that leave no room for one.
+/// Returns the missing prompts, and empty answers to prompts that leave no room for one.
 fn prompts(
     model: &dyn Generate,
     text: &TextInterface<'_>,
@@ -294,7 +294,7 @@ fn graded(
     Ok(GradedAnswer { tokens, hit_limit, ..answer })
 }
 
-/// The answers in a store if it has all of them, so that no model is needed.
+/// Returns the answers in a store if it has all of them, so that no model is needed.
 ///
 /// # Errors
 /// Same as [`evaluate`].
@@ -318,8 +318,8 @@ fn stored_portion(
     Ok(whole.then(|| in_order(answers, benchmark)))
 }
 
-/// The answers in a store to the problems of a benchmark. Ignores answers to other problems and changes
-/// nothing.
+/// Returns the answers in a store to the problems of a benchmark. Ignores answers to other problems and
+/// changes nothing.
 ///
 /// # Errors
 /// Same as [`evaluate`].
@@ -333,7 +333,7 @@ pub(super) fn answers_of(
     Ok(in_order(answers, benchmark))
 }
 
-/// The indices of problems and samples without an answer.
+/// Returns the indices of problems and samples without an answer.
 fn not_answered(
     benchmark: &Benchmark,
     config: &EvaluateConfig,
@@ -352,7 +352,7 @@ fn not_answered(
         .collect()
 }
 
-/// The answers in the order of problems and samples.
+/// Returns the answers in the order of problems and samples.
 fn in_order(mut answers: Vec<GradedAnswer>, benchmark: &Benchmark) -> Vec<GradedAnswer> {
     let places: HashMap<&str, usize> =
         benchmark.problems.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
@@ -360,8 +360,8 @@ fn in_order(mut answers: Vec<GradedAnswer>, benchmark: &Benchmark) -> Vec<Graded
     answers
 }
 
-/// The requested answers in the file of an earlier process, graded again, and the file to append to. Removes
-/// an incomplete last line if all other lines are answers.
+/// Returns the requested answers in the file of an earlier process, graded again, and the file to append to.
+/// Removes an incomplete last line if all other lines are answers.
 fn stored(
     store: &Path,
     benchmark: &Benchmark,
@@ -433,7 +433,7 @@ pub(crate) struct LazyModel<'a, M> {
 }
 
 impl<'a, M> LazyModel<'a, M> {
-    /// A model that `load` loads.
+    /// Returns a model that `load` loads.
     pub(crate) fn new(load: &'a mut dyn FnMut() -> Result<M>) -> Self {
         Self { load, model: None }
     }

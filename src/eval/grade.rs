@@ -11,7 +11,7 @@ use crate::model::{Generate, GenerateConfig, StopConditions, TextInterface};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
-/// Whether a prompt ends with an opened reasoning, so that an answer starts inside it.
+/// Returns whether a prompt ends with an opened reasoning, so that an answer starts inside it.
 ///
 /// # Errors
 /// Errors of the tokenizer.
@@ -51,7 +51,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The prompt of the question.
+    /// Returns the prompt of the question.
     pub fn prompt(&self) -> Prompt<'_> {
         Prompt { system: self.system.as_deref(), earlier: &self.earlier, problem: &self.problem }
     }
@@ -65,7 +65,7 @@ impl Answer {
 }
 
 impl Accuracy {
-    /// The accuracy of answers, with their statistics.
+    /// Returns the accuracy of answers, with their statistics.
     pub fn of(answers: &[Answer]) -> Self {
         let count = |test: &dyn Fn(&Answer) -> bool| answers.iter().filter(|a| test(a)).count();
         let share = |n: usize| n as f64 / answers.len().max(1) as f64;

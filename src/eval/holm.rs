@@ -5,8 +5,8 @@
 //! Statistics 6 (1979). The probability of one or more false positives in the family stays below the level,
 //! no matter how the tests depend on each other.
 
-/// The adjusted p-values of a family of tests, in the given order: the lowest level at which Holm's procedure
-/// rejects each null hypothesis. NaN counts as 1.
+/// Returns the adjusted p-values of a family of tests, in the given order: the lowest level at which Holm's
+/// procedure rejects each null hypothesis. NaN counts as 1.
 ///
 /// ```
 /// let adjusted = mixdistill::eval::holm(&[0.01, 0.04, 0.03]);
@@ -31,7 +31,7 @@ mod tests {
     use super::holm;
     use crate::random::Stream;
 
-    /// Holm's procedure by its definition: the tests that it rejects at a level.
+    /// Applies Holm's procedure by its definition. Returns the tests that it rejects at a level.
     fn rejected(p_values: &[f64], level: f64) -> Vec<bool> {
         let mut left: Vec<usize> = (0..p_values.len()).collect();
         let mut rejected = vec![false; p_values.len()];

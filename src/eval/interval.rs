@@ -1,7 +1,7 @@
 //! Confidence intervals of proportions.
 
-/// The 95% confidence interval of a proportion after `hits` in `trials` (Wilson, 1927), as (low, high), 0 to
-/// 1. Without trials, it is (0, 1).
+/// Returns the 95% confidence interval of a proportion after `hits` in `trials` (Wilson, 1927), as (low,
+/// high), 0 to 1. Without trials, it is (0, 1).
 ///
 /// ```
 /// let (low, high) = mixdistill::eval::wilson(8, 10);

@@ -14,11 +14,11 @@ use std::path::Path;
 
 /// Decides whether an answer is equivalent to the reference answer.
 pub trait Judge {
-    /// The judge's name, such as its model. Only stored verdicts of the same name are reused.
+    /// Returns the judge's name, such as its model. Only stored verdicts of the same name are reused.
     fn name(&self) -> &str;
 
-    /// Whether `stated` is equivalent to `reference` as an answer to `problem`. `None` if the judge gives no
-    /// clear verdict.
+    /// Returns whether `stated` is equivalent to `reference` as an answer to `problem`. `None` if the judge
+    /// gives no clear verdict.
     ///
     /// # Errors
     /// [`Error::Stopped`] if a stop was requested; errors of asking the judge.
@@ -31,7 +31,7 @@ pub trait Judge {
     ) -> Result<Option<bool>>;
 }
 
-/// The prompt for a judge, which asks for yes or no.
+/// Returns the prompt for a judge, which asks for yes or no.
 pub fn judge_prompt(problem: &str, reference: &str, stated: &str) -> String {
     format!(
         "Problem:\n{problem}\n\nReference answer:\n{reference}\n\nA student's final answer:\n\
@@ -40,7 +40,7 @@ pub fn judge_prompt(problem: &str, reference: &str, stated: &str) -> String {
     )
 }
 
-/// The verdict in a judge's reply: the last word "yes" or "no", or `None` if it has neither.
+/// Returns the verdict in a judge's reply: the last word "yes" or "no", or `None` if it has neither.
 ///
 /// ```
 /// use mixdistill::eval::judge_verdict;

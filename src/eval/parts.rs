@@ -29,7 +29,7 @@ struct Job {
     benchmarks: Vec<String>,
 }
 
-/// The record of a part.
+/// Returns the record of a part.
 pub(super) fn part_record(
     part: Part,
     settings: &Value,
@@ -96,7 +96,7 @@ pub fn join_evaluations(parts: &[PathBuf], out: &Path) -> Result<JoinedEvaluatio
     Ok(JoinedEvaluation { directory, benchmarks, answers: all })
 }
 
-/// The answers of a part to each of its problems.
+/// Returns the answers of a part to each of its problems.
 fn answers_of_part(part: &Output<AskedProblem>, job: &Job) -> Result<Vec<Vec<GradedAnswer>>> {
     EvaluationDirectory::check(&part.path)?;
     let config = EvaluateConfig { samples: job.samples, ..EvaluateConfig::default() };

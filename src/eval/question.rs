@@ -19,7 +19,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// The prompt of the question.
+    /// Returns the prompt of the question.
     pub fn prompt(&self) -> Prompt<'_> {
         Prompt { system: self.system.as_deref(), earlier: &self.earlier, problem: &self.problem }
     }

@@ -44,8 +44,8 @@ pub struct Scores {
     pub tokens_per_second: f64,
 }
 
-/// `1 - C(n - c, k) / C(n, k)`: the probability that k of n answers, c of them correct, include a correct
-/// one.
+/// Returns `1 - C(n - c, k) / C(n, k)`: the probability that k of n answers, c of them correct, include a
+/// correct one.
 fn pass_at(n: usize, c: usize, k: usize) -> f64 {
     if n - c < k {
         return 1.0;
@@ -118,8 +118,8 @@ impl Scores {
     }
 }
 
-/// Whether the most common answer to a problem is correct. Equal answers count together, and texts without a
-/// final answer do not count.
+/// Returns whether the most common answer to a problem is correct. Equal answers count together, and texts
+/// without a final answer do not count.
 fn majority(answers: &[&GradedAnswer]) -> bool {
     let mut groups: Vec<(&GradedAnswer, usize)> = vec![];
     for answer in answers {
@@ -154,7 +154,7 @@ impl ScoresTable {
         for score in &self.scores {
             let name = &score.benchmark;
             if let Some(share) = score.with_judge {
-                lines.push(format!("{name}: {:.1}% right with the judge", 100.0 * share));
+                lines.push(format!("{name}: {:.1}% correct with the judge", 100.0 * share));
             }
             if let Some(majority) = score.majority {
                 let at = score.pass_at.iter().map(|(k, p)| format!("pass@{k} {:.1}%", 100.0 * p));
@@ -172,12 +172,12 @@ impl ScoresTable {
         table
     }
 
-    /// The table and the lines below it, at most `width` columns wide.
+    /// Returns the table and the lines below it, at most `width` columns wide.
     pub fn to_text(&self, width: usize) -> String {
         let table = self.table([
             "benchmark",
             "problems",
-            "right",
+            "accuracy",
             "95% interval",
             "no box",
             "no answer",
@@ -190,12 +190,12 @@ impl ScoresTable {
         lines.join("\n")
     }
 
-    /// The table and the lines below it as Markdown.
+    /// Returns the table and the lines below it as Markdown.
     pub fn to_markdown(&self) -> String {
         let table = self.table([
             "benchmark",
             "problems",
-            "right",
+            "accuracy",
             "95% interval",
             "without a box",
             "without an answer",

@@ -160,7 +160,7 @@ impl JsonlLog {
         Self { path, file, whole, torn, is_broken: false, synced }
     }
 
-    /// Bytes of an incomplete last line.
+    /// Returns the number of bytes of an incomplete last line.
     #[cfg(feature = "teacher")]
     pub(crate) fn torn(&self) -> u64 {
         self.torn
@@ -192,7 +192,7 @@ impl JsonlLog {
         Ok(())
     }
 
-    /// The file, created if necessary.
+    /// Returns the file, created if necessary.
     fn file(&mut self) -> Result<&mut File> {
         if self.file.is_none() {
             // Not opened in append mode, in which some systems cannot truncate it.
@@ -241,7 +241,7 @@ impl JsonlLog {
         Ok(start)
     }
 
-    /// The bytes of the line at this offset, including its line break.
+    /// Returns the bytes of the line at this offset, including its line break.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -269,12 +269,12 @@ impl JsonlLog {
         Ok(())
     }
 
-    /// The file's path.
+    /// Returns the file's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the path still refers to the open file. True if the file was not opened yet.
+    /// Returns whether the path still refers to the open file. True if the file was not opened yet.
     pub(crate) fn is_in_place(&self) -> bool {
         let Some(file) = &self.file else { return true };
         let Ok(there) = std::fs::metadata(&self.path) else { return false };

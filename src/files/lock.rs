@@ -42,7 +42,7 @@ impl FolderLock {
         Self::try_at(&lock_of_file(path), File::try_lock)
     }
 
-    /// Whether a process ever locked this file.
+    /// Returns whether a process ever locked this file.
     pub(crate) fn is_of_file(path: &Path) -> bool {
         lock_of_file(path).is_file()
     }
@@ -70,13 +70,14 @@ impl FolderLock {
         }
     }
 
-    /// Whether another process, or another part of this one, holds the lock of a folder.
+    /// Returns whether another process, or another part of this one, holds the lock of a folder.
     pub(crate) fn is_taken(folder: &Path) -> bool {
         let lock = folder.join(LOCK);
         lock.is_file() && matches!(Self::try_at(&lock, File::try_lock), Ok(None))
     }
 
-    /// Whether locks work on this folder's file system: a second lock of the same file is refused.
+    /// Returns whether locks work on this folder's file system, which must refuse a second lock of the same
+    /// file.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -102,7 +103,7 @@ impl FolderLock {
         Self::try_at(lock, File::try_lock)?.ok_or_else(|| taken(of))
     }
 
-    /// `None` if it is taken.
+    /// Tries to take the lock; returns `None` if it is taken.
     fn try_at(
         lock: &Path,
         take: fn(&File) -> std::result::Result<(), TryLockError>,
@@ -143,18 +144,18 @@ fn held_for_long(lock: PathBuf, patience: Duration) -> Error {
     }
 }
 
-/// Whether the error is that another process holds this folder.
+/// Returns whether the error is that another process holds this folder.
 pub(crate) fn is_of_lock(error: &Error, folder: &Path) -> bool {
     matches!(error, Error::RunDirectory { path, what, .. } if what == TAKEN && path == folder)
 }
 
-/// The lock file of a file, which is beside it.
+/// Returns the lock file of a file, which is beside it.
 pub(super) fn lock_of_file(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.lock"))
 }
 
-/// Whether the error means that locks are unsupported, as on network mounts without a lock service.
+/// Returns whether the error means that locks are unsupported, as on network mounts without a lock service.
 fn has_no_locks(error: &std::io::Error) -> bool {
     const LINUX_ENOLCK: i32 = 37;
     error.kind() == std::io::ErrorKind::Unsupported

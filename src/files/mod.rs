@@ -88,7 +88,7 @@ pub(crate) fn json_lines<T: serde::Serialize>(
     Ok(text)
 }
 
-/// Whether a file exists with this text, so that it need not be written.
+/// Returns whether a file exists with this text, so that it need not be written.
 ///
 /// # Errors
 /// [`Error::Data`] with `hint` if it has other content; [`Error::Io`].
@@ -115,13 +115,13 @@ pub(crate) fn flush_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file with this beginning is a Git LFS pointer, which a clone without Git LFS has in place of a
-/// large file.
+/// Returns whether a file with this beginning is a Git LFS pointer, which a clone without Git LFS has in
+/// place of a large file.
 pub(crate) fn is_lfs_pointer(head: &[u8]) -> bool {
     head.starts_with(b"version https://git-lfs.github.com/spec/v1")
 }
 
-/// Whether a file with this beginning is a web page, for example because the page about a file was
+/// Returns whether a file with this beginning is a web page, for example because the page about a file was
 /// downloaded.
 pub(crate) fn is_web_page(head: &[u8]) -> bool {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
@@ -147,14 +147,14 @@ pub(crate) fn stands_in(head: &[u8]) -> Option<(&'static str, &'static str)> {
     ))
 }
 
-/// The beginning of a file.
+/// Returns the beginning of a file.
 pub(crate) fn head_of(path: &Path) -> Result<Vec<u8>> {
     let mut head = vec![];
     let read = File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
     read.map(|_| head).map_err(|e| Error::io("read", path, e))
 }
 
-/// The text of a small file in a model folder, or `None` if there is none.
+/// Returns the text of a small file in a model folder, or `None` if there is none.
 ///
 /// # Errors
 /// [`Error::Io`], also for a file that is too large for its name; [`Error::Model`] for a Git LFS pointer or a
@@ -172,7 +172,7 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The content of a small file, or `None` if there is none, even if it is removed during the read.
+/// Returns the content of a small file, or `None` if there is none, even if it is removed during the read.
 ///
 /// # Errors
 /// [`Error::Io`], also for a file that is too large for its name.
@@ -197,7 +197,7 @@ pub(crate) fn bytes_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The error for a run directory that disappeared.
+/// Returns the error for a run directory that disappeared.
 pub(crate) fn gone(folder: &Path, step: usize) -> Error {
     Error::RunDirectory {
         path: folder.to_owned(),
@@ -222,7 +222,7 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// The SHA-256 of a file, in hexadecimal.
+/// Returns the SHA-256 of a file, in hexadecimal.
 pub(crate) fn sha256_of(path: &Path) -> Result<String> {
     let read = |e| Error::io("read", path, e);
     let mut file = File::open(path).map_err(read)?;

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-/// Why locks in a folder do not hold between machines, if the system reports it.
+/// Returns why locks in a folder do not hold between machines, if the system reports it.
 pub(crate) fn locks_of_one_machine(folder: &Path) -> Option<String> {
     let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
     local_locks(&String::from_utf8_lossy(&mounts), &folder.canonicalize().ok()?)
 }
 
-/// The same, from the text of `/proc/self/mountinfo`:
+/// Like [`locks_of_one_machine`], given the text of `/proc/self/mountinfo`:
 ///
 /// ```text
 /// 36 35 98:0 / /mnt/a rw,noatime shared:1 - nfs host:/a rw,vers=3,nolock,local_lock=all

@@ -123,7 +123,7 @@ fn read<R: DeserializeOwned>(path: &Path) -> Result<Option<R>> {
     })
 }
 
-/// The error for an unusable output.
+/// Returns the error for an unusable output.
 pub(crate) fn refused(output: &Path, what: impl Into<String>, hint: impl Into<String>) -> Error {
     let (what, hint) = (what.into(), hint.into());
     match output.is_dir() {
@@ -221,12 +221,12 @@ impl<T: Serialize + DeserializeOwned> Parts<T> {
         &self.0[index % self.0.len()]
     }
 
-    /// The first part, for values that all parts share.
+    /// Returns the first part, for values that all parts share.
     pub(crate) fn first(&self) -> &Output<T> {
         &self.0[0]
     }
 
-    /// The parts.
+    /// Returns the parts.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Output<T>> {
         self.0.iter()
     }
@@ -263,7 +263,7 @@ pub(crate) fn in_order<U>(parts: Vec<Vec<U>>) -> impl Iterator<Item = U> {
     })
 }
 
-/// The error for an unfinished part. `what` is its progress, as in "3 of 5 problems are answered".
+/// Returns the error for an unfinished part. `what` is its progress, as in "3 of 5 problems are answered".
 pub(crate) fn unfinished<T>(output: &Output<T>, what: impl std::fmt::Display) -> Error {
     let part = output.record.part;
     let hint = format!(
@@ -320,7 +320,7 @@ fn is_new<T>(parts: &[Output<T>], output: &Output<T>) -> Result<()> {
     }
 }
 
-/// The first names, followed by the number of the rest.
+/// Returns the first names, followed by the number of the rest.
 pub(crate) fn first_names(names: impl IntoIterator<Item = String>, between: &str) -> String {
     const SHOWN: usize = 8;
     let mut names = names.into_iter();

@@ -29,7 +29,7 @@ pub(crate) fn differences(then: &Value, now: &Value, path: &str) -> Vec<String> 
     }
 }
 
-/// A value, shortened, since a chat template can have thousands of characters.
+/// Returns a value, shortened, since a chat template can have thousands of characters.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(SHOWN) {

@@ -36,12 +36,12 @@ impl WorkDirKind {
         Self { is_unmarked, ..self }
     }
 
-    /// Whether a directory is of this kind.
+    /// Returns whether a directory is of this kind.
     pub fn holds(&self, path: &Path) -> bool {
         path.join(self.mark).is_file() || (self.is_unmarked)(path)
     }
 
-    /// Whether a file may be left over from a process that was killed before it set the mark.
+    /// Returns whether a file may be left over from a process that was killed before it set the mark.
     fn is_leftover(&self, name: &std::ffi::OsStr) -> bool {
         // The second name is that of earlier versions.
         let mark_on_its_way = [format!(".{}.new", self.mark), format!(".{}", self.mark)];
@@ -172,17 +172,17 @@ impl WorkDir {
         Ok(directory)
     }
 
-    /// The directory's path.
+    /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// The path of a file in the directory.
+    /// Returns the path of a file in the directory.
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.path.join(name)
     }
 
-    /// Whether the directory is of its kind already, because a process worked in it before.
+    /// Returns whether the directory is of its kind already, because a process worked in it before.
     pub fn is_marked(&self) -> bool {
         self.0.kind.holds(&self.0.path)
     }
@@ -261,7 +261,7 @@ impl WorkDir {
 }
 
 impl Taken {
-    /// Whether the directory has nothing but its lock and mark.
+    /// Returns whether the directory has nothing but its lock and mark.
     fn is_empty(&self) -> bool {
         let Ok(mut entries) = fs::read_dir(&self.path) else { return false };
         let own = |name: &std::ffi::OsStr| name == LOCK || name == self.kind.mark;

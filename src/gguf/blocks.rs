@@ -14,12 +14,12 @@ pub(super) fn number(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Code `at` of 32 codes of 4 bits: the low nibbles of 16 bytes, then their high nibbles.
+/// Returns code `at` of 32 codes of 4 bits: the low nibbles of 16 bytes, then their high nibbles.
 fn halves(bytes: &[u8], at: usize) -> u8 {
     if at < 16 { bytes[at] & 15 } else { bytes[at - 16] >> 4 }
 }
 
-/// The fifth bit of code `at`, shifted into position.
+/// Returns the fifth bit of code `at`, shifted into position.
 fn fifth(bits: &[u8], at: usize) -> u8 {
     (bits[at / 8] >> (at % 8) & 1) << 4
 }

@@ -51,7 +51,7 @@ fn in_blocks(values: &[f32], bytes: &mut Vec<u8>, block: fn(&[f32; 32], &mut Vec
     values.as_chunks::<32>().0.iter().for_each(|values| block(values, bytes));
 }
 
-/// `1 / scale`, or 0 if the scale is 0.
+/// Returns `1 / scale`, or 0 if the scale is 0.
 fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }

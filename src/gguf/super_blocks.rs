@@ -2,8 +2,8 @@
 
 use super::blocks::{IQ4, number};
 
-/// The `width` bits of code `at`. Each byte holds bits of `8 / width` runs of `run_bytes` codes; the first
-/// run is in the lowest bits.
+/// Returns the `width` bits of code `at`. Each byte holds bits of `8 / width` runs of `run_bytes` codes; the
+/// first run is in the lowest bits.
 fn bits(bytes: &[u8], at: usize, width: usize, run_bytes: usize) -> u8 {
     let per_byte = 8 / width;
     let (group, rest) = (at / (run_bytes * per_byte), at % (run_bytes * per_byte));

@@ -116,7 +116,7 @@ impl TensorType {
         TABLE.iter().find(|row| row.name.eq_ignore_ascii_case(name)).map(|row| row.kind)
     }
 
-    /// The type's number in GGUF files.
+    /// Returns the type's number in GGUF files.
     pub(super) fn number(self) -> u32 {
         self.row().number
     }
@@ -140,12 +140,12 @@ impl TensorType {
         self.row().bytes
     }
 
-    /// Size in bytes of `numbers` elements, which must be whole blocks.
+    /// Returns the size in bytes of `numbers` elements, which must be whole blocks.
     pub(crate) fn bytes(self, numbers: usize) -> usize {
         numbers / self.block() * self.block_bytes()
     }
 
-    /// The `general.file_type` of a file whose matrices have this type, as in llama.cpp.
+    /// Returns the `general.file_type` of a file whose matrices have this type, as in llama.cpp.
     pub(crate) fn file_type(self) -> u32 {
         match self {
             Self::F32 => 0,

@@ -131,7 +131,7 @@ impl GgufValue {
         }
     }
 
-    /// The type's number in GGUF files.
+    /// Returns the type's number in GGUF files.
     pub(super) fn type_number(&self) -> u32 {
         match self {
             Self::U8(_) => 0,

@@ -76,7 +76,7 @@ fn pad(file: &mut impl Write, at: &mut u64) -> std::io::Result<()> {
     file.write_all(&[0; ALIGNMENT as usize][..missing as usize])
 }
 
-/// Everything before the tensor data.
+/// Returns everything before the tensor data.
 fn header(metadata: &[(String, GgufValue)], tensors: &[NewTensor<'_>]) -> Vec<u8> {
     let mut header = MAGIC.to_vec();
     header.extend(VERSION.to_le_bytes());

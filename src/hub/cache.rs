@@ -18,7 +18,7 @@ impl Cache {
         self.snapshot(commit).join(file).is_file()
     }
 
-    /// Whether the Hub reported that the commit does not have the file.
+    /// Returns whether the Hub reported that the commit does not have the file.
     pub fn knows_absent(&self, commit: &str, file: &str) -> bool {
         self.0.join(".no_exist").join(commit).join(file).is_file()
     }
@@ -33,7 +33,7 @@ impl Cache {
         let _ = fs::remove_file(path);
     }
 
-    /// The commit of a revision according to the last answer of the Hub. A commit stands for itself.
+    /// Returns the commit of a revision according to the last answer of the Hub. A commit stands for itself.
     pub fn noted(&self, revision: &str) -> Option<String> {
         let noted = fs::read_to_string(self.0.join("refs").join(revision));
         let commit = noted.unwrap_or_else(|_| revision.to_owned());
@@ -53,13 +53,13 @@ impl Cache {
         fs::write(&path, commit).map_err(|e| Error::io("write", &path, e))
     }
 
-    /// The file with the list of a commit's files. Hugging Face's tools ignore it. Without it, missing
-    /// files cannot be detected offline.
+    /// Returns the file with the list of a commit's files. Hugging Face's tools ignore it. Without it,
+    /// missing files cannot be detected offline.
     fn list_path(&self, commit: &str) -> PathBuf {
         self.0.join(".mixdistill").join(format!("{commit}.json"))
     }
 
-    /// The names of a commit's files, if the list is saved.
+    /// Returns the names of a commit's files, if the list is saved.
     pub fn list(&self, commit: &str) -> Option<Vec<String>> {
         serde_json::from_slice(&fs::read(self.list_path(commit)).ok()?).ok()
     }
@@ -72,7 +72,7 @@ impl Cache {
         write_text(&path, &serde_json::json!(files).to_string())
     }
 
-    /// The names of a commit's files that the cache has.
+    /// Returns the names of a commit's files that the cache has.
     pub fn files(&self, commit: &str) -> Vec<String> {
         fn below(folder: &Path, prefix: &str, files: &mut Vec<String>) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -91,7 +91,7 @@ impl Cache {
     }
 }
 
-/// The cache folder, found the same way as by Hugging Face's tools.
+/// Returns the cache folder, found the same way as by Hugging Face's tools.
 pub(super) fn usual_cache() -> Option<PathBuf> {
     let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).or_else(|| {

@@ -51,7 +51,7 @@ pub(super) trait Kind: RepoType {
 
     fn repository(client: &HFClientSync, id: &RepoId) -> Repository<Self>;
 
-    /// The commit of a revision and, if requested, the names of its files.
+    /// Returns the commit of a revision and, if requested, the names of its files.
     fn describe(
         repository: &Repository<Self>,
         revision: String,
@@ -97,7 +97,7 @@ impl Kind for RepoTypeDataset {
     }
 }
 
-/// Whether `HF_HUB_OFFLINE` is set.
+/// Returns whether `HF_HUB_OFFLINE` is set.
 pub(super) fn is_offline() -> bool {
     let offline = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
     ["1", "on", "yes", "true"].contains(&offline.as_str())
@@ -141,7 +141,7 @@ pub(super) fn resolve<K: Kind>(
     let (start, mut is_late) = (Instant::now(), false);
     let answer = context.aside(ask, &mut || {
         is_late = start.elapsed() > PATIENCE;
-        if is_late { Err(error::Error::stopped("nobody waits for it any more")) } else { Ok(()) }
+        if is_late { Err(error::Error::stopped("the request was abandoned")) } else { Ok(()) }
     });
     Ok(match answer {
         Err(_) if is_late => Err(format!("no answer in {}", duration(PATIENCE.as_secs_f64()))),
@@ -214,7 +214,7 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
     plain(&text)
 }
 
-/// Whether a word contains something that looks like a token of the Hub.
+/// Returns whether a word contains something that looks like a token of the Hub.
 fn is_token(word: &str) -> bool {
     const SHORTEST: usize = 8;
     word.split("hf_").skip(1).any(|rest| {
@@ -241,7 +241,7 @@ pub(super) fn plain(text: &str) -> String {
     line.trim_end_matches('.').to_owned()
 }
 
-/// A URL without the user name and the key that it may contain.
+/// Returns a URL without the user name and the key that it may contain.
 pub(super) fn without_key(address: &str) -> String {
     let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -268,13 +268,14 @@ pub(super) struct Coming {
 }
 
 impl Coming {
-    /// Whether the file has the size that the Hub reported. It reports none for a file that was cached.
+    /// Returns whether the file has the size that the Hub reported. It reports none for a file that was
+    /// cached.
     pub(super) fn is_whole(&self, path: &Path) -> bool {
         let has = |size| std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == size);
         self.size.get().is_none_or(|size| has(*size))
     }
 
-    /// Received and total bytes of a large download in progress.
+    /// Returns the received and total bytes of a large download in progress.
     pub(super) fn shown(&self) -> Option<[u64; 2]> {
         let size = self.size.get().copied().filter(|size| *size >= SHOWN_FROM)?;
         let done = self.done.load(Ordering::Relaxed);

@@ -49,7 +49,7 @@ pub(super) enum Paths {
 }
 
 impl DataFiles {
-    /// The splits with their patterns, in the card's order.
+    /// Returns the splits with their patterns, in the card's order.
     pub fn splits(&self) -> Vec<(String, Vec<String>)> {
         let mut splits: Vec<(String, Vec<String>)> = vec![];
         let mut add =
@@ -79,7 +79,7 @@ struct FrontMatter {
     configs: Option<Vec<Subset>>,
 }
 
-/// The YAML between the first two `---` lines of a card.
+/// Returns the YAML between the first two `---` lines of a card.
 pub(super) fn front_matter(card: &str) -> Option<&str> {
     let card = card.trim_start_matches('\u{feff}');
     let rest = card.strip_prefix("---").filter(|rest| rest.starts_with(['\r', '\n']))?;
@@ -90,7 +90,7 @@ pub(super) fn front_matter(card: &str) -> Option<&str> {
     Some(&rest[..end])
 }
 
-/// The subsets that a card lists, if any. The error is the parser's message, on one line.
+/// Returns the subsets that a card lists, if any. The error is the parser's message, on one line.
 pub(super) fn subsets(card: &str) -> Result<Vec<Subset>, String> {
     let Some(yaml) = front_matter(card) else { return Ok(vec![]) };
     if !yaml.lines().any(|line| line.starts_with("configs:")) {

@@ -72,12 +72,12 @@ impl fmt::Display for HubDataset {
     }
 }
 
-/// Whether a revision with slashes can be distinguished from a file after it.
+/// Returns whether a revision with slashes can be distinguished from a file after it.
 fn is_special(revision: &str) -> bool {
     special_length(revision) == Some(revision.len())
 }
 
-/// The length in bytes of `refs/pr/1` or `refs/convert/parquet` at the start of a text.
+/// Returns the length in bytes of `refs/pr/1` or `refs/convert/parquet` at the start of a text.
 fn special_length(text: &str) -> Option<usize> {
     let kind = ["refs/pr/", "refs/convert/"].iter().find(|kind| text.starts_with(**kind))?;
     let rest = &text[kind.len()..];
@@ -85,7 +85,7 @@ fn special_length(text: &str) -> Option<usize> {
     Some(kind.len() + name.len())
 }
 
-/// A revision and the file after it, if any.
+/// Returns a revision and the file after it, if any.
 fn revision_of(text: &str) -> (String, Option<&str>) {
     let end = special_length(text).or_else(|| text.find('/')).unwrap_or(text.len());
     let (revision, rest) = text.split_at(end);
@@ -93,7 +93,7 @@ fn revision_of(text: &str) -> (String, Option<&str>) {
     (revision, rest.strip_prefix('/'))
 }
 
-/// Whether a text can be the name of a subset or a split.
+/// Returns whether a text can be the name of a subset or a split.
 fn is_label(text: &str) -> bool {
     !text.is_empty() && text.len() <= 256 && !text.contains(|c: char| c.is_control() || c == ':')
 }
@@ -150,7 +150,7 @@ impl HubDataset {
         Ok(Self { id, has_revision: revision.is_some(), selection })
     }
 
-    /// Whether this is `then` without its revision.
+    /// Returns whether this is `then` without its revision.
     pub(crate) fn is_unpinned(&self, then: &Self) -> bool {
         let names = |dataset: &Self| (dataset.id.owner.clone(), dataset.id.name.clone());
         !self.has_revision
@@ -159,7 +159,7 @@ impl HubDataset {
             && self.selection == then.selection
     }
 
-    /// A short name that is valid as a file name.
+    /// Returns a short name that is valid as a file name.
     pub(crate) fn stem(&self) -> String {
         let name = &self.id.name;
         let stem = match &self.selection {
@@ -198,7 +198,7 @@ impl HubDataset {
         Ok(FetchedDataset { dataset: Self { id, has_revision: true, ..self.clone() }, files })
     }
 
-    /// The names of the selected files.
+    /// Returns the names of the selected files.
     fn chosen(&self, at: &Commit<'_>) -> Result<Vec<String>> {
         let card = match self.selection {
             Selection::File(_) => vec![],

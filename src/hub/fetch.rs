@@ -28,10 +28,10 @@ pub(super) trait Wanted {
 
     fn id(&self) -> &RepoId;
 
-    /// An error about the repository.
+    /// Returns an error about the repository.
     fn error(&self, what: String, hint: &str) -> Error;
 
-    /// Whether the selection depends on the names of all files.
+    /// Returns whether the selection depends on the names of all files.
     fn needs_list(&self) -> bool;
 
     /// Requests all wanted files with `get`, which returns whether the file exists. `at.list` has the names
@@ -120,7 +120,7 @@ fn cache_root(wanted: &impl Wanted, hub: &HubOptions) -> Result<PathBuf> {
     })
 }
 
-/// The complete copy in the cache, or an error that says `why` it was needed.
+/// Returns the complete copy in the cache, or an error that says `why` it was needed.
 fn cached<W: Wanted>(
     wanted: &W,
     cache: &Cache,
@@ -173,7 +173,8 @@ fn with_missing_shards(files: Vec<String>) -> Vec<String> {
     all.into_iter().collect()
 }
 
-/// The cached copy, if the revision is a commit that the cache has completely, so that no request is needed.
+/// Returns the cached copy, if the revision is a commit that the cache has completely, so that no request is
+/// needed.
 fn settled<W: Wanted>(wanted: &W, cache: &Cache) -> Result<Option<Fetched>> {
     let commit = wanted.id().revision.clone();
     let list = match (wanted.needs_list(), cache.list(&commit)) {

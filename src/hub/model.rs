@@ -34,7 +34,7 @@ impl fmt::Display for HubModel {
     }
 }
 
-/// An error about a model.
+/// Returns an error about a model.
 pub(super) fn model_error(name: impl Into<PathBuf>, what: String, hint: &str) -> Error {
     Error::Model { path: name.into(), what, hint: hint.into() }
 }
@@ -142,7 +142,7 @@ impl Wanted for WantedModel<'_> {
 }
 
 impl WantedModel<'_> {
-    /// The files that an index names.
+    /// Returns the files that an index names.
     fn shards(&self, index: &Path) -> Result<BTreeSet<String>> {
         let text = read_if_there(index)?.unwrap_or_default();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();

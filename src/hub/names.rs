@@ -36,13 +36,13 @@ impl RepoId {
     }
 }
 
-/// Letters, digits, `.`, `_`, and `-`, and nothing that escapes a folder.
+/// Returns whether a name has only letters, digits, `.`, `_`, and `-`, and does not escape a folder.
 pub(super) fn is_word(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     !text.is_empty() && text.bytes().all(is_plain) && !text.contains("..")
 }
 
-/// The Hub's own rule for owners and names. The cache's folders depend on it.
+/// Returns the Hub's own rule for owners and names. The cache's folders depend on it.
 pub(super) fn is_name(text: &str) -> bool {
     let edge = ['.', '-'];
     is_word(text)
@@ -60,7 +60,7 @@ pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A path in a repository that is valid in a folder on any system.
+/// Returns a path in a repository that is valid in a folder on any system.
 pub(super) fn is_file(text: &str) -> bool {
     let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(' ');
     let is_bad = |c: char| c.is_control() || "\\:<>|\"".contains(c);

@@ -320,7 +320,7 @@ impl Push {
         }
     }
 
-    /// The existing repository, if any.
+    /// Returns the existing repository, if any.
     async fn there(
         &self,
         repository: &HFRepository<RepoTypeModel>,
@@ -343,7 +343,7 @@ impl Push {
         Ok(Some(There { private, has_card: names.any(|name| name == super::push_files::CARD) }))
     }
 
-    /// The operations of the commit, the names of the files, and their total size.
+    /// Returns the operations of the commit, the names of the files, and their total size.
     fn operations(
         &self,
         has_card: bool,

@@ -75,7 +75,7 @@ fn failed(path: &Path, what: impl Into<String>, hint: &str) -> Error {
     Error::Model { path: path.to_owned(), what: what.into(), hint: hint.into() }
 }
 
-/// Whether a file of a folder belongs to the model.
+/// Returns whether a file of a folder belongs to the model.
 fn is_of_model(name: &str) -> bool {
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     let is_notice = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"].contains(&stem)
@@ -178,12 +178,12 @@ impl PushFiles {
         &self.left_out
     }
 
-    /// The default commit message.
+    /// Returns the default commit message.
     pub fn message(&self) -> String {
         format!("Upload {} with mixdistill {}", self.word, env!("CARGO_PKG_VERSION"))
     }
 
-    /// The total size of the files.
+    /// Returns the total size of the files.
     pub fn bytes(&self) -> u64 {
         let size = |file: &PushFile| match &file.source {
             Source::File { size, .. } => *size,
@@ -192,7 +192,7 @@ impl PushFiles {
         self.files.iter().map(size).sum()
     }
 
-    /// The files to push. Adds the generated card only if the repository has none.
+    /// Returns the files to push. Adds the generated card only if the repository has none.
     pub fn to_send(&self, has_card: bool) -> Vec<PushFile> {
         let copy = |file: &PushFile| PushFile {
             name: file.name.clone(),
@@ -260,7 +260,7 @@ fn check_card(path: &Path) -> Result<()> {
 const UNKNOWN: &str = "Its folder had no model card, so its training data, its training, and its quality are \
                        not recorded here.";
 
-/// A short card with no more than what the folder says.
+/// Returns a short card with no more than what the folder says.
 fn short_card(library: &str, base: Option<&str>, title: &str, about: &str) -> String {
     let library =
         if library.is_empty() { String::new() } else { format!("library_name: {library}\n") };
@@ -295,7 +295,7 @@ fn gguf_card(name: &str) -> String {
 }
 
 impl PushFile {
-    /// The file as a stream that can be reopened.
+    /// Returns the file as a stream that can be reopened.
     pub fn stream(&self, path: &Path, stop: &StopFlag, going: &Arc<Going>) -> Factory {
         let Source::File { size, .. } = self.source else {
             return Factory { size: 0, ..Factory::new(path, stop, going) };

@@ -46,7 +46,7 @@ pub(super) type Unclear = (String, String);
 /// A split with its files.
 type Split = (String, Vec<String>);
 
-/// The selected files, in order. `name` is the dataset's name, for hints.
+/// Returns the selected files, in order. `name` is the dataset's name, for hints.
 pub(super) fn choose(
     selection: &Selection,
     card: &[Subset],
@@ -85,12 +85,12 @@ pub(super) fn choose(
     }
 }
 
-/// The hint with the readable formats.
+/// Returns the hint with the readable formats.
 fn readable() -> String {
     format!("Use files in {READABLE}; many datasets have Parquet files at @refs/convert/parquet")
 }
 
-/// The selected subset, and the name of its selected split.
+/// Returns the selected subset, and the name of its selected split.
 fn subset_of<'a>(
     selection: &'a Selection,
     subsets: &[Subset],
@@ -130,7 +130,7 @@ fn subset_of<'a>(
     }
 }
 
-/// The files of the selected split, or of the only one.
+/// Returns the files of the selected split, or of the only one.
 fn one_split(splits: Vec<Split>, word: Option<&str>, prefix: &str) -> Result<Vec<String>, Unclear> {
     let names = || listed(splits.iter().map(|(name, _)| name));
     let example = || splits.first().map_or("train", |(name, _)| name).to_owned();
@@ -151,7 +151,7 @@ fn one_split(splits: Vec<Split>, word: Option<&str>, prefix: &str) -> Result<Vec
     }
 }
 
-/// A glob matcher in which `*` does not match a `/`.
+/// Returns a glob matcher in which `*` does not match a `/`.
 fn glob(pattern: &str) -> Result<GlobMatcher, Unclear> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(false).build();
     glob.map(|glob| glob.compile_matcher()).map_err(|_| {
@@ -160,7 +160,7 @@ fn glob(pattern: &str) -> Result<GlobMatcher, Unclear> {
     })
 }
 
-/// Whether a file may be data, judging by its name alone.
+/// Returns whether a file may be data, judging by its name alone.
 fn is_data(file: &str) -> bool {
     let (folders, name) = file.rsplit_once('/').unwrap_or(("", file));
     !NO_DATA.contains(&name)
@@ -169,7 +169,7 @@ fn is_data(file: &str) -> bool {
         && FileKind::of(file).is_some()
 }
 
-/// The files that match a pattern. A pattern without wildcards is a file name.
+/// Returns the files that match a pattern. A pattern without wildcards is a file name.
 fn of_pattern(pattern: &str, list: &[String]) -> Result<Vec<String>, Unclear> {
     if !pattern.contains(['*', '?', '[']) {
         return Ok(vec![pattern.to_owned()]);
@@ -183,7 +183,7 @@ fn of_pattern(pattern: &str, list: &[String]) -> Result<Vec<String>, Unclear> {
     }
 }
 
-/// The splits of a subset that have files.
+/// Returns the splits of a subset that have files.
 fn splits_of(subset: &Subset, list: &[String]) -> Result<Vec<Split>, Unclear> {
     let folder = subset.data_dir.as_deref().unwrap_or("").trim_matches('/');
     let Some(files) = &subset.data_files else {
@@ -258,7 +258,7 @@ fn by_names(folder: &str, list: &[String]) -> Vec<Split> {
     splits
 }
 
-/// `train` of `train-00000-of-00010.parquet`.
+/// Returns `train` of `train-00000-of-00010.parquet`.
 fn split_of_shard(name: &str) -> Option<&str> {
     let (stem, _) = name.rsplit_once('/').map_or((name, ""), |_| ("", ""));
     let (at, _) = stem.match_indices("-of-").next()?;
@@ -269,7 +269,7 @@ fn split_of_shard(name: &str) -> Option<&str> {
     (is_shard && !split.is_empty()).then_some(split)
 }
 
-/// The subsets of a repository whose card lists none: those of the Hub's own conversion to Parquet,
+/// Returns the subsets of a repository whose card lists none: those of the Hub's own conversion to Parquet,
 /// `SUBSET/SPLIT/0000.parquet`, or else a single one.
 fn by_layout(list: &[String]) -> Vec<Subset> {
     let converted = |file: &str| {
@@ -298,7 +298,7 @@ fn by_layout(list: &[String]) -> Vec<Subset> {
     subsets.into_iter().map(subset).collect()
 }
 
-/// The first few names, and how many more there are.
+/// Returns the first few names, and how many more there are.
 fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
     let names: Vec<String> = names.map(|name| shortened(name)).collect();
     let more = names.len().saturating_sub(SHOWN);

@@ -50,8 +50,8 @@ fn through_block(
 }
 
 impl DecoderLm {
-    /// The loss of a micro-batch, as in [`CausalLm::objective_sum`](super::CausalLm::objective_sum) but on
-    /// the device without autodiff, and its gradients.
+    /// Returns the loss of a micro-batch, as in [`CausalLm::objective_sum`](super::CausalLm::objective_sum)
+    /// but on the device without autodiff, and its gradients.
     pub(super) fn checkpointed_gradients(
         &self,
         batch: &Batch,
@@ -87,7 +87,7 @@ impl DecoderLm {
         (value, all.grads())
     }
 
-    /// The inputs of all blocks and the output of the last one, on the device without autodiff.
+    /// Returns the inputs of all blocks and the output of the last one, on the device without autodiff.
     fn block_inputs(
         &self,
         batch: &Batch,

@@ -62,7 +62,7 @@ fn own_name(name: &str) -> Option<String> {
     Some(format!("{PREFIX}{path}{end}"))
 }
 
-/// The name of a tensor in an adapter file.
+/// Returns the name of a tensor in an adapter file.
 fn name_in_file(name: &str, is_part: bool) -> String {
     let path = match name.strip_prefix("model.").filter(|_| is_part) {
         Some(rest) => format!("{WITHIN}{rest}"),
@@ -99,7 +99,7 @@ fn shapes(model: &DecoderConfig, targets: &LoraTargets) -> BTreeMap<String, Vec<
     shapes
 }
 
-/// The shape of a model tensor. A tied head has the shape of the embedding.
+/// Returns the shape of a model tensor. A tied head has the shape of the embedding.
 fn shape_in(model: &DecoderConfig, name: &str) -> Option<Vec<usize>> {
     let mut shapes = model.tensor_shapes();
     shapes.remove(name).or_else(|| shapes.remove(EMBEDDING).filter(|_| name == HEAD))
@@ -109,7 +109,7 @@ fn failed(path: &Path, what: String, hint: &str) -> Error {
     Error::Model { path: path.to_owned(), what, hint: hint.into() }
 }
 
-/// The error for an adapter folder without safetensors weights.
+/// Returns the error for an adapter folder without safetensors weights.
 fn no_weights(folder: &Path) -> Error {
     if folder.join(PICKLED).is_file() {
         return failed(
@@ -159,7 +159,7 @@ impl DecoderLm {
         })
     }
 
-    /// The tensors of an adapter file.
+    /// Returns the tensors of an adapter file.
     fn adapter_tensors(&self) -> Vec<NamedTensor> {
         let all = || lazy_tensors(self, false).into_iter();
         let is_of_adapter = |name: &str| name.contains(".lora_") || self.adapted().contains(name);
@@ -289,7 +289,7 @@ pub(super) struct AdapterFiles {
 
 impl AdapterFiles {
     /// # Errors
-    /// As [`DecoderLm::with_adapter`], except that the base model's weights are not compared.
+    /// Same as [`DecoderLm::with_adapter`], except that the base model's weights are not compared.
     pub fn open(folder: &Path, model: &DecoderConfig) -> Result<Self> {
         let path = folder.join(CONFIG);
         let text = read_if_there(&path)?.ok_or_else(|| {
@@ -341,7 +341,7 @@ pub(super) struct LowRankLayer {
 }
 
 impl AdapterFiles {
-    /// The layers, if each of them consists of A and B only.
+    /// Returns the layers, if each of them consists of A and B only.
     ///
     /// # Errors
     /// A message that says what else the adapter has.
@@ -369,8 +369,8 @@ impl AdapterFiles {
     }
 }
 
-/// The tensors that the adapter file must have, and those of them that are the embedding or the head although
-/// the settings do not list them.
+/// Returns the tensors that the adapter file must have, and those of them that are the embedding or the head
+/// although the settings do not list them.
 fn expected(
     model: &DecoderConfig,
     targets: &LoraTargets,

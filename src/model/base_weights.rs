@@ -48,7 +48,7 @@ pub struct BaseWeights {
     #[serde(rename = "type")]
     pub base_type: BaseType,
     /// Storage type of the embedding and the head: `f32`, `bf16`, or `int8`. Unset means `f32` if `base.type`
-    /// is `f32`, and `bf16` otherwise. Set it to `int8` to save more memory, above all with a large
+    /// is `f32`, and `bf16` otherwise. Set it to `int8` to save more memory, especially with a large
     /// vocabulary.
     pub embeddings: Option<BaseType>,
     /// Also quantizes the scales of `nf4` weights to 8 bits, in blocks of 256 (QLoRA's double quantization).
@@ -65,7 +65,7 @@ impl BaseWeights {
         })
     }
 
-    /// A description such as `nf4, scales in 8 bits; embedding and head in bf16`.
+    /// Returns a description such as `nf4, scales in 8 bits; embedding and head in bf16`.
     pub(crate) fn words(&self) -> String {
         let scales = if self.double_quantization { ", scales in 8 bits" } else { "" };
         let (kind, embeddings) = (self.base_type.name(), self.embedding_type().name());

@@ -49,7 +49,7 @@ impl LayerCache {
         Self { keys: empty(), values: empty(), filled: 0, heads, window }
     }
 
-    /// The shape of attention among the tokens in the cache.
+    /// Returns the shape of attention among the tokens in the cache.
     pub(super) fn shape(&self) -> AttentionShape {
         let keys = self.keys.as_ref().expect("a cache is put back after each use");
         let [batch, kv_heads, _, head_dim] = keys.dims();
@@ -100,7 +100,7 @@ impl LayerCache {
         cached_attention(q, all(&self.keys), all(&self.values), mask, first)
     }
 
-    /// Replaces rows by those of another cache. The last `lengths` tokens of the other rows, as far as the
+    /// Replaces rows with those of another cache. The last `lengths` tokens of the other rows, as far as the
     /// two caches reach, become the last tokens here. Anything before them is stale.
     pub(super) fn insert(&mut self, rows: &[usize], from: &Self, lengths: &[usize]) {
         for (all, of_new) in [(&mut self.keys, &from.keys), (&mut self.values, &from.values)] {

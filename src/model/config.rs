@@ -111,7 +111,7 @@ pub struct DecoderConfig {
 }
 
 impl Default for DecoderConfig {
-    /// A Llama student of about a million parameters. `vocab_size` must still be set.
+    /// Returns a Llama student of about a million parameters. `vocab_size` must still be set.
     fn default() -> Self {
         Self {
             architecture: Architecture::Llama,
@@ -182,7 +182,7 @@ impl DecoderConfig {
         self.attention_multiplier.unwrap_or_else(|| (self.head_dim() as f64).powf(-0.5))
     }
 
-    /// Base of RoPE's frequencies in layers with a sliding window.
+    /// Returns the base of RoPE's frequencies in layers with a sliding window.
     pub(super) fn rope_local_base(&self) -> f64 {
         let of_family = self.architecture.properties().rope_local_base_freq;
         self.rope_local_base_freq.or(of_family).unwrap_or(self.rope_theta)
@@ -212,7 +212,7 @@ impl DecoderConfig {
         self
     }
 
-    /// The attention of each layer.
+    /// Returns the attention of each layer.
     pub(super) fn all_layer_types(&self) -> Vec<LayerType> {
         let kind = |layer| match self.is_linear(layer) {
             true => LayerType::LinearAttention,
@@ -221,7 +221,7 @@ impl DecoderConfig {
         (0..self.num_hidden_layers).map(kind).collect()
     }
 
-    /// Whether a layer has linear attention.
+    /// Returns whether a layer has linear attention.
     pub(crate) fn is_linear(&self, layer: usize) -> bool {
         let interval = self.architecture.properties().full_attention_interval;
         let usual = || interval.is_some_and(|interval| !(layer + 1).is_multiple_of(interval));
@@ -229,12 +229,12 @@ impl DecoderConfig {
         named.unwrap_or_else(usual)
     }
 
-    /// Whether any layer has linear attention.
+    /// Returns whether any layer has linear attention.
     pub(crate) fn has_linear(&self) -> bool {
         (0..self.num_hidden_layers).any(|layer| self.is_linear(layer))
     }
 
-    /// Whether a layer has a sliding window.
+    /// Returns whether a layer has a sliding window.
     fn slides(&self, layer: usize) -> bool {
         let usual = || match self.architecture.properties().window {
             WindowRule::WithoutRope => !self.is_rotated(layer),
@@ -245,7 +245,7 @@ impl DecoderConfig {
         self.sliding_window.is_some() && named.unwrap_or_else(usual)
     }
 
-    /// Whether a layer has RoPE.
+    /// Returns whether a layer has RoPE.
     pub(super) fn is_rotated(&self, layer: usize) -> bool {
         let usual = || {
             let interval = self.architecture.properties().no_rope_interval;
@@ -300,13 +300,13 @@ impl DecoderConfig {
         })
     }
 
-    /// The linear attention, which is the same in all layers that have it.
+    /// Returns the linear attention, which is the same in all layers that have it.
     pub(crate) fn any_linear_attention(&self) -> Option<GatedDeltaNetConfig> {
         (0..self.num_hidden_layers).find_map(|layer| self.linear_attention(layer))
     }
 
-    /// The distinct attentions, and each layer's index into them. For a layer with linear attention, this is
-    /// the attention that it replaces.
+    /// Returns the distinct attentions, and each layer's index into them. For a layer with linear attention,
+    /// this is the attention that it replaces.
     pub(super) fn attentions(&self) -> (Vec<SelfAttentionConfig>, Vec<usize>) {
         let mut kinds: Vec<SelfAttentionConfig> = vec![];
         let of_layer = (0..self.num_hidden_layers).map(|layer| {
@@ -353,7 +353,7 @@ impl DecoderConfig {
         self.initializer_range / (2.0 * self.num_hidden_layers as f64).sqrt()
     }
 
-    /// Approximate number of parameters: the elements of all matrices.
+    /// Returns the approximate number of parameters: the elements of all matrices.
     fn parameters(&self) -> u128 {
         let [width, inner, vocabulary, layers, query, key_value] = [
             self.hidden_size,
@@ -500,7 +500,7 @@ impl DecoderConfig {
         shapes
     }
 
-    /// Names of the linear layers, as targeted by [`LoraConfig`](super::LoraConfig).
+    /// Returns the names of the linear layers, as targeted by [`LoraConfig`](super::LoraConfig).
     pub(crate) fn linear_layers(&self) -> Vec<&'static str> {
         if self.architecture.properties().fused_projections {
             return vec!["qkv_proj", "o_proj", "gate_up_proj", "down_proj"];

@@ -181,7 +181,7 @@ impl DecoderLm {
         model
     }
 
-    /// The model for generation, with precomputed values that depend only on the weights.
+    /// Returns the model for generation, with precomputed values that depend only on the weights.
     pub(super) fn for_answers(&self) -> Self {
         let mut model = self.clone().valid();
         if self.lora.as_ref().is_some_and(|lora| lora.use_dora) {
@@ -195,7 +195,7 @@ impl DecoderLm {
         &self.adapted
     }
 
-    /// The linear layers of the blocks, by path.
+    /// Returns the linear layers of the blocks, by path.
     pub(super) fn linear_layers_mut(&mut self) -> Vec<(String, &mut LoraLinear)> {
         let mut layers = vec![];
         for (number, block) in self.model.layers.iter_mut().enumerate() {
@@ -210,7 +210,7 @@ impl DecoderLm {
         self.is_part = is_part;
     }
 
-    /// Whether this is the text part of a vision-language model.
+    /// Returns whether this is the text part of a vision-language model.
     pub(super) fn is_part(&self) -> bool {
         self.is_part
     }
@@ -238,7 +238,7 @@ impl DecoderLm {
         Ok(self)
     }
 
-    /// Whether any matrix is quantized.
+    /// Returns whether any matrix is quantized.
     pub(super) fn is_encoded(&self) -> bool {
         /// Only quantized matrices have integers.
         struct Visitor(bool);
@@ -291,7 +291,7 @@ impl DecoderLm {
         Ok(model.no_grad())
     }
 
-    /// Type of the activations.
+    /// Returns the type of the activations.
     pub(super) fn activation_type(&self) -> DType {
         self.compute.map_or(DType::F32, DType::from)
     }
@@ -309,7 +309,7 @@ impl DecoderLm {
         self.model.embed_tokens.device()
     }
 
-    /// The head's matrix, `[width, vocabulary]`.
+    /// Returns the head's matrix, `[width, vocabulary]`.
     pub(super) fn head(&self) -> Weight {
         match &self.lm_head {
             Some(head) => head.matrix(),
@@ -329,7 +329,7 @@ impl DecoderLm {
         self.normalized(self.through_blocks(self.embed(ids), &metadata))
     }
 
-    /// The output of the last block.
+    /// Returns the output of the last block.
     pub(super) fn through_blocks(&self, x: Tensor<2>, metadata: &LayerMetadata) -> Tensor<2> {
         let layers = self.model.layers.iter().enumerate();
         let through = |stream, (number, layer): (usize, &DecoderLayer)| {
@@ -338,7 +338,7 @@ impl DecoderLm {
         layers.fold(Stream::new(x), through).value()
     }
 
-    /// The input of the head: the normalized output of the last block, divided by `logits_scaling`.
+    /// Returns the input of the head: the normalized output of the last block, divided by `logits_scaling`.
     pub(super) fn normalized(&self, x: Tensor<2>) -> Tensor<2> {
         let x = self.model.norm.forward(x);
         if self.config.logits_scaling == 1.0 { x } else { x / self.config.logits_scaling }
@@ -363,7 +363,7 @@ impl DecoderLm {
         }
     }
 
-    /// The embeddings of tokens, `[rows * length, width]`.
+    /// Returns the embeddings of tokens, `[rows * length, width]`.
     pub(super) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         let [rows, length] = ids.dims();
         self.scaled_embedding(self.model.embed_tokens.forward(ids.reshape([rows * length])))
@@ -385,7 +385,7 @@ pub(super) struct LayerMetadata {
 }
 
 impl LayerMetadata {
-    /// `make` returns the metadata of an attention.
+    /// Builds the metadata. `make` returns that of an attention.
     pub(super) fn new(
         config: &DecoderConfig,
         make: impl FnMut(&SelfAttentionConfig) -> AttentionMetadata,
@@ -394,17 +394,17 @@ impl LayerMetadata {
         Self { kinds: kinds.iter().map(make).collect(), of_layer }
     }
 
-    /// The rows of a micro-batch.
+    /// Returns the rows of a micro-batch.
     pub(super) fn batch(config: &DecoderConfig, batch: &Batch, device: &Device) -> Self {
         Self::new(config, |kind| AttentionMetadata::batch(kind, batch, device))
     }
 
-    /// The metadata of a layer.
+    /// Returns the metadata of a layer.
     pub(super) fn of(&self, layer: usize) -> &AttentionMetadata {
         &self.kinds[self.of_layer[layer]]
     }
 
-    /// The same, on the device without autodiff.
+    /// Returns the same metadata on the device without autodiff.
     pub(super) fn inner(&self) -> Self {
         let kinds = self.kinds.iter().map(AttentionMetadata::inner).collect();
         Self { kinds, of_layer: self.of_layer.clone() }

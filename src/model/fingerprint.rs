@@ -15,12 +15,12 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 impl ModelFolder {
-    /// A fingerprint of the weight files, without loading them: SHA-256 over the length of each file, its
-    /// first MiB (which has names and shapes), and 4 KiB at each of 1,024 evenly spaced positions. A copy in
-    /// another type or in other shards has a different fingerprint.
+    /// Returns a fingerprint of the weight files, without loading them: SHA-256 over the length of each file,
+    /// its first MiB (which has names and shapes), and 4 KiB at each of 1,024 evenly spaced positions. A copy
+    /// in another type or in other shards has a different fingerprint.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`] if files are missing or do not match; [`Error::Io`].
+    /// See [`ModelFolder::load`] if files are missing or do not match; [`Error::Io`].
     pub(crate) fn files_fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         for path in self.open_weights()?.file_paths() {

@@ -42,12 +42,12 @@ use std::path::{Path, PathBuf};
 /// of that name takes precedence.
 ///
 /// # Errors
-/// [`Error::Model`] if there is no such folder, and the hub does not have the model or is not compiled in.
+/// [`Error::Model`] if there is no such folder, and the Hub does not have the model or is not compiled in.
 pub fn model_folder(name: &str, context: &Context<'_>) -> Result<PathBuf> {
     find_folder(name, true, context)
 }
 
-/// As [`model_folder`], but downloads only the configuration and the tokenizer from the hub.
+/// Like [`model_folder`], but downloads only the configuration and the tokenizer from the Hub.
 ///
 /// # Errors
 /// See [`model_folder`].
@@ -103,7 +103,7 @@ pub struct ModelFolder {
     gguf: Option<GgufModel>,
 }
 
-/// The error for an unsupported or invalid `config.json`.
+/// Returns the error for an unsupported or invalid `config.json`.
 fn refused(path: &Path, refusal: &Refusal) -> Error {
     Error::Model {
         path: path.to_owned(),
@@ -210,12 +210,12 @@ impl ModelFolder {
         &self.path
     }
 
-    /// `config.json`, or the equivalent for the text part of a vision-language model.
+    /// Returns `config.json`, or the equivalent for the text part of a vision-language model.
     pub(super) fn json(&self) -> &Value {
         &self.json
     }
 
-    /// Length of `tokenizer.json` in bytes.
+    /// Returns the length of `tokenizer.json` in bytes.
     pub(crate) fn tokenizer_bytes(&self) -> Option<u64> {
         let name = "tokenizer.json";
         match &self.gguf {
@@ -224,12 +224,12 @@ impl ModelFolder {
         }
     }
 
-    /// The text of a small file of the folder.
+    /// Returns the text of a small file of the folder.
     fn text(&self, name: &str) -> Result<Option<String>> {
         text_of(&self.path, self.gguf.as_ref(), name)
     }
 
-    /// `tokenizer_config.json`, or an empty one if the folder has none.
+    /// Returns `tokenizer_config.json`, or an empty one if the folder has none.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Tokenizer`] if it is not a JSON object.
@@ -243,7 +243,7 @@ impl ModelFolder {
         }
     }
 
-    /// SentencePiece's `tokenizer.model`, if the folder has one.
+    /// Returns SentencePiece's `tokenizer.model`, if the folder has one.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -259,7 +259,7 @@ impl ModelFolder {
         }
     }
 
-    /// Whether this is a vision-language model, of which only the text part is read.
+    /// Returns whether this is a vision-language model, of which only the text part is read.
     pub(crate) fn is_part(&self) -> bool {
         self.is_part
     }
@@ -357,7 +357,7 @@ impl ModelFolder {
         self.load_with(device, &Context::default())
     }
 
-    /// As [`ModelFolder::load`], and reports progress to the context.
+    /// Like [`ModelFolder::load`], and reports progress to the context.
     ///
     /// # Errors
     /// See [`ModelFolder::load`]. [`Error::Stopped`] if the context was stopped.
@@ -365,7 +365,7 @@ impl ModelFolder {
         self.load_as(Task::LoadModel, device, context)
     }
 
-    /// As [`ModelFolder::load_with`], reported as another task.
+    /// Like [`ModelFolder::load_with`], reported as another task.
     pub(super) fn load_as(
         &self,
         task: Task,
@@ -399,7 +399,7 @@ impl ModelFolder {
     /// Reads no weights.
     ///
     /// # Errors
-    /// As [`ModelFolder::load`], except for the tensors' values.
+    /// Same as [`ModelFolder::load`], except for the tensors' values.
     pub(super) fn open_weights(&self) -> Result<WeightFiles> {
         let mut files = match &self.gguf {
             None => WeightFiles::open(&self.path)?,
@@ -434,7 +434,7 @@ impl ModelFolder {
     }
 }
 
-/// The text of a small file of a model folder, or its equivalent in a GGUF file.
+/// Returns the text of a small file of a model folder, or its equivalent in a GGUF file.
 fn text_of(path: &Path, gguf: Option<&GgufModel>, name: &str) -> Result<Option<String>> {
     match gguf {
         Some(gguf) => Ok(gguf.text(name).map(str::to_owned)),
@@ -452,7 +452,7 @@ impl DecoderLm {
     }
 }
 
-/// The error for weights that do not match the configuration.
+/// Returns the error for weights that do not match the configuration.
 fn misfit(path: &Path, what: &str) -> Error {
     Error::Model {
         path: path.to_owned(),

@@ -19,7 +19,7 @@ pub(super) struct LinearStep {
 }
 
 impl LinearStep {
-    /// The first step: prompts of `tokens` tokens, including the given padding on the left.
+    /// Returns the first step: prompts of `tokens` tokens, including the given padding on the left.
     pub(super) fn prompts(
         config: &GatedDeltaNetConfig,
         paddings: &[usize],
@@ -47,7 +47,7 @@ impl LinearStep {
         Self { sequences: rows(0), with_earlier: rows(earlier), seen }
     }
 
-    /// A later step: `tokens` new tokens in each row.
+    /// Returns a later step: `tokens` new tokens in each row.
     pub(super) fn later(config: &GatedDeltaNetConfig, rows: usize, tokens: usize) -> Self {
         Self {
             sequences: Sequences::rows(rows, tokens),
@@ -56,7 +56,7 @@ impl LinearStep {
         }
     }
 
-    /// The rows of new tokens, without padding.
+    /// Returns the rows of new tokens, without padding.
     pub(super) fn sequences(&self) -> &Sequences {
         &self.sequences
     }
@@ -112,7 +112,7 @@ impl LinearCache {
         y.reshape([rows * new, channels])
     }
 
-    /// Replaces the states by the next ones.
+    /// Replaces the states with the next ones.
     pub(super) fn advance(
         &mut self,
         next: impl FnOnce(Tensor<4>) -> (Tensor<2>, Tensor<4>),
@@ -123,7 +123,7 @@ impl LinearCache {
         y
     }
 
-    /// Replaces rows by those of another cache.
+    /// Replaces rows with those of another cache.
     pub(super) fn insert(&mut self, rows: &[usize], from: &Self) {
         let mut states = self.states.take().expect("states are put back after each use");
         let of_new = from.states.as_ref().expect("states are put back after each use");

@@ -1,4 +1,4 @@
-//! Finds a model and its adapter by the name of a folder, a run, or a model on the hub.
+//! Finds a model and its adapter by the name of a folder, a run, or a model on the Hub.
 
 use super::adapter::CONFIG as ADAPTER_CONFIG;
 use super::folder::model_folder;
@@ -67,7 +67,7 @@ impl Location {
     }
 }
 
-/// Something that can be pushed to the hub.
+/// Something that can be pushed to the Hub.
 #[cfg(feature = "hub")]
 #[derive(Debug)]
 pub(crate) enum Pushable {
@@ -124,12 +124,12 @@ fn holds_adapter(folder: &Path) -> bool {
     folder.join(ADAPTER_CONFIG).is_file()
 }
 
-/// Whether a folder is the directory of a run or of a comparison of runs.
+/// Returns whether a folder is the directory of a run or of a comparison of runs.
 fn is_run(folder: &Path) -> bool {
     folder.join(RUN_CONFIG).is_file() && !holds_model(folder)
 }
 
-/// The folder of an adapter. `path` may be the adapter's run.
+/// Returns the folder of an adapter. `path` may be the adapter's run.
 fn adapter_folder(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         let what = if path.exists() { "it is a file" } else { "there is no such folder" };
@@ -157,7 +157,7 @@ fn adapter_folder(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// The error for a run that has written neither a model nor an adapter.
+/// Returns the error for a run that has written neither a model nor an adapter.
 fn without_student(run: &Path) -> Error {
     let of_comparison: Vec<String> = RUNS_OF_COMPARISON
         .iter()
@@ -176,7 +176,7 @@ fn without_student(run: &Path) -> Error {
     )
 }
 
-/// A run's settings, and their file.
+/// Returns a run's settings, and their file.
 fn settings(run: &Path) -> Result<(PathBuf, toml::Table)> {
     let path = run.join(RUN_CONFIG);
     let text = read_if_there(&path)?.unwrap_or_default();
@@ -186,14 +186,14 @@ fn settings(run: &Path) -> Result<(PathBuf, toml::Table)> {
     }
 }
 
-/// The length limit of a run's rows, from its settings.
+/// Returns the length limit of a run's rows, from its settings.
 fn trained_length(run: &Path) -> Result<Option<usize>> {
     let (_, settings) = settings(run)?;
     let length = settings.get("data").and_then(|data| data.get("max_length")?.as_integer());
     Ok(length.and_then(|length| usize::try_from(length).ok()))
 }
 
-/// The base model of a run's adapter, from its settings.
+/// Returns the base model of a run's adapter, from its settings.
 fn base_model(run: &Path) -> Result<String> {
     let (path, settings) = settings(run)?;
     let name = settings.get("base_model").and_then(toml::Value::as_str);

@@ -57,7 +57,7 @@ pub(super) struct DropoutKeys {
 }
 
 impl DropoutKeys {
-    /// The keys of some tokens.
+    /// Returns the keys of some tokens.
     pub fn slice(&self, tokens: Range<usize>) -> Self {
         Self { tokens: Arc::new(self.tokens[tokens].to_vec()) }
     }
@@ -104,7 +104,7 @@ pub struct LoraLinear {
 }
 
 impl LoraLinear {
-    /// A layer of size `[input, output]` without an adapter. The bias starts at 0.
+    /// Returns a layer of size `[input, output]` without an adapter. The bias starts at 0.
     pub(super) fn build(
         source: &mut impl WeightSource,
         prefix: &str,
@@ -121,7 +121,7 @@ impl LoraLinear {
         Ok(layer)
     }
 
-    /// A layer with only this matrix.
+    /// Returns a layer with only this matrix.
     pub(super) fn new(matrix: NewMatrix) -> Self {
         let (weight, encoded) = matrix.into_parts();
         let (lora_A, lora_B, lora_magnitude_vector) = (None, None, None);
@@ -148,7 +148,7 @@ impl LoraLinear {
         (self.weight, self.encoded) = (Some(Param::from_tensor(numbers).no_grad()), None);
     }
 
-    /// The squared norm of each output's weights, `[output]`.
+    /// Returns the squared norm of each output's weights, `[output]`.
     fn squares(&self) -> Tensor<1> {
         let numbers = numbers_of(self.weight.as_ref(), self.encoded.as_ref(), MatrixRole::Linear);
         numbers.square().sum_dim(0).squeeze_dim(0)
@@ -165,12 +165,12 @@ impl LoraLinear {
         Ok(())
     }
 
-    /// The matrix as it is stored.
+    /// Returns the matrix as it is stored.
     pub(super) fn matrix(&self) -> Weight {
         weight_of(self.weight.as_ref(), self.encoded.as_ref())
     }
 
-    /// The matrix for these activations: f32 weights are cast to their type.
+    /// Returns the matrix for these activations: f32 weights are cast to their type.
     fn matrix_for(&self, x: &Tensor<2>) -> Weight {
         match self.matrix() {
             Weight::Dense(weight) if weight.dtype() == DType::F32 => Weight::Dense(like(weight, x)),
@@ -185,7 +185,7 @@ impl LoraLinear {
         y
     }
 
-    /// The outputs of layers with the same input, whose adapters share one product with it.
+    /// Returns the outputs of layers with the same input, whose adapters share one product with it.
     ///
     /// # Shapes
     /// See [`LoraLinear::forward`].
@@ -206,13 +206,13 @@ impl LoraLinear {
         })
     }
 
-    /// The dropout factors of the adapter's inputs, if it has dropout.
+    /// Returns the dropout factors of the adapter's inputs, if it has dropout.
     fn factors(&self, dropout: Option<&DropoutKeys>) -> Option<DropoutFactors> {
         let (adapter, keys) = (self.adapter.as_ref()?, dropout?);
         (adapter.dropout > 0.0).then(|| adapter.factors(keys))
     }
 
-    /// The product of the input and A for each layer, `[tokens, rank]`.
+    /// Returns the product of the input and A for each layer, `[tokens, rank]`.
     fn inner<const N: usize>(
         layers: [&Self; N],
         input: &SharedInput,
@@ -245,7 +245,7 @@ impl LoraLinear {
         })
     }
 
-    /// The output plus `residual`.
+    /// Returns the output plus `residual`.
     ///
     /// # Shapes
     /// `[tokens, input]` and `[tokens, output]` to `[tokens, output]`.
@@ -264,7 +264,7 @@ impl LoraLinear {
         self.complete(input.linear_add(weight, residual), inner)
     }
 
-    /// The output, plus `residual` if it is given.
+    /// Returns the output, plus `residual` if it is given.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -277,7 +277,7 @@ impl LoraLinear {
         }
     }
 
-    /// The output for `gated(gate, up, activation)`, plus `residual`.
+    /// Returns the output for `gated(gate, up, activation)`, plus `residual`.
     ///
     /// # Shapes
     /// `[tokens, input]` twice and `[tokens, output]` to `[tokens, output]`.
@@ -369,7 +369,7 @@ impl LoraLinear {
         self.adapter = Some(Adapter { name: name.to_owned(), scale, dropout, seed });
     }
 
-    /// The adapter's changes of the weight, `[input, output]`, and of the bias.
+    /// Returns the adapter's changes of the weight, `[input, output]`, and of the bias.
     fn change(&self) -> Option<(Tensor<2>, Option<Tensor<1>>)> {
         let (a, b) = (self.lora_A.as_ref()?, self.lora_B.as_ref()?);
         let scale = self.adapter.as_ref()?.scale;
@@ -397,7 +397,7 @@ impl LoraLinear {
 }
 
 impl Adapter {
-    /// Factors of the adapter's inputs: 0, or the factor that preserves the expectation.
+    /// Returns the factors of the adapter's inputs: 0, or the factor that preserves the expectation.
     fn factors(&self, keys: &DropoutKeys) -> DropoutFactors {
         let kept = (1.0 / (1.0 - self.dropout)) as f32;
         // A draw uses 16 bits.

@@ -55,18 +55,19 @@ impl DecoderLm {
         &self.model.layers
     }
 
-    /// Whether the embedding is trained.
+    /// Returns whether the embedding is trained.
     pub(super) fn trains_embedding(&self) -> bool {
         self.model.embed_tokens.is_trained()
     }
 
-    /// Index of the first block with trained parameters, or the number of blocks if there is none.
+    /// Returns the index of the first block with trained parameters, or the number of blocks if there is
+    /// none.
     pub(super) fn first_trained_block(&self) -> usize {
         let is_trained = |layer: &DecoderLayer| !lazy_tensors(layer, true).is_empty();
         self.layers().iter().position(is_trained).unwrap_or(self.layers().len())
     }
 
-    /// The embeddings of a micro-batch, `[tokens, width]`, with the objective's noise.
+    /// Returns the embeddings of a micro-batch, `[tokens, width]`, with the objective's noise.
     pub(super) fn embed_batch(&self, batch: &Batch, objective: &Objective) -> Tensor<2> {
         let device = self.device();
         let ids = int_tensor(batch.ids.iter().copied(), &device);
@@ -81,8 +82,8 @@ impl DecoderLm {
         })
     }
 
-    /// Normalized output of the last block at positions with trained targets, `[trained, width]`. `None` if
-    /// there are none.
+    /// Returns the normalized output of the last block at positions with trained targets, `[trained, width]`.
+    /// `None` if there are none.
     pub(super) fn hidden_at_targets(&self, batch: &Batch) -> Option<Tensor<2>> {
         let device = self.device();
         let trained = trained_places(batch);
@@ -95,7 +96,7 @@ impl DecoderLm {
         Some(self.normalized(x).select(0, places))
     }
 
-    /// The loss, given the output of the last block; see [`CausalLm::objective_sum`].
+    /// Returns the loss, given the output of the last block; see [`CausalLm::objective_sum`].
     pub(super) fn loss_of_blocks(
         &self,
         x: Tensor<2>,
@@ -121,12 +122,12 @@ impl DecoderLm {
     }
 }
 
-/// The positions of a batch with trained targets.
+/// Returns the positions of a batch with trained targets.
 fn trained_places(batch: &Batch) -> Vec<usize> {
     (0..batch.weights.len()).filter(|i| batch.weights[*i] != 0.0).collect()
 }
 
-/// The teacher's tokens of a batch, on the device.
+/// Returns the teacher's tokens of a batch, on the device.
 ///
 /// # Panics
 /// If there are none; the learner refuses such batches.
@@ -137,8 +138,8 @@ fn teacher_tokens(batch: &Batch, trained: usize, device: &Device) -> TeacherToke
     TeacherTokens { tokens, log_probs: Tensor::from_data(log_probs, device) }
 }
 
-/// The noise on the embeddings of a batch, `[tokens * width]`: a function of the seed and of each token's row
-/// and position.
+/// Returns the noise on the embeddings of a batch, `[tokens * width]`: a function of the seed and of each
+/// token's row and position.
 fn noise(batch: &Batch, width: usize, objective: &Objective) -> Vec<f32> {
     let mut noise = vec![0f32; batch.ids.len() * width];
     noise.par_chunks_mut(width).enumerate().for_each(|(token, values)| {

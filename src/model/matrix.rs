@@ -23,7 +23,7 @@ pub(super) enum MatrixRole {
 }
 
 impl BaseWeights {
-    /// The storage type of a matrix with this role.
+    /// Returns the storage type of a matrix with this role.
     pub(super) fn type_of(&self, role: MatrixRole) -> BaseType {
         match role {
             MatrixRole::Linear => self.base_type,
@@ -90,7 +90,7 @@ impl NewMatrix {
         Self::Encoded(EncodedMatrix::new(encoded, first))
     }
 
-    /// From the codes of a linear layer in a file.
+    /// Creates a matrix from the codes of a linear layer in a file.
     pub(super) fn of_blocks(blocks: StoredBlocks, device: &Device) -> Self {
         let StoredBlocks { values, encoding, size, mut first_row } = blocks;
         first_row.truncate(COUNTED);
@@ -98,7 +98,7 @@ impl NewMatrix {
         Self::Encoded(EncodedMatrix::new(encoded, first_row))
     }
 
-    /// The fields of a module for this matrix.
+    /// Returns the fields of a module for this matrix.
     pub(super) fn into_parts(self) -> (Option<Param<Tensor<2>>>, Option<EncodedMatrix>) {
         match self {
             Self::Dense(dense) => (Some(Param::from_tensor(dense)), None),
@@ -136,7 +136,7 @@ impl EncodedMatrix {
         }
     }
 
-    /// The matrix as an operand.
+    /// Returns the matrix as an operand.
     pub(super) fn weight(&self) -> Weight {
         Weight::from(EncodedWeight {
             codes: self.codes.val(),
@@ -148,7 +148,7 @@ impl EncodedMatrix {
     }
 }
 
-/// The matrix of a module, as floats or quantized.
+/// Returns the matrix of a module, as floats or quantized.
 pub(super) fn weight_of(
     numbers: Option<&Param<Tensor<2>>>,
     codes: Option<&EncodedMatrix>,
@@ -156,12 +156,12 @@ pub(super) fn weight_of(
     match (numbers, codes) {
         (Some(numbers), _) => Weight::Dense(numbers.val()),
         (None, Some(codes)) => codes.weight(),
-        (None, None) => unreachable!("a matrix is there in one form"),
+        (None, None) => unreachable!("a matrix exists in one form"),
     }
 }
 
-/// The matrix of a module in f32, from any storage type: `[input, output]`, or `[vocabulary, width]` for an
-/// embedding.
+/// Returns the matrix of a module in f32, from any storage type: `[input, output]`, or `[vocabulary, width]`
+/// for an embedding.
 pub(super) fn numbers_of(
     numbers: Option<&Param<Tensor<2>>>,
     codes: Option<&EncodedMatrix>,
@@ -189,7 +189,7 @@ impl TokenEmbedding {
         Self { weight, encoded }
     }
 
-    /// The embeddings of tokens, in f32 if the matrix has fewer bits.
+    /// Returns the embeddings of tokens, in f32 if the matrix has fewer bits.
     ///
     /// # Shapes
     /// `[tokens]` to `[tokens, width]`.
@@ -201,7 +201,7 @@ impl TokenEmbedding {
         weight_of(self.weight.as_ref(), self.encoded.as_ref())
     }
 
-    /// The matrix of a tied head.
+    /// Returns the matrix of a tied head.
     pub(super) fn as_head(&self) -> Weight {
         match self.rows() {
             Weight::Dense(weight) => Weight::Dense(weight.transpose()),
@@ -209,12 +209,12 @@ impl TokenEmbedding {
         }
     }
 
-    /// A frozen copy of the matrix for a separate head, in the same storage type.
+    /// Returns a frozen copy of the matrix for a separate head, in the same storage type.
     pub(super) fn to_head(&self) -> NewMatrix {
         match (&self.weight, &self.encoded) {
             (Some(weight), _) => NewMatrix::Dense(weight.val().detach().transpose()),
             (None, Some(codes)) => NewMatrix::Encoded(codes.clone()),
-            (None, None) => unreachable!("a matrix is there in one form"),
+            (None, None) => unreachable!("a matrix exists in one form"),
         }
     }
 
@@ -225,7 +225,7 @@ impl TokenEmbedding {
         (self.weight, self.encoded) = (Some(Param::from_tensor(numbers).no_grad()), None);
     }
 
-    /// Whether the matrix is trained.
+    /// Returns whether the matrix is trained.
     pub(super) fn is_trained(&self) -> bool {
         self.weight.as_ref().is_some_and(|weight| weight.val().is_require_grad())
     }

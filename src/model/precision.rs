@@ -27,7 +27,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Type of activations and frozen matrices.
+    /// Returns the type of activations and frozen matrices.
     pub(super) fn dtype(self) -> FloatDType {
         match self {
             Self::F32 => FloatDType::F32,

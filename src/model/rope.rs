@@ -60,7 +60,7 @@ pub struct RopeScaling {
     /// `yarn`: with `mscale_all_dim`, sets the factor of cosines and sines to `(0.1 mscale ln(factor) + 1) /
     /// (0.1 mscale_all_dim ln(factor) + 1)`. Unset or 0 means YaRN's default, `0.1 ln(factor) + 1`.
     pub mscale: Option<f64>,
-    /// `yarn`: see `mscale`.
+    /// `yarn`: the value in the divisor of that factor; see `mscale`.
     pub mscale_all_dim: Option<f64>,
     /// `longrope`: divisor of each frequency if rows stay within the original context.
     pub short_factor: Vec<f64>,
@@ -75,7 +75,7 @@ pub struct RopeScaling {
 }
 
 impl Default for RopeScaling {
-    /// The type `llama3` with a factor of 1, which changes nothing.
+    /// Defaults to the type `llama3` with a factor of 1, which changes nothing.
     fn default() -> Self {
         Self {
             rope_type: RopeType::Llama3,
@@ -97,7 +97,7 @@ impl Default for RopeScaling {
     }
 }
 
-/// YaRN's factor of cosines and sines, with `of` as the `mscale`.
+/// Returns YaRN's factor of cosines and sines, with `of` as the `mscale`.
 pub(super) fn yarn_scale(factor: f64, of: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * of * factor.ln() + 1.0 }
 }
@@ -150,7 +150,7 @@ impl RopeScaling {
         Ok(())
     }
 
-    /// Factor of cosines and sines.
+    /// Returns the factor of cosines and sines.
     pub(super) fn attention_factor(&self) -> f64 {
         let ln = self.factor.ln();
         match self.rope_type {
@@ -171,14 +171,14 @@ impl RopeScaling {
         }
     }
 
-    /// Divisor of each frequency of a head with `rotated` rotated values.
+    /// Returns the divisor of each frequency of a head with `rotated` rotated values.
     pub(super) fn divisors(&self, rotated: usize, theta: f64) -> Vec<f64> {
         let plain = rotary_frequencies(rotated, theta);
         let scaled = self.scaled(plain.clone(), theta);
         plain.into_iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()
     }
 
-    /// Factor of a query at a position.
+    /// Returns the factor of a query at a position.
     pub(super) fn query_scale(&self, position: u32) -> f64 {
         let beta = self.llama_4_scaling_beta.unwrap_or(0.0);
         let contexts = f64::from(position) / self.original_max_position_embeddings as f64;
@@ -216,8 +216,8 @@ impl RopeScaling {
         }
     }
 
-    /// Weight of the divided value of each frequency: 0 up to the dimension that rotates `beta_fast` times in
-    /// the original context, 1 from the dimension that rotates `beta_slow` times.
+    /// Returns the weight of the divided value of each frequency: 0 up to the dimension that rotates
+    /// `beta_fast` times in the original context, 1 from the dimension that rotates `beta_slow` times.
     fn yarn_ramp(&self, pairs: usize, theta: f64) -> Vec<f64> {
         let width = 2.0 * pairs as f64;
         let context = self.original_max_position_embeddings as f64;
@@ -235,7 +235,8 @@ impl RopeScaling {
     }
 }
 
-/// Angle per position of each pair of a head's `rotated` values, in radians (`rotated / 2` numbers).
+/// Returns the angle per position of each pair of a head's `rotated` values, in radians (`rotated / 2`
+/// numbers).
 pub(super) fn frequencies(rotated: usize, theta: f64, scaling: Option<&RopeScaling>) -> Vec<f64> {
     let plain = rotary_frequencies(rotated, theta);
     match scaling {

@@ -1,7 +1,7 @@
 //! Parameters of a module, by name.
 //!
-//! Names are paths in the module (`model.layers.0.mlp.up_proj.weight`). Burn's linear layers store
-//! `[input, output]`, files store `[output, input]` as PyTorch does; this module converts between them.
+//! Names are paths in the module (`model.layers.0.mlp.up_proj.weight`). Burn's linear layers store `[input,
+//! output]`, and files store `[output, input]` as PyTorch does; this module converts between them.
 
 use crate::device;
 use crate::error::{Error, Result};
@@ -64,12 +64,12 @@ impl PathStack {
         self.path.join(".")
     }
 
-    /// Whether the parameter belongs to a quantized matrix, which no file stores.
+    /// Returns whether the parameter belongs to a quantized matrix, which no file stores.
     fn is_encoded(&self) -> bool {
         self.containers.last().is_some_and(|last| last == "Struct:EncodedMatrix")
     }
 
-    /// Whether the parameter is the matrix of a linear layer, which files store transposed.
+    /// Returns whether the parameter is the matrix of a linear layer, which files store transposed.
     fn is_transposed(&self, rank: usize) -> bool {
         let linear = ["Struct:Linear", "Struct:LoraLinear"];
         rank == 2 && self.containers.last().is_some_and(|last| linear.contains(&last.as_str()))
@@ -96,13 +96,13 @@ pub(crate) enum Elements {
 }
 
 impl NamedTensor {
-    /// A tensor of floats, in its own shape.
+    /// Returns a tensor of floats, in its own shape.
     pub(crate) fn new<const D: usize>(name: String, tensor: Tensor<D>) -> Self {
         let shape = tensor.dims().to_vec();
         Self { name, shape, elements: Elements::Numbers(Box::new(move || host(tensor.clone()))) }
     }
 
-    /// A tensor of bytes.
+    /// Returns a tensor of bytes.
     pub(crate) fn bytes(
         name: String,
         shape: Vec<usize>,
@@ -112,8 +112,8 @@ impl NamedTensor {
     }
 }
 
-/// The parameters of a module in the layout of files, in the module's order, without quantized matrices.
-/// `trained` excludes frozen parameters.
+/// Returns the parameters of a module in the layout of files, in the module's order, without quantized
+/// matrices. `trained` excludes frozen parameters.
 pub(crate) fn lazy_tensors<M: Module>(module: &M, trained: bool) -> Vec<NamedTensor> {
     struct Visitor {
         path: PathStack,
@@ -156,7 +156,7 @@ pub fn named_tensors<M: Module>(module: &M) -> Result<BTreeMap<String, HostTenso
     numbers.map(|(name, read)| Ok((name, read()?))).collect()
 }
 
-/// The tensor on the device without autodiff.
+/// Returns the tensor on the device without autodiff.
 pub(crate) fn off_graph<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     if tensor.device().is_autodiff() { tensor.inner() } else { tensor }
 }
@@ -171,7 +171,7 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<HostTensor> {
     Ok(HostTensor { shape, values })
 }
 
-/// Replaces the parameters of a module by those that `tensors` returns for their names, in the layout of
+/// Replaces the parameters of a module with those that `tensors` returns for their names, in the layout of
 /// files. Frozen parameters stay.
 ///
 /// # Errors
@@ -228,7 +228,7 @@ pub fn with_named_tensors<M: Module>(
     if mapper.problems.is_empty() { Ok(module) } else { Err(mapper.problems) }
 }
 
-/// Replaces the named parameters by the results of `value`, or keeps their values if it returns `None`, and
+/// Replaces the named parameters with the results of `value`, or keeps their values if it returns `None`, and
 /// makes them trained or frozen. All other parameters stay.
 ///
 /// # Errors

@@ -52,7 +52,7 @@ pub struct LoadOptions {
 }
 
 impl Default for LoadOptions {
-    /// No adapter, the model's own template, and the fastest backend.
+    /// Defaults to no adapter, the model's own template, and the fastest backend.
     fn default() -> Self {
         Self {
             adapter: None,
@@ -100,7 +100,7 @@ impl TextModelFiles {
         Ok(files)
     }
 
-    /// As [`TextModelFiles::open`], without the notice about a missing template.
+    /// Like [`TextModelFiles::open`], without the notice about a missing template.
     pub(super) fn read(name: &str, options: &LoadOptions, context: &Context<'_>) -> Result<Self> {
         let Location { folder, adapter, trained_length } =
             Location::find(name, options.adapter.as_deref(), context)?;
@@ -185,7 +185,7 @@ impl TextModelFiles {
         }
     }
 
-    /// The built-in layout of prompts.
+    /// Returns the built-in layout of prompts.
     pub(super) fn built_in_layout(&self) -> &PlainTemplate {
         &self.plain
     }
@@ -242,7 +242,7 @@ impl TextModelFiles {
         self.load_as(Task::LoadModel, device, context)
     }
 
-    /// As [`TextModelFiles::load`], reported as another task.
+    /// Like [`TextModelFiles::load`], reported as another task.
     pub(crate) fn load_as(
         self,
         task: Task,

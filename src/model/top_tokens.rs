@@ -22,7 +22,7 @@ pub struct TargetScore {
 }
 
 impl TargetScore {
-    /// From the logits of all tokens.
+    /// Selects them from the logits of all tokens.
     fn of(logits: &[f32], target: usize) -> Self {
         let own = logits[target];
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -109,7 +109,7 @@ impl DecoderLm {
     }
 }
 
-/// The trained target tokens, in order.
+/// Returns the trained target tokens, in order.
 fn trained_targets(batch: &Batch) -> Vec<u32> {
     let pairs = batch.targets.iter().zip(&batch.weights);
     pairs.filter(|(_, weight)| **weight != 0.0).map(|(target, _)| *target).collect()
@@ -138,7 +138,8 @@ pub(super) fn check_finite(logits: &[f32]) -> Result<()> {
     })
 }
 
-/// The tokens of the `k` largest logits, and the log-probabilities of each and of all others together.
+/// Returns the tokens of the `k` largest logits, and the log-probabilities of each and of all others
+/// together.
 pub(super) fn likeliest(logits: &[f32], k: usize, temperature: f64) -> (Vec<u32>, Vec<f32>) {
     let before = |a: &u32, b: &u32| {
         logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b))

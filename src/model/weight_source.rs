@@ -11,7 +11,7 @@ use burn::tensor::TensorData;
 
 /// Provides the weights of a new module, by their names in files.
 pub(super) trait WeightSource {
-    /// A tensor of any shape. Random sources draw it with `initial` from a separate stream.
+    /// Returns a tensor of any shape. Random sources draw it with `initial` from a separate stream.
     fn numbers<const D: usize>(
         &mut self,
         name: &str,
@@ -19,13 +19,13 @@ pub(super) trait WeightSource {
         initial: impl FnOnce(&mut Stream) -> Vec<f32>,
     ) -> Result<Tensor<D>>;
 
-    /// A vector. Random sources fill it with `start`.
+    /// Returns a vector. Random sources fill it with `start`.
     fn vector(&mut self, name: &str, width: usize, start: f32) -> Result<Tensor<1>> {
         self.numbers(name, [width], |_| vec![start; width])
     }
 
-    /// A matrix: `[input, output]`, or `[vocabulary, width]` for an embedding. Random sources draw it with
-    /// the standard deviation `deviation`.
+    /// Returns a matrix: `[input, output]`, or `[vocabulary, width]` for an embedding. Random sources draw it
+    /// with the standard deviation `deviation`.
     fn matrix(
         &mut self,
         name: &str,
@@ -35,7 +35,7 @@ pub(super) trait WeightSource {
     ) -> Result<NewMatrix>;
 }
 
-/// The path of a part of the module at `prefix`, which is empty for a standalone module.
+/// Returns the path of a part of the module at `prefix`, which is empty for a standalone module.
 pub(super) fn path(prefix: &str, part: &str) -> String {
     match prefix {
         "" => part.to_owned(),

@@ -67,7 +67,7 @@ fn damaged(path: &Path, what: impl Into<String>) -> Error {
     }
 }
 
-/// The error for a folder without safetensors, with a hint about the weights that it has.
+/// Returns the error for a folder without safetensors, with a hint about the weights that it has.
 fn no_safetensors(folder: &Path) -> Error {
     let mut what = format!("it has neither {SINGLE} nor {INDEX}");
     let is_pickle = |name: &str| {
@@ -138,7 +138,7 @@ impl SafetensorsFile {
         Ok(Self { path, store, read: 0 })
     }
 
-    /// Names and shapes of the tensors.
+    /// Returns the names and shapes of the tensors.
     fn shapes(&mut self) -> Result<Vec<(String, Vec<usize>)>> {
         let tensors =
             self.store.get_all_tensors().map_err(|e| damaged(&self.path, e.to_string()))?;
@@ -209,7 +209,8 @@ struct Held {
     shape: Vec<usize>,
 }
 
-/// The name in a text-only model of a tensor of a vision-language model. `None` for tensors of other parts.
+/// Returns the name in a text-only model of a tensor of a vision-language model. `None` for tensors of other
+/// parts.
 pub(super) fn text_name(name: &str) -> Option<String> {
     // The names in transformers 4 and 5.
     for prefix in ["language_model.model.", "model.language_model."] {
@@ -279,7 +280,7 @@ impl WeightFiles {
         Ok(all)
     }
 
-    /// The weights of a GGUF file.
+    /// Returns the weights of a GGUF file.
     pub(super) fn of_gguf(model: GgufModel, path: &Path) -> Self {
         let mut all = Self::empty(path.to_owned());
         let shapes = model.shapes();
@@ -313,7 +314,8 @@ impl WeightFiles {
         }
     }
 
-    /// The tensors that are set aside, such as `model.visual (153), mtp (15)`. `None` if there are none.
+    /// Returns the tensors that are set aside, such as `model.visual (153), mtp (15)`. `None` if there are
+    /// none.
     pub(super) fn set_aside(&self) -> Option<String> {
         let mut parts: BTreeMap<String, usize> = BTreeMap::new();
         for name in &self.set_aside {
@@ -327,12 +329,12 @@ impl WeightFiles {
         (!parts.is_empty()).then(|| listed(&parts))
     }
 
-    /// The file, or the index of the shards.
+    /// Returns the file, or the index of the shards.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The distinct files that contain the weights.
+    /// Returns the distinct files that contain the weights.
     pub(super) fn file_paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| match file {
             WeightFile::Safetensors(file) => file.path.as_path(),
@@ -340,12 +342,12 @@ impl WeightFiles {
         })
     }
 
-    /// Names and shapes of the tensors.
+    /// Returns the names and shapes of the tensors.
     pub(super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors.iter().map(|(name, held)| (name.as_str(), held.shape.as_slice()))
     }
 
-    /// A metadata entry in the header of a single file.
+    /// Returns a metadata entry in the header of a single file.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] if the file is damaged.
@@ -364,7 +366,7 @@ impl WeightFiles {
         Ok(header["__metadata__"][key].as_str().map(str::to_owned))
     }
 
-    /// Whether there is a tensor with this name.
+    /// Returns whether there is a tensor with this name.
     pub(crate) fn holds(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -380,7 +382,8 @@ impl WeightFiles {
         }
     }
 
-    /// The codes of a matrix in a GGUF file, if their type corresponds to the storage type of the base.
+    /// Returns the codes of a matrix in a GGUF file, if their type corresponds to the storage type of the
+    /// base.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -408,13 +411,13 @@ impl WeightFiles {
     }
 }
 
-/// Whether a name is a plain file name, without a path.
+/// Returns whether a name is a plain file name, without a path.
 fn is_plain(name: &str) -> bool {
     let path = Path::new(name);
     path.file_name().is_some_and(|file| file == path.as_os_str()) && !name.contains(['/', '\\'])
 }
 
-/// The first few names, and how many more there are.
+/// Returns the first few names, and how many more there are.
 pub(super) fn listed<S: AsRef<str>>(names: &[S]) -> String {
     const SHOWN: usize = 12;
     let mut text: String = names

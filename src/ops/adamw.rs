@@ -182,7 +182,7 @@ impl Optimizer for AdamW {
     /// Like [`AdamW::update`] with the unscaled gradient.
     ///
     /// # Panics
-    /// As [`AdamW::update`].
+    /// See [`AdamW::update`].
     fn step<const D: usize>(
         &self,
         lr: LearningRate,
@@ -248,7 +248,7 @@ pub(super) mod flex {
         }
     }
 
-    /// The update on slices of equal length, for functions that are compiled for several instruction sets.
+    /// Updates slices of equal length, for functions that are compiled for several instruction sets.
     #[inline(always)]
     pub(in super::super) fn update(
         params: &mut [f32],

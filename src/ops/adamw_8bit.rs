@@ -225,7 +225,7 @@ impl Moments8Bit {
         Self { time, len, codes: [first.0, second.0], scales: [first.1, second.1] }
     }
 
-    /// Zero moments, before the first update of a tensor.
+    /// Returns zero moments, before the first update of a tensor.
     fn zeros(tensor: &Tensor<1>) -> Self {
         let (len, device) = (tensor.dims()[0], tensor.device());
         let blocks = len.div_ceil(BLOCK);
@@ -236,29 +236,29 @@ impl Moments8Bit {
         Self { time: 0, len, codes: [codes(), codes()], scales: [scales(), scales()] }
     }
 
-    /// Number of elements in the tensor.
+    /// Returns the number of elements in the tensor.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether the tensor has no elements.
+    /// Returns whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of codes and scales on the device.
+    /// Returns the size in bytes of codes and scales on the device.
     pub fn bytes(&self) -> usize {
         let words: usize = self.codes.iter().map(|codes| codes.dims()[0] * size_of::<i32>()).sum();
         let scales = self.scales.iter();
         words + scales.map(|scales| scales.dims()[0] * scales.dtype().size()).sum::<usize>()
     }
 
-    /// The codes of the first (0) or second (1) moment, in words, and its scales.
+    /// Returns the codes of the first (0) or second (1) moment, in words, and its scales.
     pub(crate) fn moment(&self, index: usize) -> (Tensor<1, Int>, Tensor<1>) {
         (self.codes[index].clone(), self.scales[index].clone())
     }
 
-    /// Number of scales for a tensor of `len` elements.
+    /// Returns the number of scales for a tensor of `len` elements.
     pub(crate) fn blocks(len: usize) -> usize {
         len.div_ceil(BLOCK)
     }
@@ -287,7 +287,7 @@ impl Moments8Bit {
     /// Reads both moments as decoded values, the first moment first.
     ///
     /// # Errors
-    /// As [`Moments8Bit::stored`].
+    /// See [`Moments8Bit::stored`].
     pub fn values(&self) -> Result<[Vec<f32>; 2], TensorReadError> {
         let values = |moment: StoredMoment, map: &DynamicMap| {
             let blocks = moment.codes.chunks(BLOCK).zip(&moment.scales);

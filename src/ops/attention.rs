@@ -71,7 +71,7 @@ impl AttentionShape {
         self.batch * self.seq
     }
 
-    /// Query heads per key and value head.
+    /// Returns the number of query heads per key and value head.
     fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
@@ -96,7 +96,8 @@ pub(crate) struct Extent {
 
 #[cfg(feature = "fusion")]
 impl Extent {
-    /// The shape of the log-sum-exp for the fusion backend. Portable code and GPU kernels use the same order.
+    /// Returns the shape of the log-sum-exp for the fusion backend. Portable code and GPU kernels use the
+    /// same order.
     fn log_sum_exp(&self, q: &TensorSpec) -> TensorSpec {
         let AttentionShape { batch, seq, kv_heads, .. } = self.shape;
         let shape = [batch, kv_heads, self.shape.group(), seq, 1].into();
@@ -104,14 +105,15 @@ impl Extent {
     }
 }
 
-/// Number of gradient sums of keys and values in the backward pass on flex, for a number of rows, tokens per
-/// row, and heads (of queries, and of keys and values).
+/// Returns the number of gradient sums of keys and values in the backward pass on flex, for a number of rows,
+/// tokens per row, and heads (of queries, and of keys and values).
 pub(crate) fn parts_of(batch: usize, seq: usize, [heads, kv_heads]: [usize; 2]) -> usize {
     parts(AttentionShape { batch, seq, heads, kv_heads, head_dim: 1 })
 }
 
-/// Queries per block on flex. Few, because a block sees more keys than each of its queries does; but enough,
-/// together with the heads that share keys, to be worth preparing the keys.
+/// Returns the number of queries per block on flex. It is small, because a block sees more keys than each of
+/// its queries does; but large enough, together with the heads that share keys, to be worth preparing the
+/// keys.
 fn queries_in_block(shape: AttentionShape) -> usize {
     /// Target number of scores per block, as long as it has more than the minimum number of rows.
     const SCORES: usize = 192 * 2048;
@@ -119,8 +121,8 @@ fn queries_in_block(shape: AttentionShape) -> usize {
     (rows / shape.group()).clamp(1, 64)
 }
 
-/// Number of parts that a task's blocks are divided into in the backward pass on flex, if there are few
-/// tasks. It depends only on the shape, so the order of sums does too.
+/// Returns the number of parts that a task's blocks are divided into in the backward pass on flex, if there
+/// are few tasks. It depends only on the shape, so the order of sums does too.
 fn parts(shape: AttentionShape) -> usize {
     /// Number of tasks that keep many threads evenly busy.
     const ENOUGH: usize = 16;
@@ -231,8 +233,8 @@ impl<B: AttentionKernel> Backward<B, 3> for AttentionBackward {
     }
 }
 
-/// Attention of each query to the keys at or before it in its own segment:
-/// `softmax(q k^T / sqrt(head_dim)) v`, with the softmax in f32 (f64 for f64 input).
+/// Computes the attention of each query to the keys at or before it in its own segment: `softmax(q k^T /
+/// sqrt(head_dim)) v`, with the softmax in f32 (f64 for f64 input).
 ///
 /// Scores exist for only one block of queries at a time. Memory: on flex, the scores of 64 to 192 queries of
 /// heads that share keys per thread (64 in long rows), and in the backward pass up to four sums of the
@@ -265,10 +267,10 @@ pub fn causal_attention(
 /// for sliding windows, time and memory are then linear in the length of the row instead of quadratic.
 ///
 /// # Shapes
-/// As [`causal_attention`].
+/// See [`causal_attention`].
 ///
 /// # Panics
-/// As [`causal_attention`], and if `longest` is 0. If a token sees more keys than `longest`, flex uses all of
+/// See [`causal_attention`]; also if `longest` is 0. If a token sees more keys than `longest`, flex uses all of
 /// them; other backends may ignore the first ones.
 pub fn causal_attention_within(
     q: Tensor<2>,

@@ -120,7 +120,7 @@ pub(crate) fn per_row(
     burn::backend::fusion::custom::TensorSpec::new(shape, wide(x.dtype).into())
 }
 
-/// The type of sums over elements of `dtype`: f64 for f64, f32 for all others.
+/// Returns the type of sums over elements of `dtype`: f64 for f64, f32 for all others.
 pub(crate) fn wide(dtype: DType) -> FloatDType {
     if dtype == DType::F64 { FloatDType::F64 } else { FloatDType::F32 }
 }

@@ -87,8 +87,8 @@ dispatched! {
     }
 }
 
-/// `softmax(q k^T / sqrt(head_dim) + mask) v` for each head, with the softmax in f32 (f64 for f64). Query
-/// head `h` uses key and value head `h / (heads / kv_heads)`.
+/// Computes `softmax(q k^T / sqrt(head_dim) + mask) v` for each head, with the softmax in f32 (f64 for f64).
+/// Query head `h` uses key and value head `h / (heads / kv_heads)`.
 ///
 /// # Shapes
 /// - `q`: `[rows * new, heads * head_dim]`
@@ -216,7 +216,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// `softmax(scores * scale + mask)`
+        /// Computes `softmax(scores * scale + mask)`.
         fn softmax(scores: &mut [f32], mask: &[f32], scale: f32) {
             for (score, mask) in scores.iter_mut().zip(mask) {
                 *score = *score * scale + mask;
@@ -228,7 +228,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// The same for CPUs without products of few rows, and for larger groups.
+        /// Like [`attend_group`], for CPUs without products of few rows, and for larger groups.
         fn attend_plainly(
             q: &[f32],
             cached: [&[f32]; 2],

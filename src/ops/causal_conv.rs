@@ -65,7 +65,7 @@ impl<B: Backend> Taps<B> {
         B::float_mul(shifted::<B>(x, lag, true), self.reaches[lag].clone())
     }
 
-    /// The transpose of [`Taps::earlier`].
+    /// Returns the transpose of [`Taps::earlier`].
     fn later(&self, x: FloatTensor<B>, lag: usize) -> FloatTensor<B> {
         shifted::<B>(&B::float_mul(x, self.reaches[lag].clone()), lag, false)
     }
@@ -87,7 +87,7 @@ fn shifted<B: Backend>(x: &FloatTensor<B>, by: usize, down: bool) -> FloatTensor
     B::float_cat(if down { vec![zeros, kept] } else { vec![kept, zeros] }, 0)
 }
 
-/// The weights of a tap, `[1, channels]`. Taps are counted back from the token itself.
+/// Returns the weights of a tap, `[1, channels]`. Taps are counted back from the token itself.
 fn tap<B: Backend>(weight: &FloatTensor<B>, lag: usize) -> FloatTensor<B> {
     let [channels, taps] = weight.shape().dims();
     let column = taps - 1 - lag;
@@ -96,7 +96,7 @@ fn tap<B: Backend>(weight: &FloatTensor<B>, lag: usize) -> FloatTensor<B> {
     B::float_reshape(column, [1, channels].into())
 }
 
-/// The input of the activation.
+/// Returns the input of the activation.
 fn convolved<B: Backend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
@@ -191,9 +191,9 @@ impl<B: CausalConvKernel> Backward<B, 2> for CausalConvBackward {
     }
 }
 
-/// `silu(y)`, where `y[t, c]` is the sum over `i` of `weight[c, i] * x[t + 1 - taps + i, c]`: the last column
-/// of the weight belongs to the token itself. Values before a sequence are 0. The result is 0 for tokens
-/// outside all sequences.
+/// Computes `silu(y)`, where `y[t, c]` is the sum over `i` of `weight[c, i] * x[t + 1 - taps + i, c]`: the
+/// last column of the weight belongs to the token itself. Values before a sequence are 0. The result is 0 for
+/// tokens outside all sequences.
 ///
 /// Sums are f32 (f64 for f64 input).
 ///
@@ -229,7 +229,7 @@ mod flex {
     /// Channels per task. Sums over tokens have the same order with any number of threads.
     const CHANNELS: usize = 64;
 
-    /// The weights by tap, from the token itself back: `[taps, channels]`.
+    /// Returns the weights by tap, from the token itself back: `[taps, channels]`.
     fn by_tap(weight: &[f32], taps: usize) -> Vec<f32> {
         let channels = weight.len() / taps;
         (0..taps)
@@ -335,7 +335,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// `out += a * b`
+        /// Computes `out += a * b`.
         fn multiply_add(out: &mut [f32], a: &[f32], b: &[f32]) {
             for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
                 *out += a * b;
@@ -352,7 +352,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// Replaces the input of the activation by its gradient.
+        /// Replaces the input of the activation with its gradient.
         fn silu_slope(values: &mut [f32], grad: &[f32]) {
             for (value, grad) in values.iter_mut().zip(grad) {
                 let sigmoid = 1.0 / (1.0 + kernel::exp(-*value));

@@ -22,13 +22,13 @@ use burn_cubecl::kernel::{
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros_client};
 pub(super) use burn_cubecl::{CubeBackend, cubecl, tensor::CubeTensor};
 
-/// Whether the kernels support tensors of these types, for which f32 sums are accurate enough.
+/// Returns whether the kernels support tensors of these types, for which f32 sums are accurate enough.
 pub(super) fn are_short<const N: usize>(tensors: [&CubeTensor; N]) -> bool {
     let short = [DType::F32, DType::F16, DType::BF16];
     tensors.iter().all(|tensor| short.contains(&tensor.dtype))
 }
 
-/// The element type that a kernel is compiled for.
+/// Returns the element type that a kernel is compiled for.
 pub(super) fn element(tensor: &CubeTensor) -> ElemType {
     dtype_to_storage_type(tensor.dtype)
 }
@@ -38,25 +38,25 @@ pub(super) fn in_rows<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTensor; 
     tensors.map(into_contiguous)
 }
 
-/// An uninitialized tensor on the device of another one.
+/// Returns an uninitialized tensor on the device of another one.
 pub(super) fn unwritten(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
     empty_device_contiguous_dtype(client, device, shape.into(), dtype)
 }
 
-/// A tensor of zeros. Burn's own version has gaps between rows on some devices.
+/// Returns a tensor of zeros. Burn's own version has gaps between rows on some devices.
 pub(super) fn zeroed(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let (shape, client, device) = (shape.into(), like.client.clone(), like.device.clone());
     let flat = zeros_client(client, device, [shape.num_elements()].into(), dtype);
     CubeTensor::new_contiguous(flat.client, flat.device, shape, flat.handle, dtype)
 }
 
-/// The maximum number of elements of a type in one allocation of a device.
+/// Returns the maximum number of elements of a type in one allocation of a device.
 pub(super) fn most_elements(client: &Client, dtype: DType) -> usize {
     usize::try_from(client.properties().memory.max_page_size).unwrap_or(usize::MAX) / dtype.size()
 }
 
-/// The tensor itself if nothing else holds it, otherwise a copy; contiguous.
+/// Returns the tensor itself if nothing else holds it, otherwise a copy; contiguous.
 pub(super) fn writable(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     match tensor.can_mut() && tensor.is_nonoverlapping() {
@@ -82,26 +82,26 @@ pub(super) fn units_of(vectors: usize, tensor: &CubeTensor) -> usize {
     units_within(vectors.div_ceil(4).next_power_of_two().clamp(32, 256), tensor)
 }
 
-/// The number of units per cube: `wanted`, a power of two, or the device's maximum.
+/// Returns the number of units per cube: `wanted`, a power of two, or the device's maximum.
 pub(super) fn units_within(wanted: usize, tensor: &CubeTensor) -> usize {
     let most = tensor.client.properties().hardware.max_units_per_cube.max(1);
     wanted.min(1 << most.ilog2())
 }
 
-/// A grid of at least `count` cubes of `units` units. Kernels skip cubes past the last one.
+/// Returns a grid of at least `count` cubes of `units` units. Kernels skip cubes past the last one.
 pub(super) fn cubes(count: usize, units: usize, tensor: &CubeTensor) -> (CubeCount, CubeDim) {
     let dim = CubeDim::new_1d(units as u32);
     (calculate_cube_count_elemwise(&tensor.client, count * units, dim), dim)
 }
 
-/// A grid with one unit for each of `count` elements or vectors.
+/// Returns a grid with one unit for each of `count` elements or vectors.
 pub(super) fn units(count: usize, tensor: &CubeTensor) -> (CubeCount, CubeDim) {
     let dim = CubeDim::new(&tensor.client, count);
     (calculate_cube_count_elemwise(&tensor.client, count, dim), dim)
 }
 
-/// The product of matrices `[.., rows, inner]` and `[.., inner, columns]`, summed in f32 and returned in the
-/// type `dtype`, contiguous.
+/// Returns the product of matrices `[.., rows, inner]` and `[.., inner, columns]`, summed in f32 and returned
+/// in the type `dtype`, contiguous.
 pub(super) fn product(a: CubeTensor, b: CubeTensor, dtype: DType) -> CubeTensor {
     let mut shape = a.shape();
     let last = shape.num_dims() - 1;
@@ -117,13 +117,13 @@ pub(super) fn product_to(a: CubeTensor, b: CubeTensor, out: CubeTensor) {
     matmul(a, b, Some(out), MatmulStrategy::default(), dtype).expect("a product of right sizes");
 }
 
-/// The sum of the units' values, returned to all units of the cube. `scratch` has one element per unit.
+/// Returns the sum of the units' values to all units of the cube. `scratch` has one element per unit.
 #[cube]
 pub(super) fn cube_sum(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     cube_reduced(value, scratch, units, false)
 }
 
-/// The largest of the units' values, returned to all units of the cube.
+/// Returns the largest of the units' values to all units of the cube.
 #[cube]
 pub(super) fn cube_max(value: f32, scratch: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     cube_reduced(value, scratch, units, true)
@@ -158,7 +158,7 @@ fn cube_reduced(
     reduced
 }
 
-/// A unit's own sums, initialized to zero.
+/// Returns a unit's own sums, initialized to zero.
 #[cube]
 pub(super) fn zero_sums<N: Size>(#[comptime] count: usize) -> Array<Vector<f32, N>> {
     let mut sums = Array::<Vector<f32, N>>::new(count);
@@ -168,7 +168,7 @@ pub(super) fn zero_sums<N: Size>(#[comptime] count: usize) -> Array<Vector<f32, 
     sums
 }
 
-/// The sum of a vector's elements.
+/// Returns the sum of a vector's elements.
 #[cube]
 pub(super) fn vector_total<N: Size>(vector: Vector<f32, N>) -> f32 {
     let mut sum = vector.extract(0usize);

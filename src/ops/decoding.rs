@@ -89,7 +89,7 @@ fn portable_decode<B: Backend>(
     B::float_reshape(values, size.into())
 }
 
-/// The scales of a number of blocks, in f32.
+/// Returns the scales of a number of blocks, in f32.
 pub(super) fn decode_scales<B: Backend>(
     codes: IntTensor<B>,
     scales: FloatTensor<B>,

@@ -23,12 +23,12 @@ type WriteFactors = dyn Fn(usize, &mut [f32]) + Send + Sync;
 pub(crate) struct DropoutFactors(Arc<WriteFactors>);
 
 impl DropoutFactors {
-    /// `write` receives a token's index and sets its factors.
+    /// Creates factors. `write` receives a token's index and sets its factors.
     pub(crate) fn new(write: impl Fn(usize, &mut [f32]) + Send + Sync + 'static) -> Self {
         Self(Arc::new(write))
     }
 
-    /// All factors, like `x`, `[tokens, width]`. They have no gradient.
+    /// Returns all factors, like `x`, `[tokens, width]`. They have no gradient.
     pub(crate) fn tensor(&self, x: &Tensor<2>) -> Tensor<2> {
         let [tokens, width] = x.dims();
         let mut values = vec![0.0; tokens * width];
@@ -43,7 +43,7 @@ impl DropoutFactors {
         rows.for_each(|(factors, token)| (self.0)(token, factors));
     }
 
-    /// All factors, like `x`.
+    /// Returns all factors, like `x`.
     fn like<B: Backend>(&self, x: &FloatTensor<B>) -> FloatTensor<B> {
         let [tokens, width] = x.shape().dims();
         let mut values = vec![0.0; tokens * width];
@@ -156,7 +156,7 @@ impl<B: DropoutLinearKernel> Backward<B, 2> for DropoutLinearBackward {
     }
 }
 
-/// `(x * factors) @ weight`.
+/// Computes `(x * factors) @ weight`.
 ///
 /// # Shapes
 /// - `x`: `[tokens, input]`
@@ -278,7 +278,7 @@ mod flex {
         }
     }
 
-    /// `values *= factors`, for rows of this width.
+    /// Computes `values *= factors`, for rows of this width.
     fn multiply(values: &mut [f32], factors: &[f32], width: usize) {
         let width = width.max(1);
         values.par_chunks_mut(width).zip(factors.par_chunks(width)).for_each(

@@ -26,7 +26,7 @@ pub(crate) static SIGNED: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::ne
 /// For numbers from 0 to 1, with one more bit of fraction: second moments.
 pub(crate) static UNSIGNED: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(false));
 
-/// The step of a fraction of a block's scale; 0 for NaN, such as 0 divided by a scale of 0.
+/// Returns the step of a fraction of a block's scale; 0 for NaN, such as 0 divided by a scale of 0.
 ///
 /// # Safety
 /// The fraction must be in -1..=1 or NaN.
@@ -39,7 +39,7 @@ pub(crate) unsafe fn step_of(share: f32) -> u16 {
 }
 
 impl DynamicMap {
-    /// The code of a fraction of a block's scale.
+    /// Returns the code of a fraction of a block's scale.
     pub(crate) fn code(&self, share: f32) -> u8 {
         // SAFETY: the fraction is within bounds or NaN.
         self.codes[usize::from(unsafe { step_of(share.clamp(-1.0, 1.0)) })]
@@ -59,7 +59,7 @@ impl DynamicMap {
     }
 }
 
-/// `create_dynamic_map(signed, 7, 8)` of bitsandbytes, with its rounding.
+/// Computes `create_dynamic_map(signed, 7, 8)` of bitsandbytes, with its rounding.
 fn values(signed: bool) -> [f32; 256] {
     let mut values = vec![0.0, 1.0];
     for exponent in 0..7 {

@@ -25,7 +25,7 @@ kernel_trait! {
             weight.rows(ids)
         }
 
-        /// The gradient of `weight`, `[vocabulary, width]`.
+        /// Returns the gradient of `weight`, `[vocabulary, width]`.
         #[fusion(dtype = weight, shape = weight)]
         fn embedding_grad(
             grad: FloatTensor<Self>,

@@ -61,25 +61,25 @@ pub(crate) struct Encoding {
 }
 
 impl Encoding {
-    /// NF4 as in bitsandbytes: blocks of 64, scaled by their largest value.
+    /// Returns NF4 as in bitsandbytes: blocks of 64, scaled by their largest value.
     pub(crate) fn nf4(double_quantization: bool) -> Self {
         let scales = if double_quantization { ScaleType::Dynamic8 } else { ScaleType::Numbers };
         Self { codes: CodeType::Table4(&NF4), block: 64, scales }
     }
 
-    /// 8-bit integers as in LLM.int8() of bitsandbytes: one scale per row, its largest value.
+    /// Returns 8-bit integers as in LLM.int8() of bitsandbytes: one scale per row, its largest value.
     pub(crate) fn int8(columns: usize) -> Self {
         let codes = CodeType::Integer8 { unit: 1.0 / 127.0 };
         Self { codes, block: columns.max(1), scales: ScaleType::Numbers }
     }
 
-    /// ggml's q8_0: blocks of 32 within rows, scaled by the value of 1.
+    /// Returns ggml's q8_0: blocks of 32 within rows, scaled by the value of 1.
     pub(crate) fn q8_0() -> Self {
         let codes = CodeType::Integer8 { unit: 1.0 };
         Self { codes, block: 32, scales: ScaleType::Numbers }
     }
 
-    /// ggml's q4_0: like q8_0 with 4 bits.
+    /// Returns ggml's q4_0: like q8_0 with 4 bits.
     pub(crate) fn q4_0() -> Self {
         Self { codes: CodeType::Table4(&INTEGERS), block: 32, scales: ScaleType::Numbers }
     }
@@ -92,7 +92,8 @@ impl Encoding {
         }
     }
 
-    /// Whether each row of `columns` values has one numeric scale and a whole number of words of 8-bit codes.
+    /// Returns whether each row of `columns` values has one numeric scale and a whole number of words of
+    /// 8-bit codes.
     pub(crate) fn is_by_row(&self, columns: usize) -> bool {
         self.block == columns
             && self.bits() == 8
@@ -100,7 +101,8 @@ impl Encoding {
             && columns.is_multiple_of(4)
     }
 
-    /// Number of 32-bit words for the codes of `values` values, up to the end of their last block.
+    /// Returns the number of 32-bit words for the codes of `values` values, up to the end of their last
+    /// block.
     pub(crate) fn words(&self, values: usize) -> usize {
         (values.div_ceil(self.block) * self.block * self.bits()).div_ceil(32)
     }
@@ -187,7 +189,8 @@ fn encode_by_table(block: &[f32], start: usize, table: &[f32; 16], words: &mut [
     largest
 }
 
-/// Double quantization: the codes of the scales in words, and the scales of these followed by the mean.
+/// Quantizes scales (double quantization). Returns their codes in words, and the scales of these followed by
+/// the mean.
 fn encode_scales(scales: &[f32]) -> (Vec<i32>, Vec<f32>) {
     let mean =
         scales.iter().map(|scale| f64::from(*scale)).sum::<f64>() / scales.len().max(1) as f64;
@@ -252,7 +255,7 @@ mod tests {
         }
     }
 
-    /// Double quantization: scales of scales, their mean, and the codes of the scales.
+    /// Checks double quantization: scales of scales, their mean, and the codes of the scales.
     fn check_double(fixture: &Fixture, name: &str, weight: &[f32]) {
         let (map, nf4) = (&SIGNED.values, EncodedValues::of(weight, Encoding::nf4(false)));
         let double = EncodedValues::of(weight, Encoding::nf4(true));

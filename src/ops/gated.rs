@@ -59,12 +59,12 @@ kernel_trait! {
 
 for_ndarray! { GatedKernel }
 
-/// `1 / (1 + exp(-x))`. Burn's own version uses f32 and a logarithm.
+/// Computes `1 / (1 + exp(-x))`. Burn's own version uses f32 and a logarithm.
 pub(super) fn sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_recip(B::float_add_scalar(B::float_exp(B::float_neg(x)), 1.0.into()))
 }
 
-/// The input of the sigmoid, and its slope if that is not 1.
+/// Returns the input of the sigmoid, and its slope if that is not 1.
 fn inner<B: Backend>(
     gate: FloatTensor<B>,
     activation: Activation,
@@ -172,7 +172,7 @@ impl<B: GatedKernel> Backward<B, 2> for GatedBackward {
     }
 }
 
-/// `silu(gate) * up`, element by element, where `silu(x) = x / (1 + exp(-x))`.
+/// Computes `silu(gate) * up`, element by element, where `silu(x) = x / (1 + exp(-x))`.
 ///
 /// Source: arXiv 2002.05202.
 ///
@@ -185,7 +185,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     gated(gate, up, Activation::Silu)
 }
 
-/// `activation(gate) * up`, element by element.
+/// Computes `activation(gate) * up`, element by element.
 ///
 /// Source: arXiv 2002.05202.
 ///
@@ -286,7 +286,7 @@ mod flex {
     }
 
     simd_fn! {
-        /// Replaces `gate` and `up` by their gradients.
+        /// Replaces `gate` and `up` with their gradients.
         fn silu_backward_block(grad: &[f32], gate: &mut [f32], up: &mut [f32]) {
             for ((grad, gate), up) in grad.iter().zip(gate).zip(up) {
                 let sigmoid = 1.0 / (1.0 + kernel::exp(-*gate));

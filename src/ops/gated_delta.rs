@@ -65,22 +65,22 @@ pub struct DeltaShape {
 }
 
 impl DeltaShape {
-    /// Total width of the keys.
+    /// Returns the total width of the keys.
     pub fn key_width(&self) -> usize {
         self.key_heads * self.key_dim
     }
 
-    /// Total width of the values.
+    /// Returns the total width of the values.
     pub fn value_width(&self) -> usize {
         self.value_heads * self.value_dim
     }
 
-    /// Value heads per key head.
+    /// Returns the number of value heads per key head.
     fn group(&self) -> usize {
         self.value_heads / self.key_heads
     }
 
-    /// The factor of the queries.
+    /// Returns the factor of the queries.
     fn scale(&self) -> f64 {
         (self.key_dim as f64).powf(-0.5)
     }
@@ -224,10 +224,10 @@ pub fn gated_delta_rule(
 /// (f64 for f64 input). It has no gradients.
 ///
 /// # Shapes
-/// As [`gated_delta_rule`]; `state` and the second result are `[sequences, value_heads, key_dim, value_dim]`.
+/// See [`gated_delta_rule`]; `state` and the second result are `[sequences, value_heads, key_dim, value_dim]`.
 ///
 /// # Panics
-/// As [`gated_delta_rule`], and if a tensor is on the autodiff graph.
+/// See [`gated_delta_rule`]; also if a tensor is on the autodiff graph.
 pub fn gated_delta_rule_from(
     inputs: [Tensor<2>; 5],
     state: Tensor<4>,

@@ -85,7 +85,7 @@ impl<B: GatedKernel + LinearKernel> Backward<B, 4> for GatedLinearBackward {
     }
 }
 
-/// `residual + gated(gate, up, activation) @ weight`; see [`gated`](super::gated()) and
+/// Computes `residual + gated(gate, up, activation) @ weight`; see [`gated`](super::gated()) and
 /// [`linear_add`](super::linear_add).
 ///
 /// # Shapes

@@ -20,13 +20,13 @@ use burn::tensor::Tensor;
 /// Forward and backward on plain backend tensors; `x` is `[tokens, input]`, `weight` is
 /// `[input, output]`.
 pub(crate) trait LinearKernel: DecodingKernel {
-    /// `x W`.
+    /// Computes `x W`.
     fn linear_forward(x: FloatTensor<Self>, weight: WeightPrimitive<Self>) -> FloatTensor<Self> {
         let weight = weight.dense(x.dtype());
         Self::float_matmul(x, weight)
     }
 
-    /// `residual + x W`.
+    /// Computes `residual + x W`.
     fn linear_add_forward(
         x: FloatTensor<Self>,
         weight: WeightPrimitive<Self>,
@@ -35,7 +35,7 @@ pub(crate) trait LinearKernel: DecodingKernel {
         Self::float_add(residual, Self::linear_forward(x, weight))
     }
 
-    /// The gradient of `x`, added to `sum` if given.
+    /// Returns the gradient of `x`, added to `sum` if given.
     fn linear_grad_input(
         grad: FloatTensor<Self>,
         weight: WeightPrimitive<Self>,
@@ -49,7 +49,7 @@ pub(crate) trait LinearKernel: DecodingKernel {
         }
     }
 
-    /// The gradient of `weight`.
+    /// Returns the gradient of `weight`.
     fn linear_grad_weight(grad: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::linear_forward(Self::float_transpose(x), WeightPrimitive::Dense(grad))
     }
@@ -133,8 +133,8 @@ impl<B: LinearKernel, C: CheckpointStrategy> LinearAddOps for Autodiff<B, C> {
 /// that the input's gradient is added to, if it does not go to the input.
 type Saved<B> = (Option<FloatTensor<B>>, Option<WeightPrimitive<B>>, Option<GradientSum>);
 
-/// The gradient of the input. If it goes to a sum, the input gets a zero from the first part of the sum and
-/// nothing from the others.
+/// Returns the gradient of the input. If it goes to a sum, the input gets a zero from the first part of the
+/// sum and nothing from the others.
 fn grad_input<B: LinearKernel>(
     grad: FloatTensor<B>,
     weight: WeightPrimitive<B>,
@@ -191,7 +191,7 @@ impl<B: LinearKernel> Backward<B, 3> for LinearAddBackward {
     }
 }
 
-/// `x @ weight`.
+/// Computes `x @ weight`.
 ///
 /// # Shapes
 /// - `x`: `[tokens, input]`
@@ -212,13 +212,13 @@ pub(super) fn linear_of(x: Tensor<2>, weight: Weight, sum: Option<GradientSum>) 
     Tensor::from_dispatch(<Dispatch as LinearOps>::linear(x, weight, sum))
 }
 
-/// `residual + x @ weight`.
+/// Computes `residual + x @ weight`.
 ///
 /// # Shapes
-/// As [`linear`]; `residual` is like the result.
+/// See [`linear`]; `residual` is like the result.
 ///
 /// # Panics
-/// As [`linear`], and if `residual` is not like the result.
+/// See [`linear`]; also if `residual` is not like the result.
 pub fn linear_add(x: Tensor<2>, weight: impl Into<Weight>, residual: Tensor<2>) -> Tensor<2> {
     linear_add_to(x, weight.into(), residual, None)
 }
@@ -362,7 +362,7 @@ mod flex {
         }
     }
 
-    /// The weight gradient of one piece of tokens, `[input, output]`.
+    /// Returns the weight gradient of one piece of tokens, `[input, output]`.
     fn grad_of_piece([x, grad]: [&[f32]; 2], [tokens, input, output]: [usize; 3]) -> Buffer {
         let mut out = Buffer::any(input * output);
         MatrixMut::dense(&mut out, [input, output]).set_product(
@@ -374,7 +374,7 @@ mod flex {
         out
     }
 
-    /// The tensor itself if nothing else holds it, otherwise a copy; row-major.
+    /// Returns the tensor itself if nothing else holds it, otherwise a copy; row-major.
     fn writable(tensor: FloatTensor<Flex>, size: [usize; 2]) -> FloatTensor<Flex> {
         let tensor = kernel::contiguous(tensor);
         match tensor.can_mut() {

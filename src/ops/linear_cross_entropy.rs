@@ -69,12 +69,12 @@ pub(crate) struct LossAndGrads<F> {
 pub(crate) trait LinearCrossEntropyKernel:
     TokenLossKernel + WideProductKernel + DecodingKernel
 {
-    /// How many logits exist at a time.
+    /// Returns how many logits exist at a time.
     fn block(_device: &Self::Device) -> Block {
         CPU
     }
 
-    /// `sum_i token_weights[i] * loss(hidden[i] @ weight, targets[i], teacher[i])`.
+    /// Computes `sum_i token_weights[i] * loss(hidden[i] @ weight, targets[i], teacher[i])`.
     ///
     /// `hidden` is `[tokens, width]` and `weight` is `[width, vocabulary]` (any strides). The last argument
     /// tells whether to compute the gradients of `hidden` and of `weight`.
@@ -86,7 +86,7 @@ pub(crate) trait LinearCrossEntropyKernel:
         portable_forward::<Self>(inputs, terms, wants_grads)
     }
 
-    /// `tensor * factor`, where `tensor` is a gradient from the forward pass and `factor` is `[1]`.
+    /// Computes `tensor * factor`, where `tensor` is a gradient from the forward pass and `factor` is `[1]`.
     fn scale_matrix(tensor: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         portable_scale::<Self>(tensor, factor)
     }
@@ -96,7 +96,8 @@ for_ndarray! { LinearCrossEntropyKernel }
 
 #[cfg(feature = "cube")]
 impl LinearCrossEntropyKernel for burn::backend::Cube {
-    /// 1 GiB in f32. With fewer tokens, a block's weight gradient costs more than its products.
+    /// Returns a block of 1 GiB in f32. With fewer tokens, a block's weight gradient costs more than its
+    /// products.
     fn block(device: &Self::Device) -> Block {
         let most = super::cube::most_elements(&device.client(), burn::tensor::DType::F32);
         Block { logits: most.min(256 * 1024 * 1024), tokens: 64 * 1024 }
@@ -266,7 +267,7 @@ impl<B: LinearCrossEntropyKernel, C: CheckpointStrategy> LinearDistillationOps f
     }
 }
 
-/// The loss, and a backward step with precomputed gradients.
+/// Returns the loss, and a backward step with precomputed gradients.
 fn tracked<B: LinearCrossEntropyKernel, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
     weight: WeightPrimitive<Autodiff<B, C>>,
@@ -307,7 +308,7 @@ impl<B: LinearCrossEntropyKernel> Backward<B, 2> for LinearCrossEntropyBackward 
     }
 }
 
-/// The weighted sum of cross-entropies, in nats, of the logits `hidden @ weight` and `targets`:
+/// Returns the weighted sum of cross-entropies, in nats, of the logits `hidden @ weight` and `targets`:
 /// `sum_i token_weights[i] * -log softmax(hidden[i] @ weight)[targets[i]]`.
 ///
 /// For a mean, divide `token_weights` by their sum. A weight of 0 masks a token. If all weights are 0, so are
@@ -342,11 +343,11 @@ pub fn linear_cross_entropy(
 /// Like [`linear_cross_entropy`], with the loss per token defined by `terms`.
 ///
 /// # Shapes
-/// As [`linear_cross_entropy`]. The teacher's tensors have a row for each token; the tokens in a row are in
+/// See [`linear_cross_entropy`]. The teacher's tensors have a row for each token; the tokens in a row are in
 /// `0..vocabulary` and all different.
 ///
 /// # Panics
-/// As [`linear_cross_entropy`], and if `terms` has distillation but there is no teacher, or the reverse.
+/// See [`linear_cross_entropy`]; also if `terms` has distillation but there is no teacher, or the reverse.
 pub fn linear_token_loss(
     hidden: Tensor<2>,
     weight: impl Into<Weight>,
@@ -496,7 +497,7 @@ mod flex {
             LossAndGrads { loss, grad_hidden, grad_weight }
         }
 
-        /// In place if nothing else holds the tensor, otherwise on a copy.
+        /// Works in place if nothing else holds the tensor, otherwise on a copy.
         fn scale_matrix(
             mut tensor: FloatTensor<Self>,
             factor: FloatTensor<Self>,
@@ -572,7 +573,7 @@ mod flex {
             }
         }
 
-        /// The gradients of the hidden states and the weight, if requested.
+        /// Returns the gradients of the hidden states and the weight, if requested.
         fn into_tensors(self, weight: &WeightMatrix) -> [Option<FloatTensor<Flex>>; 2] {
             let ([wants_hidden, wants_weight], [tokens, width, _]) = (self.wants, self.sizes);
             let of_weight = match weight {

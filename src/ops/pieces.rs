@@ -6,7 +6,7 @@ use std::ops::Range;
 /// Tokens per piece. The last piece has fewer than twice as many.
 const PIECE: usize = 2048;
 
-/// The pieces of a row of `tokens` tokens.
+/// Returns the pieces of a row of `tokens` tokens.
 pub(crate) fn pieces(tokens: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + Clone {
     let count = (tokens / PIECE).max(1);
     (0..count).map(move |index| {

@@ -16,7 +16,7 @@ pub(crate) fn resident<const D: usize>(
     Tensor::from_data(data(values, shape.into(), device), device)
 }
 
-/// A bf16 matrix in memory like that of [`resident`].
+/// Returns a bf16 matrix in memory like that of [`resident`].
 pub(crate) fn resident_bf16(values: &[f32], shape: [usize; 2], device: &Device) -> Tensor<2> {
     let options = (device, DType::BF16);
     #[cfg(feature = "flex")]
@@ -33,7 +33,7 @@ pub(crate) fn resident_bf16(values: &[f32], shape: [usize; 2], device: &Device) 
     Tensor::from_data(TensorData::new(values.to_vec(), shape), options)
 }
 
-/// 32-bit words in memory like that of [`resident`].
+/// Returns 32-bit words in memory like that of [`resident`].
 pub(super) fn words(values: Vec<i32>, count: usize, device: &Device) -> TensorData {
     #[cfg(feature = "flex")]
     if values.len() >= LEAST && device.clone().inner() == Device::flex() {

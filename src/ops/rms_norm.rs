@@ -49,7 +49,7 @@ kernel_trait! {
             portable_add_forward::<Self>(x, added, weight, eps)
         }
 
-        /// Like [`RmsNormKernel::rms_norm_backward`]; `above` is added to the gradient of `x`.
+        /// Like [`RmsNormKernel::rms_norm_backward`]; adds `above` to the gradient of `x`.
         #[fusion(meta = |_grad, x, weight, _rstd, _above| (x.clone(), weight.clone()))]
         fn rms_norm_backward_add(
             grad: FloatTensor<Self>,
@@ -249,8 +249,8 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Te
     Tensor::<2>::from_dispatch(y).reshape(shape)
 }
 
-/// The sum `x + added` and its [`rms_norm`], for a residual stream: the sum continues and is later added to a
-/// result of its norm. On a GPU this takes one pass forward and one backward.
+/// Returns the sum `x + added` and its [`rms_norm`], for a residual stream: the sum continues and is later
+/// added to a result of its norm. On a GPU this takes one pass forward and one backward.
 ///
 /// # Shapes
 /// - `x`, `added`: `[tokens, width]`, of one type
@@ -280,8 +280,8 @@ pub(crate) fn add_rms_norm(
     (Tensor::from_dispatch(sum), Tensor::from_dispatch(y))
 }
 
-/// Whether to fuse a sum with the norm that follows ([`add_rms_norm`]) instead of with the product before it:
-/// on GPUs, whose products cannot add.
+/// Returns whether to fuse a sum with the norm that follows ([`add_rms_norm`]) instead of with the product
+/// before it: on GPUs, whose products cannot add.
 #[allow(deprecated, reason = "Burn deprecates ndarray in favor of flex")]
 pub(crate) fn sums_in_norms(device: &Device) -> bool {
     let processors: &[Device] = &[

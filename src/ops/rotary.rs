@@ -129,8 +129,8 @@ impl<B: RotaryKernel> Backward<B, 1> for RotaryBackward {
     }
 }
 
-/// Angle per position, in radians, for each pair of a head's values: `theta^(-2 i / head_dim)` for `i` in
-/// `0..head_dim / 2`. Source: arXiv 2104.09864.
+/// Returns the angle per position, in radians, for each pair of a head's values: `theta^(-2 i / head_dim)`
+/// for `i` in `0..head_dim / 2`. Source: arXiv 2104.09864.
 ///
 /// # Panics
 /// If `head_dim` is 0 or odd.
@@ -187,10 +187,10 @@ pub fn rotary(x: Tensor<2>, table: [Tensor<2>; 2], positions: Tensor<1, Int>) ->
 /// values are unchanged.
 ///
 /// # Shapes
-/// As [`rotary`], except that `head_dim` is given and the table is `[table length, rotated / 2]`.
+/// Same as [`rotary`], except that `head_dim` is given and the table is `[table length, rotated / 2]`.
 ///
 /// # Panics
-/// As [`rotary`], and if the table rotates more values than a head has.
+/// See [`rotary`]; also if the table rotates more values than a head has.
 pub fn rotary_partial(
     x: Tensor<2>,
     [cos, sin]: [Tensor<2>; 2],
@@ -227,7 +227,7 @@ mod flex {
     use burn::backend::Flex;
 
     impl RotaryKernel for Flex {
-        /// In place if nothing else holds `x`, otherwise on a copy.
+        /// Works in place if nothing else holds `x`, otherwise on a copy.
         fn rotate(
             x: FloatTensor<Self>,
             cos: FloatTensor<Self>,

@@ -34,7 +34,7 @@ pub(crate) struct Draws {
 }
 
 impl Draws {
-    /// Whether to take the most probable tokens of the unmodified scores.
+    /// Returns whether to take the most probable tokens of the unmodified scores.
     fn is_plain_argmax(&self) -> bool {
         self.sampling.temperature == 0.0 && self.earlier.is_empty()
     }
@@ -85,7 +85,7 @@ fn penalize(logits: &mut [f32], earlier: &[u32], penalty: f32) {
     }
 }
 
-/// The most probable token; the lowest one in case of ties.
+/// Returns the most probable token; the lowest one in case of ties.
 fn most_probable(logits: &[f32]) -> u32 {
     let better = |best: (u32, f32), (token, logit): (u32, &f32)| {
         if *logit > best.1 { (token, *logit) } else { best }
@@ -93,7 +93,7 @@ fn most_probable(logits: &[f32]) -> u32 {
     (0u32..).zip(logits).fold((0, f32::NEG_INFINITY), better).0
 }
 
-/// The token at `point` (0 to 1) of the distribution that the settings leave.
+/// Returns the token at `point` (0 to 1) of the distribution that the settings leave.
 fn sample(logits: &[f32], sampling: &Sampling, point: f64) -> u32 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |x: f32| (f64::from(x - max) / sampling.temperature).exp();

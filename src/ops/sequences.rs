@@ -36,22 +36,22 @@ impl Sequences {
         Self::new(rows * length, (0..rows).map(|row| row * length..(row + 1) * length).collect())
     }
 
-    /// Number of tokens in the batch, including those outside all sequences.
+    /// Returns the number of tokens in the batch, including those outside all sequences.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// The sequences.
+    /// Returns the sequences.
     pub fn ranges(&self) -> &[Range<usize>] {
         &self.ranges
     }
 
-    /// Length of the longest sequence in tokens.
+    /// Returns the length of the longest sequence in tokens.
     pub(crate) fn longest(&self) -> usize {
         self.ranges.iter().map(Range::len).max().unwrap_or(0)
     }
 
-    /// The position of each token in its sequence; `None` for tokens outside all sequences.
+    /// Returns the position of each token in its sequence; `None` for tokens outside all sequences.
     pub(crate) fn places(&self) -> Vec<Option<usize>> {
         let mut places = vec![None; self.tokens];
         for range in self.ranges() {

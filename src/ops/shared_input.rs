@@ -91,7 +91,7 @@ pub(crate) struct SharedInput {
 }
 
 impl SharedInput {
-    /// `x` is `[tokens, input]`.
+    /// Wraps an input `x`, `[tokens, input]`.
     pub(crate) fn new(x: Tensor<2>) -> Self {
         let sum = GradientSum::default();
         let shared =
@@ -99,7 +99,7 @@ impl SharedInput {
         Self { x, shared: Tensor::from_dispatch(shared), sum }
     }
 
-    /// The input itself.
+    /// Returns the input itself.
     pub(crate) fn tensor(&self) -> Tensor<2> {
         self.x.clone()
     }
@@ -127,7 +127,7 @@ mod tests {
         tensor.into_data().try_to_vec().unwrap()
     }
 
-    /// The largest difference, relative to the largest value.
+    /// Returns the largest difference, relative to the largest value.
     fn difference(a: &[f32], b: &[f32]) -> f32 {
         let largest = b.iter().fold(0f32, |most, b| most.max(b.abs()));
         a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / largest

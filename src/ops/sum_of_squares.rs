@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, Slice, Tensor};
 /// Elements per sum.
 const OF_SUM: usize = 64 * 1024;
 
-/// Number of sums for a number of elements.
+/// Returns the number of sums for a number of elements.
 fn sums_for(elements: usize) -> usize {
     elements.div_ceil(OF_SUM).max(1)
 }
@@ -109,7 +109,7 @@ impl SumsOfSquares {
     }
 }
 
-/// The sum of the squares of all elements, in f32 (f64 for f64 input). Flex adds in f64.
+/// Returns the sum of the squares of all elements, in f32 (f64 for f64 input). Flex adds in f64.
 ///
 /// # Shapes
 /// `x`: any, off the autodiff graph; result: `[1]`.

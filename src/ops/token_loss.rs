@@ -130,7 +130,7 @@ impl TokenLoss {
         *self == Self::default()
     }
 
-    /// Weight of the cross-entropy.
+    /// Returns the weight of the cross-entropy.
     pub(super) fn hard(&self) -> f64 {
         1.0 - self.distillation.map_or(0.0, |distillation| distillation.weight)
     }
@@ -362,7 +362,7 @@ pub(super) mod flex {
     }
 
     simd_fn! {
-        /// `row * factor + constant + other * other_factor`, in place.
+        /// Computes `row * factor + constant + other * other_factor`, in place.
         fn combine(row: &mut [f32], factor: f32, constant: f32, other: &[f32], other_factor: f32) {
             for (x, y) in row.iter_mut().zip(other) {
                 *x = *x * factor + constant + *y * other_factor;

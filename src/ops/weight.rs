@@ -38,7 +38,7 @@ pub(crate) enum WeightPrimitive<B: Backend> {
 }
 
 impl<B: Backend> WeightPrimitive<B> {
-    /// `[input, output]` of a linear layer.
+    /// Returns `[input, output]` of a linear layer.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.shape().dims(),
@@ -46,13 +46,13 @@ impl<B: Backend> WeightPrimitive<B> {
         }
     }
 
-    /// Whether it consists of f32 numbers.
+    /// Returns whether it consists of f32 numbers.
     #[cfg(feature = "flex")]
     pub(crate) fn is_f32(&self) -> bool {
         matches!(self, Self::Dense(weight) if weight.dtype() == DType::F32)
     }
 
-    /// `[vocabulary, width]` of an embedding.
+    /// Returns `[vocabulary, width]` of an embedding.
     #[cfg(feature = "flex")]
     pub(crate) fn row_sizes(&self) -> [usize; 2] {
         match self {
@@ -63,7 +63,7 @@ impl<B: Backend> WeightPrimitive<B> {
 }
 
 impl<B: DecodingKernel> WeightPrimitive<B> {
-    /// The matrix of a linear layer as numbers, `[input, output]`.
+    /// Returns the matrix of a linear layer as numbers, `[input, output]`.
     pub(crate) fn dense(self, dtype: DType) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => cast::<B>(weight, dtype.into()),
@@ -71,7 +71,7 @@ impl<B: DecodingKernel> WeightPrimitive<B> {
         }
     }
 
-    /// Rows of an embedding as numbers; f32 for codes and 16-bit numbers.
+    /// Returns the rows of an embedding as numbers; f32 for codes and 16-bit numbers.
     pub(crate) fn rows(self, ids: IntTensor<B>) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => widen::<B>(B::float_select(weight, 0, ids)),
@@ -89,7 +89,7 @@ impl<B: DecodingKernel> WeightPrimitive<B> {
         }
     }
 
-    /// The encoded matrix as numbers, in its own orientation.
+    /// Returns the encoded matrix as numbers, in its own orientation.
     fn decoded(self, dtype: FloatDType) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => cast::<B>(weight, dtype),
@@ -148,7 +148,7 @@ impl From<EncodedWeight> for Weight {
 }
 
 impl Weight {
-    /// `[input, output]` of a linear layer.
+    /// Returns `[input, output]` of a linear layer.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
@@ -159,7 +159,7 @@ impl Weight {
         }
     }
 
-    /// The device.
+    /// Returns the device.
     pub(crate) fn device(&self) -> Device {
         match self {
             Self::Dense(weight) => weight.device(),
@@ -167,7 +167,7 @@ impl Weight {
         }
     }
 
-    /// Whether activations of this type can be multiplied with it.
+    /// Returns whether activations of this type can be multiplied with it.
     pub(crate) fn fits(&self, activations: DType) -> bool {
         match self {
             // The gradient of a matrix of another type would have the type of the activations.
@@ -261,7 +261,7 @@ impl EncodedWeight {
         Self::of_codes(EncodedValues::of(values, encoding), size, encoding, device)
     }
 
-    /// A matrix of given codes.
+    /// Returns a matrix of given codes.
     pub(crate) fn of_codes(
         values: EncodedValues,
         size: [usize; 2],

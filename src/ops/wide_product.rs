@@ -9,7 +9,8 @@ use burn::backend::tensor::FloatTensor;
 kernel_trait! {
     /// Products of plain backend tensors.
     trait WideProductKernel {
-        /// `a b`, in f32 (f64 for f64); `a` is `[rows, inner]`, `b` is `[inner, columns]`, of one type.
+        /// Computes `a b` in f32 (f64 for f64); `a` is `[rows, inner]`, `b` is `[inner, columns]`, of one
+        /// type.
         #[fusion(meta = |a, b| {
             TensorSpec::new([a.shape[0], b.shape[1]].into(), wide(a.dtype).into())
         })]
@@ -21,7 +22,7 @@ kernel_trait! {
 
 for_each_backend_without_kernels! { WideProductKernel }
 
-/// `a b`, in f32 (f64 for f64). If that is already the type, this is the backend's own product.
+/// Computes `a b` in f32 (f64 for f64). If that is already the type, this is the backend's own product.
 pub(super) fn wide_product<B: WideProductKernel>(
     a: FloatTensor<B>,
     b: FloatTensor<B>,

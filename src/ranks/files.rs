@@ -36,7 +36,7 @@ impl Ranks {
     /// Receives a file from another rank and writes it.
     ///
     /// # Errors
-    /// As [`Ranks::send_file`].
+    /// See [`Ranks::send_file`].
     pub(crate) fn receive_file(&self, topic: Topic, from: usize, path: &Path) -> Result<()> {
         let failed = |e| Error::io("write", path, e);
         let mut file = File::create(path).map_err(failed)?;

@@ -33,7 +33,7 @@ impl Mailbox {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// A thread that panicked cannot leave the state half changed, so poisoning is ignored.
+    /// Locks the state. A thread that panicked cannot leave the state half changed, so poisoning is ignored.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,7 +98,7 @@ impl Mailbox {
     }
 }
 
-/// The error for a rank that has failed.
+/// Returns the error for a rank that has failed.
 fn failed(rank: usize, why: &str) -> Error {
     Error::Ranks {
         what: format!("rank {rank} failed: {why}"),
@@ -106,7 +106,7 @@ fn failed(rank: usize, why: &str) -> Error {
     }
 }
 
-/// The error for a rank that does not answer.
+/// Returns the error for a rank that does not answer.
 fn silent(rank: usize, waited: Duration) -> Error {
     Error::Ranks {
         what: format!("rank {rank} has not answered for {} s", waited.as_secs()),

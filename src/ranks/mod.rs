@@ -60,10 +60,10 @@ use std::time::Duration;
 /// Carries messages between ranks. Messages from one rank to another arrive in the order in which they were
 /// sent.
 pub trait Communicator: Debug + Send + Sync {
-    /// The number of this rank, from 0.
+    /// Returns the number of this rank, from 0.
     fn rank(&self) -> usize;
 
-    /// The number of ranks.
+    /// Returns the number of ranks.
     fn ranks(&self) -> usize;
 
     /// Sends a message to another rank without waiting for it to be received.
@@ -169,27 +169,28 @@ impl Ranks {
         self
     }
 
-    /// The number of this rank, from 0.
+    /// Returns the number of this rank, from 0.
     pub fn rank(&self) -> usize {
         self.communicator.rank()
     }
 
-    /// The number of ranks.
+    /// Returns the number of ranks.
     pub fn count(&self) -> usize {
         self.communicator.ranks()
     }
 
-    /// Whether there is only one rank.
+    /// Returns whether there is only one rank.
     pub fn is_solo(&self) -> bool {
         self.count() == 1
     }
 
-    /// Whether this is rank 0, which writes files and reports progress.
+    /// Returns whether this is rank 0, which writes files and reports progress.
     pub fn is_leader(&self) -> bool {
         self.rank() == 0
     }
 
-    /// The same ranks with ten times the patience, for when another rank works alone, such as on files.
+    /// Returns the same ranks with ten times the patience, for when another rank works alone, such as on
+    /// files.
     pub(crate) fn unhurried(&self) -> Self {
         Self { communicator: self.communicator.clone(), patience: self.patience * 10 }
     }
@@ -251,8 +252,8 @@ impl Ranks {
         (0..self.count()).map(receive).collect()
     }
 
-    /// The other ranks, starting with the next one. If all ranks started with the same one, its link would be
-    /// busy and the others idle.
+    /// Returns the other ranks, starting with the next one. If all ranks started with the same one, its link
+    /// would be busy and the others idle.
     pub(crate) fn others(&self) -> impl Iterator<Item = usize> + use<> {
         let (rank, count) = (self.rank(), self.count());
         (1..count).map(move |shift| (rank + shift) % count)

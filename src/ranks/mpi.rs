@@ -68,7 +68,7 @@ impl Shared {
         self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The mailbox, which exists once MPI has started.
+    /// Returns the mailbox, which exists once MPI has started.
     fn mailbox(&self) -> Result<&Mailbox> {
         self.mailbox.get().ok_or_else(|| Error::Ranks {
             what: "MPI has not started".into(),

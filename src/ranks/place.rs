@@ -74,7 +74,7 @@ impl Started {
         }
     }
 
-    /// The place of this process, if there are several.
+    /// Returns the place of this process, if there are several.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::Alone => None,
@@ -107,7 +107,8 @@ impl Started {
     }
 }
 
-/// The device name of a backend for the process or thread with this number on its machine. All share the CPU.
+/// Returns the device name of a backend for the process or thread with this number on its machine. All share
+/// the CPU.
 pub fn local_device(backend: &str, local: usize) -> String {
     match device::resolved(backend) {
         "flex" | "ndarray" | "none" => backend.to_owned(),

@@ -8,11 +8,11 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
 
-/// The model card in Markdown, with the front matter that the Hugging Face Hub reads.
+/// Returns the model card in Markdown, with the front matter that the Hugging Face Hub reads.
 pub(super) fn model_card(summary: &Summary, template: &str) -> String {
     let config = &summary.config;
     let is_path = |name: &str| Path::new(name).exists() || Path::new(name).is_absolute();
-    // A local path in `base_model` is useless to others, and the hub rejects it.
+    // A local path in `base_model` is useless to others, and the Hub rejects it.
     let id = config.base_model.as_deref().filter(|name| !is_path(name) && name.contains('/'));
     let base = config.base_model.as_deref().map(|name| {
         // Only the last component of a local path becomes public.
@@ -86,7 +86,7 @@ fn write_training(out: &mut String, summary: &Summary, template: &str) -> std::f
     row("peak learning rate", rate_text(train.learning_rate));
     row(
         "schedule",
-        format!("{}, {} steps of warm-up", name_of(&train.lr_schedule), train.warmup_steps),
+        format!("{}, {} steps of warmup", name_of(&train.lr_schedule), train.warmup_steps),
     );
     row(
         "AdamW",
@@ -177,7 +177,7 @@ fn write_mixture(out: &mut String, summary: &Summary) -> std::fmt::Result {
     writeln!(out)
 }
 
-/// The name of an enum value in settings.
+/// Returns the name of an enum value in settings.
 fn name_of(choice: &impl Serialize) -> String {
     match serde_json::to_value(choice) {
         Ok(serde_json::Value::String(name)) => name,

@@ -28,11 +28,11 @@ pub(super) struct ChoiceScores {
 }
 
 impl ChoiceScores {
-    /// The scores that the choice of a configuration needs: read from its file, and computed if the file
-    /// lacks them. `None` if the choice does not use the student.
+    /// Returns the scores that the choice of a configuration needs: read from its file, and computed if the
+    /// file lacks them. `None` if the choice does not use the student.
     ///
     /// # Errors
-    /// As [`score_run`].
+    /// See [`score_run`].
     pub fn needed(
         config: &RunConfig,
         prepared: &Prepared,
@@ -72,7 +72,7 @@ impl ChoiceScores {
     }
 }
 
-/// Options for scoring the answers of a choice and storing the scores in `file`.
+/// Returns options for scoring the answers of a choice and storing the scores in `file`.
 fn options(choice: &ChoiceConfig, file: Option<PathBuf>) -> ScoreOptions {
     let usual = LalpConfig::default();
     let window = choice.window.unwrap_or(usual.window);
@@ -83,7 +83,7 @@ fn options(choice: &ChoiceConfig, file: Option<PathBuf>) -> ScoreOptions {
 /// Writes the chart of a choice's scores, and the scores themselves if the settings name no file for them.
 ///
 /// # Errors
-/// As [`keep_scores`]; [`Error::Io`].
+/// See [`keep_scores`]; [`Error::Io`].
 pub(super) fn keep_choice(
     config: &RunConfig,
     prepared: &Prepared,
@@ -102,7 +102,7 @@ pub(super) fn keep_choice(
     }
 }
 
-/// The cumulative distribution of the answers' scores, by source.
+/// Returns the cumulative distribution of the answers' scores, by source.
 pub(crate) fn score_chart(report: &ChoiceReport) -> Chart {
     let series = report.sources.iter().map(|source| {
         let points = source.percentiles.iter().zip((0..=100).step_by(5));
@@ -122,11 +122,11 @@ pub(crate) fn score_chart(report: &ChoiceReport) -> Chart {
     }
 }
 
-/// The data of a run in the mixture that the student's scores choose. If the settings name no file, the
-/// scores are stored in the run directory, so a stopped run keeps those that it has computed.
+/// Returns the data of a run in the mixture that the student's scores choose. If the settings name no file,
+/// the scores are stored in the run directory, so a stopped run keeps those that it has computed.
 ///
 /// # Errors
-/// As [`Prepared::mixed`]; [`Error::Io`].
+/// See [`Prepared::mixed`]; [`Error::Io`].
 pub(super) fn scored(
     config: &RunConfig,
     prepared: &Prepared,

@@ -55,7 +55,7 @@ impl Comparison {
             "accuracy",
             "95% interval",
             "tokens/answer",
-            "hit limit",
+            "truncated",
             "no answer",
             "updates",
             "trained tokens",
@@ -88,7 +88,7 @@ impl fmt::Display for Comparison {
 /// `compare.json` and `compare.svg`. [`RunMode::Resume`] keeps finished variants.
 ///
 /// # Errors
-/// As [`run`](super::run()); [`Error::Config`] if the sources are not `long` and `short`, or if no held-out
+/// See [`run`](super::run()); [`Error::Config`] if the sources are not `long` and `short`, or if no held-out
 /// problem has a reference answer.
 pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<Comparison> {
     let share = share_to_compare(config)?;
@@ -171,7 +171,7 @@ pub fn compare(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Resu
     Ok(comparison)
 }
 
-/// The share of long answers in the mixture.
+/// Returns the share of long answers in the mixture.
 fn share_to_compare(config: &RunConfig) -> Result<f64> {
     let weights = &config.mixture.weights;
     if config.evaluation.questions == 0 {
@@ -198,7 +198,7 @@ fn share_to_compare(config: &RunConfig) -> Result<f64> {
     }
 }
 
-/// The settings of one variant.
+/// Returns the settings of one variant.
 fn variant(config: &RunConfig, out: PathBuf, share: f64) -> Result<RunConfig> {
     let mut variant = RunConfig { out, ..config.clone() };
     variant.set_share(share)?;
@@ -249,7 +249,7 @@ impl Comparison {
     }
 }
 
-/// The held-out losses of a variant, by source.
+/// Returns the held-out losses of a variant, by source.
 fn loss_curves(variant: &str, summary: &Summary) -> Vec<Curve> {
     let mut curves: BTreeMap<&str, Curve> = BTreeMap::new();
     for evaluation in &summary.evaluations {

@@ -9,7 +9,7 @@ use std::fmt;
 pub struct Conclusion<'a>(&'a Summary);
 
 impl Summary {
-    /// The outcome of the run: samples, losses, what training has seen, and where the results are.
+    /// Returns the outcome of the run: samples, losses, what training has seen, and where the results are.
     pub fn conclusion(&self) -> Conclusion<'_> {
         Conclusion(self)
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Conclusion<'_> {
 }
 
 impl Conclusion<'_> {
-    /// What training has seen of each source, and shares that were not reached.
+    /// Returns what training has seen of each source, and shares that were not reached.
     fn write_seen(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(summary) = self;
         let rows: u64 = summary.seen.iter().map(|source| source.rows).sum();
@@ -84,7 +84,7 @@ impl Conclusion<'_> {
         Ok(())
     }
 
-    /// How training ended, if there is anything special about it.
+    /// Returns how training ended, if there is anything special about it.
     fn write_outcome(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(summary) = self;
         let outcome = &summary.outcome;
@@ -106,14 +106,14 @@ impl Conclusion<'_> {
 }
 
 fn write_sample(f: &mut fmt::Formatter<'_>, number: usize, sample: &Answer) -> fmt::Result {
-    let verdict = if sample.correct { "right" } else { "wrong" };
+    let verdict = if sample.correct { "correct" } else { "wrong" };
     writeln!(f, "\nsample {number}")?;
     writeln!(f, "  problem   {}", indented(&sample.problem))?;
     writeln!(f, "  answer    {}", indented(&sample.text))?;
     writeln!(f, "  reference {} -> {verdict}", sample.reference)
 }
 
-/// The text with continuation lines indented, shortened if it is very long.
+/// Returns the text with continuation lines indented, shortened if it is very long.
 fn indented(text: &str) -> String {
     const CHARACTERS: usize = 600;
     const LINES: usize = 12;

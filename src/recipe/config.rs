@@ -28,7 +28,7 @@ pub struct SourceConfig {
     /// Name of the source, as in `mixture.weights`.
     pub name: String,
     /// File to read: JSONL, JSON, CSV, TSV (each optionally compressed with gzip or Zstandard), or Parquet.
-    /// With the feature `hub`, also a data set on the Hugging Face Hub, such as `owner/name:train`; the run's
+    /// With the feature `hub`, also a dataset on the Hugging Face Hub, such as `owner/name:train`; the run's
     /// `config.toml` then records the commit that was read.
     pub path: PathBuf,
     /// Columns to read. Columns that are not listed are recognized by name.
@@ -56,37 +56,38 @@ pub struct DataConfig {
     /// Keep only problems that every source answers within the length limit. `compare` always sets this.
     pub complete: bool,
     /// Which answers to keep if a source has several to one problem: `first`, or `all` as candidates for
-    /// `mixture.choice`. If unset, `all` with `mixture.choice` and `first` without.
+    /// `mixture.choice`. If unset, `all` applies with `mixture.choice`, and `first` without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<AnswersKept>,
     /// Maximum number of problems to train on. If there are more, their text and the seed decide which ones
-    /// are used. If unset, all problems that are not held out.
+    /// are used. If unset, all problems that are not held out are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problems: Option<usize>,
     /// Path of a `tokenizer.json` for a student that starts from random weights. If unset, the toy corpus
     /// uses a built-in tokenizer; files require one. A `base_model` brings its own tokenizer.
     pub tokenizer: Option<PathBuf>,
-    /// Token that ends an answer. If unset, the end token of the chat template or the tokenizer.
+    /// Token that ends an answer. If unset, the end token of the chat template or the tokenizer is used.
     pub end_token: Option<String>,
     /// Path of a chat template, or `none` for the built-in layout (`data.template`). If unset, the base
-    /// model's chat template, or the built-in layout if it has none.
+    /// model's chat template is used, or the built-in layout if it has none.
     pub chat_template: Option<String>,
     /// Chat template variables, such as `enable_thinking`. `data.sources.*.template_variables` overrides them
     /// for the rows of a source, and `evaluation.template_variables` for held-out questions.
     pub template_variables: BTreeMap<String, serde_json::Value>,
-    /// System message of every conversation, in place of any in the data. If unset, a row's own system text
-    /// or the chat template's default. Requires a chat template.
+    /// System message of every conversation. It replaces any in the data. If unset, a row's own system text
+    /// or the chat template's default is used. Requires a chat template.
     pub system_prompt: Option<String>,
     /// Seed of the held-out split and the toy corpus. If set, problems are held out by their text, so runs
     /// with other seeds, tokenizers, or length limits hold out the same problems. If unset, `seed` is used.
     pub seed: Option<u64>,
-    /// Date that chat templates see, as YYYY-MM-DD. If unset, the day on which the run starts.
+    /// Date that chat templates see, as YYYY-MM-DD. If unset, it is the day on which the run starts.
     pub date: Option<String>,
     /// Which answers of a conversation with several turns to train on.
     pub trained_turns: TrainedTurns,
-    /// Maximum length of a row in tokens: prompt, answer, and end token.
+    /// Maximum length of a row in tokens: prompt, answer, and end token. Raise it if too many long answers
+    /// are left out; memory and time grow with it.
     pub max_length: usize,
-    /// What to do with longer rows.
+    /// What to do with rows that are longer than `data.max_length`.
     pub too_long: TooLong,
     /// Share of the problems to hold out for evaluation, from 0 to below 1. The toy corpus has a test set
     /// instead, unless `data.toy_test_problems` is 0.
@@ -198,7 +199,7 @@ pub struct LogitTeacherConfig {
     pub top_k: usize,
 }
 
-/// For most tokens, this covers nearly all of a language model's probability.
+/// Returns a number that, for most tokens, covers nearly all of a language model's probability.
 fn usual_top_k() -> usize {
     64
 }
@@ -247,8 +248,8 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// The toy run: a student with about a million parameters, trained from random weights on the built-in
-    /// corpus.
+    /// Returns the toy run: a student with about a million parameters, trained from random weights on the
+    /// built-in corpus.
     pub fn toy() -> Self {
         Self {
             out: "run".into(),
@@ -285,10 +286,10 @@ impl RunConfig {
         }
     }
 
-    /// Settings to fine-tune all weights of a model: the paper's learning rate of 1e-5, two epochs, and rows
-    /// of up to 2,048 tokens. `model` is a folder in Hugging Face's format or, with the feature `hub`,
-    /// `owner/name` or `owner/name@revision`. Held-out losses are computed; held-out questions are off, since
-    /// answering them can take longer than training.
+    /// Returns settings to fine-tune all weights of a model: the paper's learning rate of 1e-5, two epochs,
+    /// and rows of up to 2,048 tokens. `model` is a folder in Hugging Face's format or, with the feature
+    /// `hub`, `owner/name` or `owner/name@revision`. Held-out losses are computed; held-out questions are
+    /// off, since answering them can take longer than training.
     pub fn fine_tune(model: impl Into<String>) -> Self {
         let base = Self::toy();
         Self {
@@ -308,7 +309,7 @@ impl RunConfig {
         }
     }
 
-    /// The same settings, but training adapters instead of the model's weights, at the paper's learning rate
+    /// Changes the settings to train adapters instead of the model's weights, at the paper's learning rate
     /// for adapters, 1e-4.
     pub fn with_lora(mut self, lora: LoraConfig) -> Self {
         self.lora = Some(lora);
@@ -319,7 +320,7 @@ impl RunConfig {
     /// Reads a TOML file. Missing keys keep their defaults; unknown keys are errors.
     ///
     /// # Errors
-    /// As [`Layers::file`] and [`Layers::settings`].
+    /// See [`Layers::file`] and [`Layers::settings`].
     pub fn read(path: &Path) -> Result<Self> {
         let mut layers = Layers::<Self>::new()?;
         layers.file(path)?;
@@ -329,7 +330,7 @@ impl RunConfig {
     /// Reads TOML text.
     ///
     /// # Errors
-    /// As [`RunConfig::read`].
+    /// See [`RunConfig::read`].
     pub fn from_toml(text: &str) -> Result<Self> {
         let mut layers = Layers::<Self>::new()?;
         layers.text(text)?;
@@ -347,14 +348,14 @@ impl RunConfig {
     /// Reads settings from TOML tables. Later tables override earlier ones, and all override the defaults.
     ///
     /// # Errors
-    /// As [`RunConfig::read`].
+    /// See [`RunConfig::read`].
     pub fn from_tables(tables: &[&toml::Table]) -> Result<Self> {
         let mut layers = Layers::<Self>::new()?;
         tables.iter().try_for_each(|table| layers.table(table))?;
         layers.settings()
     }
 
-    /// Names of the sources.
+    /// Returns the names of the sources.
     pub fn source_names(&self) -> Vec<String> {
         match self.data.sources.is_empty() {
             true => ["long", "short"].map(str::to_owned).to_vec(),
@@ -376,7 +377,7 @@ impl RunConfig {
         (config, true)
     }
 
-    /// Which answers to keep if a source has several to one problem.
+    /// Returns which answers to keep if a source has several to one problem.
     pub fn answers_kept(&self) -> AnswersKept {
         let usual = match self.mixture.choice {
             Some(_) => AnswersKept::All,
@@ -385,12 +386,12 @@ impl RunConfig {
         self.data.answers.unwrap_or(usual)
     }
 
-    /// The seed of the toy corpus and of the held-out split.
+    /// Returns the seed of the toy corpus and of the held-out split.
     pub fn data_seed(&self) -> u64 {
         self.data.seed.unwrap_or(self.seed)
     }
 
-    /// Chat template variables for the rows of a source.
+    /// Returns the chat template variables for the rows of a source.
     pub fn laid_out_with(&self, source: &str) -> BTreeMap<String, serde_json::Value> {
         let mut variables = self.data.template_variables.clone();
         if let Some(source) = self.data.sources.iter().find(|known| known.name == source) {
@@ -399,7 +400,7 @@ impl RunConfig {
         variables
     }
 
-    /// Chat template variables for held-out questions.
+    /// Returns the chat template variables for held-out questions.
     pub fn asked_with(&self) -> BTreeMap<String, serde_json::Value> {
         let mut variables = self.data.template_variables.clone();
         variables.extend(self.evaluation.template_variables.clone());
@@ -451,7 +452,7 @@ impl Settings for RunConfig {
         ("mixture.planned_rows", "a run counts its rows itself"),
     ];
 
-    /// The defaults of a toy run, or of fine-tuning if a base model is given.
+    /// Returns the defaults of a toy run, or of fine-tuning if a base model is given.
     fn defaults(given: &toml::Table) -> Result<toml::Table> {
         let mut config = match given.get("base_model").and_then(toml::Value::as_str) {
             Some(model) => Self::fine_tune(model),

@@ -35,7 +35,7 @@ pub enum RunMode {
 }
 
 impl RunMode {
-    /// Whether a run is resumed.
+    /// Returns whether a run is resumed.
     pub fn resumes(self) -> bool {
         matches!(self, Self::Resume | Self::ResumeChanged)
     }
@@ -65,8 +65,8 @@ pub(super) const VARIANTS: [&str; 3] = ["long", "short", "mix"];
 const MARK: &str = ".mixdistill-run";
 const KIND: WorkDirKind = WorkDirKind::new("a run's", MARK).or_unmarked(holds_unmarked_run);
 
-/// Whether a directory holds a run of a version without the marker: readable settings, and a file that only
-/// runs write.
+/// Returns whether a directory holds a run of a version without the marker: readable settings, and a file
+/// that only runs write.
 fn holds_unmarked_run(path: &Path) -> bool {
     let written = ["ledger.json", "compare.json"].iter().any(|name| path.join(name).is_file());
     written && RunConfig::read(&path.join("config.toml")).is_ok()
@@ -104,14 +104,14 @@ impl RunDirectory {
     /// Opens and locks a directory. Creates it if it does not exist.
     ///
     /// # Errors
-    /// As [`RunDirectory::check`]; [`Error::Io`] if it is not writable.
+    /// See [`RunDirectory::check`]; [`Error::Io`] if it is not writable.
     pub fn open(path: &Path, mode: RunMode) -> Result<Self> {
         Self::check(path, mode)?;
         WorkDir::open(path, KIND).map(Self)
     }
 
-    /// Whether a directory holds a run or the remains of one: the marker file, or readable settings together
-    /// with a file that only runs write.
+    /// Returns whether a directory holds a run or the remains of one: the marker file, or readable settings
+    /// together with a file that only runs write.
     pub fn holds_run(path: &Path) -> bool {
         KIND.holds(path)
     }
@@ -126,7 +126,7 @@ impl RunDirectory {
         clear(self.0.path())
     }
 
-    /// The path of a file in the directory.
+    /// Returns the path of a file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::files::differences;
 use std::path::PathBuf;
 
-/// The summary of a finished run; `None` if the run is not finished or, with allowed changes, differs.
+/// Returns the summary of a finished run; `None` if the run is not finished or, with allowed changes,
+/// differs.
 pub(super) fn finished(
     config: &RunConfig,
     prepared: &Prepared,

@@ -52,7 +52,7 @@ impl<M: Generate> Grader<M> for QuestionGrader<'_> {
     }
 }
 
-/// The model's answers to questions. Ranks share the questions, and all of them get all answers.
+/// Returns the model's answers to questions. Ranks share the questions, and all of them get all answers.
 pub(super) fn asked(
     config: &RunConfig,
     prepared: &Prepared,
@@ -90,7 +90,7 @@ pub(super) fn graded(
     Ok(answers)
 }
 
-/// Stored answers of a run, graded again by the rules of this version.
+/// Returns the stored answers of a run, graded again by the rules of this version.
 pub(super) fn read_answers(
     directory: &RunDirectory,
     name: &str,

@@ -7,8 +7,8 @@ use crate::text::hex;
 use crate::train::HeldOut;
 use sha2::{Digest, Sha256};
 
-/// The rows of the first `problems` held-out problems, separately for each source. A learner computes the
-/// held-out loss on them. `encoded` must belong to `pairs`.
+/// Returns the rows of the first `problems` held-out problems, separately for each source. A learner computes
+/// the held-out loss on them. `encoded` must belong to `pairs`.
 pub fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<HeldOut> {
     let sources = pairs.sources().iter().enumerate();
     sources
@@ -30,7 +30,7 @@ pub fn held_out_rows(pairs: &Pairs, encoded: &Encoded, problems: usize) -> Vec<H
         .collect()
 }
 
-/// The first `limit` held-out problems that have a reference answer, as questions for
+/// Returns the first `limit` held-out problems that have a reference answer, as questions for
 /// [`ask`](crate::eval::ask).
 pub fn questions(pairs: &Pairs, limit: usize) -> Vec<Question> {
     (0..pairs.len())

@@ -26,7 +26,8 @@ pub(super) struct Layouts {
     pub source: Option<String>,
 }
 
-/// The layouts of the configured chat template, or else of the base model's, or else the built-in layout.
+/// Returns the layouts of the configured chat template, or else of the base model's, or else the built-in
+/// layout.
 pub(super) fn layouts(
     config: &RunConfig,
     base: Option<&ModelFolder>,
@@ -71,7 +72,7 @@ pub(super) fn layouts(
 /// Number of sources of the toy corpus: long and short answers.
 const TOY_SOURCES: usize = 2;
 
-/// The built-in layout, which takes neither variables nor a system prompt.
+/// Returns the built-in layout, which takes neither variables nor a system prompt.
 fn built_in(config: &RunConfig, name: &str) -> Result<Layouts> {
     let data = &config.data;
     if data.system_prompt.is_some() {
@@ -103,7 +104,7 @@ fn built_in(config: &RunConfig, name: &str) -> Result<Layouts> {
     })
 }
 
-/// The chat template with `data.template_variables`; `None` for the built-in layout.
+/// Returns the chat template with `data.template_variables`; `None` for the built-in layout.
 fn chat_template(config: &RunConfig, base: Option<&ModelFolder>) -> Result<Option<ChatTemplate>> {
     let data = &config.data;
     let chat = match (data.chat_template.as_deref(), base) {
@@ -161,7 +162,7 @@ struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    /// The template with these variables, for rows to train on (`trained`) or for prompts only.
+    /// Returns the template with these variables, for rows to train on (`trained`) or for prompts only.
     fn format(
         &mut self,
         variables: &'a Variables,

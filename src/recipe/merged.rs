@@ -29,7 +29,7 @@ pub struct MergedLoss {
 /// `adapter` are as in [`merge_adapter`]. `None` if there is no run or its base was f32.
 ///
 /// # Errors
-/// As [`RunConfig::read`].
+/// See [`RunConfig::read`].
 ///
 /// [`merge_adapter`]: crate::model::merge_adapter
 pub fn run_on_stored_base(
@@ -47,7 +47,7 @@ pub fn run_on_stored_base(
 /// model. Reads the run's data again from its original paths.
 ///
 /// # Errors
-/// As [`Prepared::new`]; errors of loading the models; [`Error::Stopped`](crate::Error::Stopped).
+/// See [`Prepared::new`]; errors of loading the models; [`Error::Stopped`](crate::Error::Stopped).
 pub fn merged_losses(
     run: &Path,
     config: &RunConfig,

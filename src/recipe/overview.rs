@@ -77,7 +77,7 @@ fn student_lines(config: &RunConfig, prepared: &Prepared, plan: &Plan) -> Vec<St
     lines
 }
 
-/// The sources with chat template variables, and their variables in words.
+/// Returns the sources with chat template variables, and their variables in words.
 pub(super) fn variables_of_sources<'a>(
     config: &RunConfig,
     names: impl Iterator<Item = &'a str>,
@@ -98,12 +98,12 @@ fn warnings(config: &RunConfig, prepared: &Prepared, plan: &Plan) -> Vec<String>
     shortfalls.chain(unreached_peak(config, steps)).chain(plan.warning()).collect()
 }
 
-/// A warning for a run that is shorter than its warm-up.
+/// Returns a warning for a run that is shorter than its warmup.
 fn unreached_peak(config: &RunConfig, steps: usize) -> Option<String> {
     let train = &config.train;
     (steps < train.warmup_steps).then(|| {
         format!(
-            "the learning rate reaches {}, not its peak: the warm-up has {} steps, but the run only \
+            "the learning rate reaches {}, not its peak: the warmup has {} steps, but the run only \
              {steps} (train.warmup_steps)",
             rate_text(train.learning_rate_at(steps, steps)),
             train.warmup_steps,
@@ -144,7 +144,7 @@ fn training_lines(config: &RunConfig, prepared: &Prepared) -> Vec<String> {
     lines
 }
 
-/// A learning rate in short scientific notation: `2e-3`, `1.25e-5`.
+/// Returns a learning rate in short scientific notation: `2e-3`, `1.25e-5`.
 pub(super) fn rate_text(rate: f64) -> String {
     // Three decimals are enough for any rate that people set.
     let text = format!("{rate:.3e}");

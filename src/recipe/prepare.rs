@@ -82,7 +82,7 @@ pub struct Prepared {
     pub(super) scores: Option<ChoiceScores>,
     /// The proposal of the pilots, if they found the share.
     pub pilots: Option<Arc<ShareProposal>>,
-    /// What was read for each source; a data set on the hub includes its commit.
+    /// What was read for each source; a dataset on the Hub includes its commit.
     pub(crate) names: Vec<PathBuf>,
     pub(super) encoded: Arc<Encoded>,
 }
@@ -167,7 +167,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// The configuration with the names of what was read: data sets on the hub with their commits.
+    /// Returns the configuration with the names of what was read: datasets on the Hub with their commits.
     pub(crate) fn pinned(&self, config: &RunConfig) -> RunConfig {
         let mut config = config.clone();
         for (source, name) in config.data.sources.iter_mut().zip(&self.names) {
@@ -176,24 +176,24 @@ impl Prepared {
         config
     }
 
-    /// The same data in another mixture. Computes missing scores that its choice needs, without reporting
+    /// Mixes the same data differently. Computes missing scores that its choice needs, without reporting
     /// progress.
     ///
     /// # Errors
-    /// As [`MixDistillation::new`]; errors of scoring.
+    /// See [`MixDistillation::new`]; errors of scoring.
     pub fn with_mixture(&self, config: &RunConfig) -> Result<Self> {
         self.mixed(config, &Context::default())
     }
 
-    /// As [`Prepared::with_mixture`], reporting the progress of scoring to a context.
+    /// Like [`Prepared::with_mixture`], reporting the progress of scoring to a context.
     ///
     /// # Errors
-    /// As [`Prepared::with_mixture`]; [`Error::Stopped`].
+    /// See [`Prepared::with_mixture`]; [`Error::Stopped`].
     pub(crate) fn mixed(&self, config: &RunConfig, context: &Context<'_>) -> Result<Self> {
         self.mixed_by(config, ChoiceScores::needed(config, self, context)?)
     }
 
-    /// As [`Prepared::mixed`], with scores that are already computed.
+    /// Like [`Prepared::mixed`], with scores that are already computed.
     pub(super) fn mixed_by(
         &self,
         config: &RunConfig,
@@ -206,7 +206,7 @@ impl Prepared {
         Ok(Self { mixture, report, scores, ..self.clone() })
     }
 
-    /// The same data with `count` training problems set aside, which replace the held-out problems.
+    /// Returns the same data with `count` training problems set aside, which replace the held-out problems.
     pub(super) fn keeping_apart(
         &self,
         config: &RunConfig,
@@ -232,7 +232,7 @@ impl Prepared {
     /// does not depend on the scores, so lengths stand in for them.
     ///
     /// # Errors
-    /// As [`MixDistillation::new`].
+    /// See [`MixDistillation::new`].
     pub(crate) fn check_choice(&self, config: &RunConfig) -> Result<()> {
         let mut config = config.clone();
         let Some(choice) = config.mixture.choice.as_mut() else { return Ok(()) };
@@ -243,7 +243,7 @@ impl Prepared {
         mix(&config, pairs, Arc::new(self.encoded.lengths()), None).map(|_| ())
     }
 
-    /// The tokenizer, prompt layout, and end tokens for a student of this data.
+    /// Returns the tokenizer, prompt layout, and end tokens for a student of this data.
     pub fn text_interface(&self) -> TextInterface<'_> {
         TextInterface {
             tokenizer: &self.tokenizer,
@@ -252,8 +252,8 @@ impl Prepared {
         }
     }
 
-    /// All answers to the training problems, including those that the mixture does not use, ordered by
-    /// problem and source. Rows have no number.
+    /// Returns all answers to the training problems, including those that the mixture does not use, ordered
+    /// by problem and source. Rows have no number.
     pub fn all_answers(&self) -> Vec<SourceAnswer> {
         let pairs = self.mixture.pairs();
         let answer = |(_, source, record): (usize, usize, usize)| {
@@ -265,13 +265,14 @@ impl Prepared {
         self.answer_places().filter_map(answer).collect()
     }
 
-    /// The rows of all answers with the numbers of their problems, ordered by problem and source.
+    /// Returns the rows of all answers with the numbers of their problems, ordered by problem and source.
     pub(super) fn rows_by_problem(&self) -> Vec<(usize, Row)> {
         let places = self.answer_places();
         places.filter_map(|(p, source, record)| Some((p, self.row_of(source, record)?))).collect()
     }
 
-    /// Problem, source, and record of every answer to the training problems, ordered by problem and source.
+    /// Returns the problem, source, and record of every answer to the training problems, ordered by problem
+    /// and source.
     pub(super) fn answer_places(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         let pairs = self.mixture.pairs();
         let width = pairs.sources().len();
@@ -281,7 +282,7 @@ impl Prepared {
         })
     }
 
-    /// The row of a source's answer to a training problem, if it has one. The row has no number.
+    /// Returns the row of a source's answer to a training problem, if it has one. The row has no number.
     ///
     /// # Panics
     /// If either index is out of range.
@@ -289,7 +290,7 @@ impl Prepared {
         self.row_of(source, self.mixture.pairs().record_index(problem, source)?)
     }
 
-    /// The row of a source's record.
+    /// Returns the row of a source's record.
     pub(super) fn row_of(&self, source: usize, record: usize) -> Option<Row> {
         let example = self.encoded.example(source, record)?;
         Some(Row {
@@ -301,10 +302,10 @@ impl Prepared {
         })
     }
 
-    /// The rows that a run trains on, each once, in training order.
+    /// Returns the rows that a run trains on, each once, in training order.
     ///
     /// # Errors
-    /// As [`RowStream::rows`].
+    /// See [`RowStream::rows`].
     pub fn used_rows(&self, config: &RunConfig) -> Result<Vec<Row>> {
         const CHUNK: u64 = 4096;
         let mut stream = self.rows();
@@ -327,7 +328,7 @@ impl Prepared {
         Ok(rows)
     }
 
-    /// What the first `rows` rows of training contain, by source.
+    /// Returns what the first `rows` rows of training contain, by source.
     pub fn seen(&self, rows: u64) -> Vec<SeenOfSource> {
         let sources = self.mixture.pairs().sources();
         let mut seen: Vec<SeenOfSource> = sources
@@ -352,7 +353,7 @@ impl Prepared {
         seen
     }
 
-    /// Trained tokens of each problem's row in the mixture's first epoch.
+    /// Returns the number of trained tokens of each problem's row in the mixture's first epoch.
     pub(super) fn trained_by_problem(&self) -> Vec<u32> {
         let trained = |problem: usize| {
             let row = self.mixture.row(problem);
@@ -362,13 +363,13 @@ impl Prepared {
         (0..self.mixture.pairs().len()).map(trained).collect()
     }
 
-    /// The rows to train on, in training order.
+    /// Returns the rows to train on, in training order.
     pub fn rows(&self) -> MixedRows {
         MixedRows::new(self.mixture.clone(), self.encoded.clone())
     }
 }
 
-/// The toy corpus as sources: for training, and for testing if it has test problems.
+/// Returns the toy corpus as sources: for training, and for testing if it has test problems.
 fn toy_sources(config: &RunConfig) -> (Vec<Source>, Option<Vec<Source>>) {
     let data = &config.data;
     let corpus = ArithCorpus::generate(
@@ -439,7 +440,7 @@ impl Inputs {
     }
 }
 
-/// The folder of the model to fine-tune, for rows of up to `max_length` tokens.
+/// Returns the folder of the model to fine-tune, for rows of up to `max_length` tokens.
 fn base_model(name: &str, max_length: usize, context: &Context<'_>) -> Result<ModelFolder> {
     let folder = ModelFolder::open(&model_folder(name, context)?)?;
     folder.for_length(max_length, context)?.for_training(context)
@@ -495,7 +496,7 @@ fn read_sources(
     Ok(read)
 }
 
-/// The student's shape, checked against the tokenizer and the length limit.
+/// Returns the student's shape, checked against the tokenizer and the length limit.
 fn student_shape(
     config: &RunConfig,
     base: Option<&ModelFolder>,
@@ -570,7 +571,7 @@ fn mix(
 ) -> Result<MixDistillation> {
     let rows = pairs.len();
     if config.train.total_steps(rows) == 0 {
-        let what = format!("{} epochs of {rows} rows make no step", config.train.epochs);
+        let what = format!("{} epochs of {rows} rows are less than one step", config.train.epochs);
         return Err(Error::config("train.epochs", what, "Raise it, or set train.steps"));
     }
     let options = MixtureOptions {

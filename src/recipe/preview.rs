@@ -62,7 +62,7 @@ impl Preview {
     /// nothing.
     ///
     /// # Errors
-    /// As [`Prepared::new`].
+    /// See [`Prepared::new`].
     pub fn new(config: &RunConfig, rows: usize, context: &Context<'_>) -> Result<Self> {
         let config = &dated(config, RunMode::New);
         tell_unknown(config, context)?;
@@ -102,7 +102,7 @@ impl Preview {
     }
 }
 
-/// The text of a row, split at the boundaries of the trained parts.
+/// Returns the text of a row, split at the boundaries of the trained parts.
 fn parts(tokenizer: &TextTokenizer, row: &Example<'_>) -> Vec<PreviewPart> {
     // Tokens that cannot be decoded become the replacement character.
     let text = |tokens: &[u32]| {

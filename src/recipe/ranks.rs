@@ -55,7 +55,7 @@ pub(super) fn tell_followers(ranks: &Ranks, start: impl FnOnce() -> Result<Start
     ranks.told_by_leader(Topic::Start, || to_json(&start()?), true).map(|_| ())
 }
 
-/// A notice if some ranks have nothing to compute.
+/// Returns a notice if some ranks have nothing to compute.
 pub(super) fn idle(config: &RunConfig, ranks: usize) -> Option<String> {
     let train = &config.train;
     // With a budget of tokens, a step has at most one micro-batch per row.
@@ -75,7 +75,7 @@ pub(super) fn idle(config: &RunConfig, ranks: usize) -> Option<String> {
 /// any rank stops all of them after the current step.
 ///
 /// # Errors
-/// As [`run`](super::run); [`Error::Ranks`] if a rank has failed or has other settings or data. An error on
+/// See [`run`](super::run); [`Error::Ranks`] if a rank has failed or has other settings or data. An error on
 /// one rank is reported to the others.
 pub fn run_on_ranks(
     config: &RunConfig,
@@ -108,7 +108,7 @@ pub fn run_on_ranks(
 /// ranks share its cores. With a GPU backend, each rank has a GPU of its own, in order.
 ///
 /// # Errors
-/// As [`run_on_ranks`].
+/// See [`run_on_ranks`].
 pub fn run_on_threads(
     config: &RunConfig,
     mode: RunMode,
@@ -142,7 +142,7 @@ pub fn run_on_threads(
     led?.ok_or_else(nobody)
 }
 
-/// What must be the same on all ranks at the start.
+/// Returns what must be the same on all ranks at the start.
 fn asked_for(config: &RunConfig, mode: RunMode) -> serde_json::Value {
     let mut config = RunConfig { out: PathBuf::new(), ..config.clone() };
     // Ranks may use devices of the same kind with different numbers.
@@ -155,7 +155,7 @@ fn asked_for(config: &RunConfig, mode: RunMode) -> serde_json::Value {
     })
 }
 
-/// The part of every rank except the leader.
+/// Does the part of every rank except the leader.
 fn follow(asked_for: &RunConfig, ranks: &Ranks, stop: &StopFlag) -> Result<()> {
     let message = ranks.told_by_leader(Topic::Start, || Ok(vec![]), true)?;
     let (config, resumes, scores) = match from_json(&message, 0)? {
@@ -201,7 +201,7 @@ fn follow(asked_for: &RunConfig, ranks: &Ranks, stop: &StopFlag) -> Result<()> {
     Ok(())
 }
 
-/// The data of a run, given its final settings and the scores of its answers.
+/// Returns the data of a run, given its final settings and the scores of its answers.
 fn data(config: &RunConfig, scores: Option<Vec<RowScores>>) -> Result<Prepared> {
     let (unscored, _) = config.unscored();
     let prepared = Prepared::new(&unscored, &Context::default())?;

@@ -37,10 +37,10 @@ pub fn run(config: &RunConfig, mode: RunMode, context: &Context<'_>) -> Result<S
     run_with_data(config, mode, context).map(|(summary, _)| summary)
 }
 
-/// As [`run`], and also returns the data.
+/// Like [`run`], and also returns the data.
 ///
 /// # Errors
-/// As [`run`].
+/// See [`run`].
 pub(crate) fn run_with_data(
     config: &RunConfig,
     mode: RunMode,
@@ -49,7 +49,7 @@ pub(crate) fn run_with_data(
     lead(config, mode, &Ranks::default(), context)
 }
 
-/// As [`run_with_data`], as the leader of other ranks, which [`follow`](super::ranks::follow).
+/// Like [`run_with_data`], as the leader of other ranks, which [`follow`](super::ranks::follow).
 pub(super) fn lead(
     config: &RunConfig,
     mode: RunMode,
@@ -77,10 +77,10 @@ pub(super) fn lead(
     Ok((summary, prepared))
 }
 
-/// As [`run`], with prepared data.
+/// Like [`run`], with prepared data.
 ///
 /// # Errors
-/// As [`run`].
+/// See [`run`].
 pub(crate) fn run_on(
     config: &RunConfig,
     prepared: Prepared,
@@ -93,7 +93,7 @@ pub(crate) fn run_on(
     run_alone(config, &device, &directory, prepared, mode, context)
 }
 
-/// As [`run_prepared`], without other ranks.
+/// Like [`run_prepared`], without other ranks.
 pub(super) fn run_alone(
     config: &RunConfig,
     device: &Device,
@@ -105,8 +105,8 @@ pub(super) fn run_alone(
     run_prepared(config, device, directory, prepared, mode, &Ranks::default(), context)
 }
 
-/// The configuration with the date that chat templates see and the commits of data sets. A resumed run keeps
-/// those of its start.
+/// Returns the configuration with the date that chat templates see and the commits of datasets. A resumed
+/// run keeps those of its start.
 pub(super) fn dated(config: &RunConfig, mode: RunMode) -> RunConfig {
     let mut config = config.clone();
     if mode.resumes()
@@ -129,7 +129,7 @@ pub(super) fn dated(config: &RunConfig, mode: RunMode) -> RunConfig {
     config
 }
 
-/// As [`run_on`], with an open directory and device.
+/// Like [`run_on`], with an open directory and device.
 fn run_prepared(
     config: &RunConfig,
     device: &Device,
@@ -167,7 +167,7 @@ fn run_prepared(
     run.train(learner, teacher)
 }
 
-/// Whether a run has a checkpoint.
+/// Returns whether a run has a checkpoint.
 fn newest_checkpoint(directory: &RunDirectory) -> Result<bool> {
     let store = CheckpointStore::new(directory.path("checkpoints"), 1, serde_json::Value::Null);
     Ok(store.newest_path()?.is_some())
@@ -234,7 +234,7 @@ struct Run<'a, 'c> {
     context: &'a Context<'c>,
 }
 
-/// The training rows, with the teacher's logits if there is a teacher.
+/// Returns the training rows, with the teacher's logits if there is a teacher.
 pub(super) fn training_rows<'r>(
     prepared: &Prepared,
     teacher: Option<Box<dyn LogitTeacher + 'r>>,
@@ -372,7 +372,7 @@ impl Run<'_, '_> {
         ])
     }
 
-    /// The accuracy before training: measured now, or by the process that started the run.
+    /// Returns the accuracy before training: measured now, or by the process that started the run.
     fn graded_before(
         &self,
         learner: &Learner<DecoderLm>,
@@ -405,7 +405,7 @@ impl Run<'_, '_> {
     }
 }
 
-/// The error for a stop before the first step.
+/// Returns the error for a stop before the first step.
 fn nothing_kept(error: Error) -> Error {
     match error {
         Error::Stopped { .. } => {
@@ -415,12 +415,12 @@ fn nothing_kept(error: Error) -> Error {
     }
 }
 
-/// Where a learner is.
+/// Returns where a learner is.
 fn reached(learner: &Learner<DecoderLm>) -> ResumePoint {
     ResumePoint { step: learner.step(), evaluation_due: learner.evaluation_due() }
 }
 
-/// What must be the same when a run is resumed.
+/// Returns what must be the same when a run is resumed.
 fn settings(
     config: &RunConfig,
     prepared: &Prepared,

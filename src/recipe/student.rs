@@ -12,7 +12,7 @@ use crate::model::{DecoderLm, SaveAdapter, SaveFolder};
 use burn::tensor::Device;
 use std::path::Path;
 
-/// The student before training.
+/// Returns the student before training.
 ///
 /// # Errors
 /// Errors of reading the base model.
@@ -34,7 +34,7 @@ pub(crate) fn student(
     }
 }
 
-/// A model's name that works from any working directory: relative paths become absolute.
+/// Returns a model's name that works from any working directory: relative paths become absolute.
 fn named_from_anywhere(name: &str) -> String {
     let path = Path::new(name);
     match std::path::absolute(path) {

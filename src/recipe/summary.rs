@@ -72,7 +72,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The evaluation of the final weights: the last one, or that of the best step with `train.keep_best`.
+    /// Returns the evaluation of the final weights: the last one, or that of the best step with
+    /// `train.keep_best`.
     pub fn final_evaluation(&self) -> Option<&EvaluationReport> {
         let best = self.outcome.best.filter(|_| self.config.train.keep_best);
         let of_best = |best: BestStep| self.evaluations.iter().find(|e| e.step == best.step);
@@ -108,10 +109,10 @@ pub(super) struct Measured {
 }
 
 impl Summary {
-    /// The summary of a run, given its metrics file.
+    /// Returns the summary of a run, given its metrics file.
     ///
     /// # Errors
-    /// As [`read_metrics`].
+    /// See [`read_metrics`].
     pub(super) fn of(
         config: &RunConfig,
         prepared: &Prepared,
@@ -165,7 +166,7 @@ impl Summary {
     }
 }
 
-/// The name of the backend, with `auto` resolved.
+/// Returns the name of the backend, with `auto` resolved.
 pub(super) fn backend_name(config: &RunConfig) -> String {
     device::resolved(&config.backend).to_owned()
 }

@@ -89,7 +89,7 @@ fn open_logits(path: &Path) -> Result<TeacherLogits> {
 /// share.
 ///
 /// # Errors
-/// [`Error::Config`] if an answer is missing; as [`TeacherLogits::open`].
+/// [`Error::Config`] if an answer is missing; see [`TeacherLogits::open`].
 pub(super) fn check_every_answer(config: &RunConfig, prepared: &Prepared) -> Result<()> {
     let Some(LogitTeacherConfig { path, .. }) = &config.teacher else { return Ok(()) };
     if !TeacherLogits::is_in(Path::new(path)) {
@@ -112,11 +112,11 @@ pub(super) fn check_every_answer(config: &RunConfig, prepared: &Prepared) -> Res
     ))
 }
 
-/// The shape of a teacher model that runs during training, from its `config.json`. `None` without a teacher,
-/// with stored logits, or if the model is not in a folder.
+/// Returns the shape of a teacher model that runs during training, from its `config.json`. `None` without a
+/// teacher, with stored logits, or if the model is not in a folder.
 ///
 /// # Errors
-/// As [`ModelFolder::open`].
+/// See [`ModelFolder::open`].
 pub(super) fn teacher_shape(config: &RunConfig) -> Result<Option<DecoderConfig>> {
     let Some(LogitTeacherConfig { path, .. }) = &config.teacher else { return Ok(None) };
     let path = Path::new(path);

@@ -39,7 +39,7 @@ pub struct TeacherLogitsOptions {
 }
 
 impl TeacherLogitsOptions {
-    /// Options for the rows that a run trains on, with the run's settings.
+    /// Creates options for the rows that a run trains on, with the run's settings.
     pub fn new(out: impl Into<PathBuf>) -> Self {
         Self { out: out.into(), top_k: None, temperature: None, all_answers: false, part: None }
     }
@@ -57,7 +57,7 @@ pub struct WrittenLogits {
 }
 
 /// Writes the teacher's most likely tokens at each trained token of a run's rows. Continues a folder that was
-/// started earlier. `teacher` is a model's folder or, with the feature `hub`, a name on the hub; the teacher
+/// started earlier. `teacher` is a model's folder or, with the feature `hub`, a name on the Hub; the teacher
 /// in the settings is ignored.
 ///
 /// # Errors
@@ -111,7 +111,7 @@ pub fn write_teacher_logits(
     write_missing(&rows, writer, &read, context)
 }
 
-/// The data of a run for a teacher: all answers, or those that the mixture uses.
+/// Returns the data of a run for a teacher: all answers, or those that the mixture uses.
 fn prepared_for(config: &RunConfig, all_answers: bool, context: &Context<'_>) -> Result<Prepared> {
     let (unscored, needs_scores) = config.unscored();
     if all_answers {
@@ -168,7 +168,7 @@ fn write_missing(
     Ok(WrittenLogits { rows: rows.len(), before, tokens })
 }
 
-/// The record that identifies a part and its rows.
+/// Returns the record that identifies a part and its rows.
 fn part_record(
     part: Part,
     header: &TeacherLogitsHeader,

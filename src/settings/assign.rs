@@ -123,7 +123,7 @@ impl<'n> Now<'n> {
     }
 }
 
-/// The index of an entry that is selected by its index or name.
+/// Returns the index of an entry that is selected by its index or name.
 fn entry(
     step: &str,
     inner: &Schema,
@@ -195,7 +195,7 @@ pub(super) fn value(text: &str, schema: &Schema) -> Option<Value> {
     })
 }
 
-/// Whether a text consists of names separated by dots.
+/// Returns whether a text consists of names separated by dots.
 fn is_name(text: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let parts = text.trim().split('.');

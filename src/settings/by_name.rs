@@ -6,14 +6,14 @@ use super::path::KeyPath;
 use super::schema::{Kind, Schema, Table};
 use toml::Value;
 
-/// Whether the entries of a list have a name.
+/// Returns whether the entries of a list have a name.
 pub(super) fn has_names(entry: &Schema) -> bool {
     entry.as_table().is_some_and(|table| {
         table.fields.iter().any(|field| field.name == "name" && field.schema.kind == Kind::Text)
     })
 }
 
-/// The name of an entry.
+/// Returns the name of an entry.
 pub(super) fn name_of(entry: &Value) -> Option<&str> {
     entry.get("name")?.as_str()
 }

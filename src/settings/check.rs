@@ -17,7 +17,7 @@ pub(super) struct Problem {
 /// The table at which paths of the settings start.
 type Root<'s> = (&'s Table, &'s KeyPath);
 
-/// All problems with the given values of a table.
+/// Returns all problems with the given values of a table.
 pub(super) fn problems(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
     let mut found = vec![];
     if let Some(table) = schema.as_table() {
@@ -27,7 +27,7 @@ pub(super) fn problems(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
     found
 }
 
-/// All required keys that are missing.
+/// Returns all required keys that are missing.
 pub(super) fn missing(value: &toml::Table, schema: &Schema) -> Vec<Problem> {
     let mut found = vec![];
     if let Some(table) = schema.as_table() {
@@ -97,7 +97,7 @@ fn check_table(
     }
 }
 
-/// The problem of an unknown key.
+/// Returns the problem of an unknown key.
 pub(super) fn unknown(key: &str, table: &Table, at: &KeyPath, root: Root<'_>) -> Problem {
     let retired = table.retired.iter().find(|(name, _)| *name == key);
     let (what, hint) = match retired {
@@ -159,7 +159,7 @@ fn check(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>, found: &m
     }
 }
 
-/// The problem of a value that a key does not accept.
+/// Returns the problem of a value that a key does not accept.
 pub(super) fn wrong(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>) -> Problem {
     let hint = match (&schema.kind, value) {
         (Kind::Table(_), Value::Table(_)) => None,
@@ -173,7 +173,7 @@ pub(super) fn wrong(value: &Value, schema: &Schema, at: &KeyPath, root: Root<'_>
     Problem { path: at.clone(), what: format!("it is {}", described(value)), hint }
 }
 
-/// A value for a message.
+/// Returns a value for a message.
 fn described(value: &Value) -> String {
     /// Longer ones are shortened.
     const LONGEST: usize = 60;

@@ -35,7 +35,7 @@ pub struct Choice {
     pub about: String,
 }
 
-/// The keys of settings, and their values in `all`.
+/// Returns the keys of settings, and their values in `all`.
 pub(super) fn keys<T: Settings>(schema: &Schema, all: &toml::Table) -> Vec<Key> {
     let mut keys = vec![];
     if let Some(table) = schema.as_table() {
@@ -96,7 +96,7 @@ fn key(field: &Field, table: &Table, at: &KeyPath, value: Option<&Value>) -> Key
     }
 }
 
-/// The values that a missing table or a new entry of a list has if only its required keys are given.
+/// Returns the values that a missing table or a new entry of a list has if only its required keys are given.
 pub(super) fn filled<T: Settings>(
     all: &toml::Table,
     at: &KeyPath,
@@ -127,7 +127,7 @@ pub(super) fn filled<T: Settings>(
     Some(table)
 }
 
-/// An example value of this type.
+/// Returns an example value of this type.
 fn example(schema: &Schema) -> Value {
     match &schema.kind {
         Kind::Any | Kind::Text | Kind::TextOrList => "".into(),
@@ -152,7 +152,7 @@ fn example(schema: &Schema) -> Value {
     }
 }
 
-/// A key without a value, with a placeholder: `steps = <whole number>`.
+/// Returns a key without a value, with a placeholder: `steps = <whole number>`.
 pub(super) fn without_value(field: &Field) -> String {
     format!("{} = <{}>", key_text(field.name), field.schema.noun())
 }

@@ -64,7 +64,7 @@ pub trait Settings: Serialize + DeserializeOwned + 'static {
     /// Paths of removed keys that files may still have. They are ignored for the given reason.
     const RETIRED: &'static [(&'static str, &'static str)] = &[];
 
-    /// The default settings, which may depend on the given ones.
+    /// Returns the default settings, which may depend on the given ones.
     ///
     /// # Errors
     /// [`Error::Config`] if they cannot be serialized as TOML.
@@ -240,7 +240,7 @@ impl<T: Settings> Layers<T> {
         Ok(())
     }
 
-    /// The given settings, without the defaults.
+    /// Returns the given settings, without the defaults.
     pub fn given(&self) -> &toml::Table {
         &self.given
     }
@@ -267,7 +267,7 @@ impl<T: Settings> Layers<T> {
         Ok(settings)
     }
 
-    /// All keys, with their documentation, type, and value in these layers.
+    /// Returns all keys, with their documentation, type, and value in these layers.
     ///
     /// # Errors
     /// See [`Settings::defaults`].
@@ -294,7 +294,7 @@ impl<T: Settings> Layers<T> {
         }
     }
 
-    /// The defaults, overridden by the given values.
+    /// Returns the defaults, overridden by the given values.
     fn all(&self) -> Result<toml::Table> {
         let mut all = T::defaults(&self.given)?;
         if let Some(known) = self.schema.as_table() {
@@ -329,7 +329,7 @@ fn error(problem: Problem, places: &Places) -> Error {
     Error::config(path.to_string(), format!("{place}{what}"), hint)
 }
 
-/// Whether a table has a value at this path.
+/// Returns whether a table has a value at this path.
 fn holds(table: &toml::Table, path: &KeyPath) -> bool {
     let Some((first, rest)) = path.0.split_first() else { return true };
     let mut here = table.get(first);

@@ -6,8 +6,8 @@ use super::schema::{Kind, Schema, Table, listed};
 /// Maximum number of suggestions.
 const MOST: usize = 3;
 
-/// The hint for an unknown key of `table`. Paths of the settings start at `root`. `at` and `root_at` are the
-/// paths of the two tables.
+/// Returns the hint for an unknown key of `table`. Paths of the settings start at `root`. `at` and `root_at`
+/// are the paths of the two tables.
 pub(super) fn advice(
     key: &str,
     (table, at): (&Table, &KeyPath),
@@ -41,7 +41,7 @@ pub(super) fn advice(
     }
 }
 
-/// The hint for a value in place of a table whose key has another name.
+/// Returns the hint for a value in place of a table whose key has another name.
 pub(super) fn other_name(key: &str, root: &Table, root_at: &KeyPath) -> Option<String> {
     let (_, path) = root.other_names.iter().find(|(other, _)| *other == key)?;
     Some(did_you_mean(&[root_at.join(path)]))
@@ -66,7 +66,7 @@ fn plain(key: &str) -> String {
     text
 }
 
-/// All paths of keys below a table.
+/// Collects all paths of keys below a table.
 fn paths(table: &Table, at: &KeyPath, all: &mut Vec<KeyPath>) {
     for field in &table.fields {
         let at = at.with(field.name);
@@ -84,7 +84,7 @@ fn below(schema: &Schema, at: &KeyPath, all: &mut Vec<KeyPath>) {
     }
 }
 
-/// The names nearest to a key, within `most` edits.
+/// Returns the names nearest to a key, within `most` edits.
 fn nearest<'n>(names: impl Iterator<Item = &'n str>, key: &str, most: usize) -> Vec<&'n str> {
     let mut found: Vec<&str> = vec![];
     let mut least = most;
@@ -107,7 +107,7 @@ fn nearest<'n>(names: impl Iterator<Item = &'n str>, key: &str, most: usize) -> 
     found
 }
 
-/// Edit distance: insertions, deletions, replacements, and swaps of adjacent letters.
+/// Returns the edit distance: insertions, deletions, replacements, and swaps of adjacent letters.
 fn changes(from: &str, to: &str) -> usize {
     /// Longer words are not misspelled keys and would take too long.
     const LONGEST: usize = 64;

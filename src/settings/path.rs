@@ -7,7 +7,7 @@ use std::fmt;
 pub(super) struct KeyPath(pub(super) Vec<String>);
 
 impl KeyPath {
-    /// The path of a key in the table at this path.
+    /// Returns the path of a key in the table at this path.
     pub(super) fn with(&self, step: impl Into<String>) -> Self {
         let mut steps = self.0.clone();
         steps.push(step.into());
@@ -26,7 +26,7 @@ impl KeyPath {
         Self(plain.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect())
     }
 
-    /// The table or list that holds the key; `None` at the root.
+    /// Returns the table or list that holds the key; `None` at the root.
     pub(super) fn parent(&self) -> Option<Self> {
         let (_, parent) = self.0.split_last()?;
         Some(Self(parent.to_vec()))
@@ -45,7 +45,7 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// A key as written in TOML: quoted unless it consists of letters, digits, `_`, and `-`.
+/// Returns a key as written in TOML: quoted unless it consists of letters, digits, `_`, and `-`.
 pub(super) fn key_text(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || "_-*".contains(c);
     match !key.is_empty() && key.chars().all(is_bare) {

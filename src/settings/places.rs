@@ -19,7 +19,7 @@ struct Place {
 }
 
 impl Places {
-    /// The locations of all keys of a TOML text.
+    /// Returns the locations of all keys of a TOML text.
     pub(super) fn of(text: &str, path: Option<&Path>) -> Self {
         let mut places = Self::default();
         let file = path.map(|path| path.display().to_string());
@@ -30,7 +30,7 @@ impl Places {
         places
     }
 
-    /// The location of a key as a prefix for messages. Empty if it is unknown.
+    /// Returns the location of a key as a prefix for messages. Empty if it is unknown.
     pub(super) fn before(&self, path: &KeyPath) -> String {
         match self.0.get(path) {
             Some(Place { file: Some(file), line, .. }) => format!("{file}: line {line}: "),
@@ -70,7 +70,7 @@ impl Places {
     }
 }
 
-/// The line of a byte offset, counted from 1.
+/// Returns the line of a byte offset, counted from 1.
 pub(super) fn line(text: &str, byte: usize) -> usize {
     text.bytes().take(byte).filter(|byte| *byte == b'\n').count() + 1
 }

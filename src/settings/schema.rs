@@ -72,7 +72,7 @@ pub(super) struct Variant {
 }
 
 impl Schema {
-    /// The schema of a settings type. It is computed once and cached.
+    /// Returns the schema of a settings type. It is computed once and cached.
     ///
     /// # Errors
     /// [`Error::Config`] if the schema cannot be determined, which is a bug of the type.
@@ -108,7 +108,7 @@ impl Schema {
         Ok(schema)
     }
 
-    /// The schema at a path. `*` stands for an entry of a list or map.
+    /// Returns the schema at a path. `*` stands for an entry of a list or map.
     fn at_mut(&mut self, path: &str) -> Option<&mut Self> {
         let mut here = self;
         for step in path.split('.').filter(|step| !step.is_empty()) {
@@ -123,7 +123,7 @@ impl Schema {
         Some(here)
     }
 
-    /// The table, if the value is one.
+    /// Returns the table, if the value is one.
     pub(super) fn as_table(&self) -> Option<&Table> {
         match &self.kind {
             Kind::Table(table) => Some(table),
@@ -131,7 +131,7 @@ impl Schema {
         }
     }
 
-    /// The table of each entry, if the value is a list of tables.
+    /// Returns the table of each entry, if the value is a list of tables.
     pub(super) fn as_tables(&self) -> Option<&Table> {
         match &self.kind {
             Kind::List(inner) => inner.as_table(),
@@ -139,7 +139,7 @@ impl Schema {
         }
     }
 
-    /// The type in words, as a noun without an article.
+    /// Returns the type in words, as a noun without an article.
     pub(super) fn noun(&self) -> String {
         match &self.kind {
             Kind::Any => "any value".into(),
@@ -174,7 +174,7 @@ impl Schema {
         }
     }
 
-    /// The hint for a value of another type.
+    /// Returns the hint for a value of another type.
     pub(super) fn advice(&self) -> String {
         match &self.kind {
             Kind::Any | Kind::TrueFalse => format!("Give {}", self.noun()),
@@ -207,7 +207,7 @@ impl Schema {
 }
 
 impl Variant {
-    /// The variant, as written in TOML.
+    /// Returns the variant, as written in TOML.
     pub(super) fn shown(&self) -> String {
         match &self.content {
             None => format!("\"{}\"", self.name),
@@ -224,7 +224,7 @@ impl Variant {
     }
 }
 
-/// `a`, `a or b`, `a, b or c`.
+/// Joins names as `a`, `a or b`, `a, b or c`.
 pub(super) fn listed(names: &[String], word: &str) -> String {
     match names {
         [] => String::new(),

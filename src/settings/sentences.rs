@@ -44,7 +44,7 @@ const SOURCES: &[&str] = &[
 /// Types with the same name share their comments; each looks up only its own fields.
 type Comments = BTreeMap<(String, String), String>;
 
-/// The doc comment of a field or variant.
+/// Returns the doc comment of a field or variant.
 pub(super) fn sentence(type_name: &str, member: &str) -> Option<String> {
     static COMMENTS: OnceLock<Comments> = OnceLock::new();
     let comments = COMMENTS.get_or_init(|| {
@@ -55,7 +55,7 @@ pub(super) fn sentence(type_name: &str, member: &str) -> Option<String> {
     comments.get(&(type_name.to_owned(), plain(member))).cloned()
 }
 
-/// The name that a serde attribute gives to the next item.
+/// Returns the name that a serde attribute gives to the next item.
 fn renamed(attribute: &str) -> Option<String> {
     let (_, name) = attribute.split_once("serde(rename = \"")?;
     Some(name.split_once('"')?.0.to_owned())

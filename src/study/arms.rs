@@ -41,17 +41,17 @@ pub(super) const WEAK: ArmKind = ArmKind::Share(0.0);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmChoice {
-    /// Name in tables and folders. Without it, the value of `by`.
+    /// Name in tables and folders. If unset, it is the value of `by`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// How answers are chosen, as in `mixture.choice.by` of a run: `rsr`, `nll`, `lalp`, `shortest`,
     /// `longest`, or `column`.
     pub by: ChoiceBy,
-    /// Which scores win, `lowest` or `highest`. Without it, the method decides; `column` requires it.
+    /// Which scores to prefer, `lowest` or `highest`. If unset, the method decides; `column` requires it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer: Option<Prefer>,
-    /// Exact share of the strong source, from 0 to 1 in hundredths. Scores then decide only which
-    /// problems get its answers. Without it, scores decide the share as well.
+    /// Exact share of the strong source, from 0 to 1 in hundredths. Scores then decide only which problems
+    /// get its answers. If unset, scores decide the share as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_share: Option<f64>,
     /// Minimum share of rows per source, from 0 to 1, by name of the source.
@@ -75,12 +75,12 @@ fn yes() -> bool {
 }
 
 impl ArmChoice {
-    /// The name in folders.
+    /// Returns the name in folders.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.by.name())
     }
 
-    /// The name in a report, such as `RSR`.
+    /// Returns the name in a report, such as `RSR`.
     fn title(&self) -> &str {
         match (&self.name, self.by) {
             (Some(name), _) => name,
@@ -89,7 +89,7 @@ impl ArmChoice {
         }
     }
 
-    /// The choice as a run setting.
+    /// Returns the choice as a run setting.
     fn config(&self, inverse: bool) -> ChoiceConfig {
         let mut choice = ChoiceConfig {
             prefer: self.prefer,
@@ -148,7 +148,7 @@ fn is_share(share: &f64) -> bool {
 }
 
 impl ComparisonConfig {
-    /// The arms: the shares in order, then each choice with its control and its inverse.
+    /// Returns the arms: the shares in order, then each choice with its control and its inverse.
     pub fn arms(&self) -> Vec<ArmKind> {
         let mut arms: Vec<ArmKind> = self.shares().into_iter().map(ArmKind::Share).collect();
         for (number, choice) in self.choices.iter().enumerate() {
@@ -159,7 +159,7 @@ impl ComparisonConfig {
         arms
     }
 
-    /// The shares of the strong source in ascending order, including 0 and 1.
+    /// Returns the shares of the strong source in ascending order, including 0 and 1.
     pub fn shares(&self) -> Vec<f64> {
         let mut shares = self.alphas.clone();
         // Turns -0 into 0.
@@ -170,7 +170,7 @@ impl ComparisonConfig {
         shares
     }
 
-    /// The name of an arm in a report.
+    /// Returns the name of an arm in a report.
     ///
     /// # Panics
     /// If the comparison has no choice with the arm's index.
@@ -188,7 +188,7 @@ impl ComparisonConfig {
         }
     }
 
-    /// The folder name of an arm.
+    /// Returns the folder name of an arm.
     pub(super) fn folder(&self, arm: ArmKind) -> String {
         let by = |number: usize| format!("{}-by-{}", self.name, self.choices[number].name());
         match arm {
@@ -212,7 +212,8 @@ impl ComparisonConfig {
         self.choices.iter().try_for_each(ArmChoice::validate)
     }
 
-    /// Mixture weights for a share of the strong source. The weak source gets the rest, others get 0.
+    /// Returns the mixture weights for a share of the strong source. The weak source gets the rest, others
+    /// get 0.
     fn weights(&self, share: f64, others: &[&str]) -> BTreeMap<String, f64> {
         let mut weights: BTreeMap<String, f64> =
             others.iter().map(|name| ((*name).to_owned(), 0.0)).collect();
@@ -247,7 +248,7 @@ impl ComparisonConfig {
 }
 
 impl StudyConfig {
-    /// The file with the untuned student's scores of a cell's answers. A student that is read from a
+    /// Returns the file with the untuned student's scores of a cell's answers. A student that is read from a
     /// folder has one file for all seeds. A student with random weights has one file per seed.
     pub(super) fn scores_file(&self, cell: &Cell, is_read: bool) -> PathBuf {
         let folder = self.out.join("scores").join(&self.students[cell.student].name);
@@ -258,8 +259,8 @@ impl StudyConfig {
         })
     }
 
-    /// The untuned students to test, as cells with the settings of the test. A student that is read from a
-    /// folder is tested once for all seeds.
+    /// Returns the untuned students to test, as cells with the settings of the test. A student that is read
+    /// from a folder is tested once for all seeds.
     pub(super) fn untuned_cells(&self) -> Vec<Cell> {
         let mut cells = vec![];
         for (number, seed) in self.seeds.iter().enumerate() {

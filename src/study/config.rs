@@ -99,7 +99,8 @@ pub struct StudyConfig {
     /// held-out problems.
     #[serde(default)]
     pub benchmarks: Vec<PathBuf>,
-    /// Number of problems to test on from each benchmark, from its beginning. Without it, all problems.
+    /// Number of problems to test on from each benchmark, from its beginning. If unset, all problems are
+    /// used.
     #[serde(default)]
     pub benchmark_problems: Option<usize>,
     /// Leave out benchmark problems that any student of the comparison trains on or was pretrained on.
@@ -111,7 +112,7 @@ pub struct StudyConfig {
     /// Held-out problems keep the prompt that they are trained with.
     #[serde(default)]
     pub instruct: bool,
-    /// Number of bootstrap resamples, 1 to 1000000.
+    /// Number of bootstrap resamples, 1 to 1,000,000.
     #[serde(default = "usual_resamples")]
     pub resamples: usize,
     /// Number of answers per trained student whose tokens are ranked under the untuned student, for the
@@ -121,7 +122,7 @@ pub struct StudyConfig {
     /// Keep the checkpoints of finished runs, which are otherwise deleted.
     #[serde(default)]
     pub keep_checkpoints: bool,
-    /// Directory for pretrained students, which several studies can share. Without it, they are in
+    /// Directory for pretrained students, which several studies can share. If unset, they are stored in
     /// `pretrained` in the study's directory.
     #[serde(default)]
     pub pretrained_cache: Option<PathBuf>,
@@ -196,7 +197,7 @@ impl StudyConfig {
     /// Reads settings from a TOML file and validates them.
     ///
     /// # Errors
-    /// As [`Layers::file`], [`Layers::settings`], and [`StudyConfig::validate`].
+    /// See [`Layers::file`], [`Layers::settings`], and [`StudyConfig::validate`].
     pub fn read(path: &Path) -> Result<Self> {
         let mut layers = Layers::<Self>::new()?;
         layers.file(path)?;
@@ -205,7 +206,7 @@ impl StudyConfig {
         Ok(config)
     }
 
-    /// All cells, seed by seed, so that a study that is stopped early has complete seeds.
+    /// Returns all cells, seed by seed, so that a study that is stopped early has complete seeds.
     pub fn cells(&self) -> Vec<Cell> {
         let mut cells = vec![];
         for seed in &self.seeds {
@@ -220,8 +221,8 @@ impl StudyConfig {
         cells
     }
 
-    /// The settings of a cell's run. The mixture weights of a control are placeholders (equal weights):
-    /// the real ones are known once its choice is mixed.
+    /// Returns the settings of a cell's run. The mixture weights of a control are placeholders (equal
+    /// weights): the real ones are known once its choice is mixed.
     ///
     /// # Errors
     /// [`Error::Config`] for invalid settings.
@@ -240,7 +241,7 @@ impl StudyConfig {
         Ok(config)
     }
 
-    /// The run directory of a cell.
+    /// Returns the run directory of a cell.
     pub fn cell_folder(&self, cell: &Cell) -> PathBuf {
         self.out
             .join("cells")
@@ -249,7 +250,7 @@ impl StudyConfig {
             .join(format!("seed-{}", cell.seed))
     }
 
-    /// The folder with the answers of a cell's student before training.
+    /// Returns the folder with the answers of a cell's student before training.
     pub(super) fn untuned_folder(&self, cell: &Cell) -> PathBuf {
         self.out
             .join("untuned")
@@ -258,7 +259,7 @@ impl StudyConfig {
             .join(format!("seed-{}", cell.seed))
     }
 
-    /// The file that stores the result of a finished cell, or of a student before training.
+    /// Returns the file that stores the result of a finished cell, or of a student before training.
     pub fn result_file(&self, cell: &Cell) -> PathBuf {
         self.out
             .join("results")

@@ -42,7 +42,7 @@ pub(super) const LEVEL: f64 = 0.05;
 /// The share of Mix Distillation (arXiv 2502.12143, section 4).
 const PAPER_SHARE: f64 = 0.2;
 
-/// The pairs of arms that a comparison tests, most decisive first.
+/// Returns the pairs of arms that a comparison tests, most decisive first.
 pub(super) fn pairs(comparison: &ComparisonConfig) -> Vec<(ArmKind, ArmKind)> {
     let (weak, strong) = (ArmKind::Share(0.0), ArmKind::Share(1.0));
     let shares = comparison.shares();
@@ -65,7 +65,7 @@ pub(super) fn pairs(comparison: &ComparisonConfig) -> Vec<(ArmKind, ArmKind)> {
     pairs
 }
 
-/// The differences of one student, before correction.
+/// Returns the differences of one student, before correction.
 pub(super) fn of(
     comparison: &ComparisonConfig,
     bootstrap: &Bootstrap,

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// [`Error::RunDirectory`] if cells are missing from all directories, if a cell does not match the settings
-/// or data, or if two directories have the same cell with different numbers; as [`study`](super::study).
+/// or data, or if two directories have the same cell with different numbers; see [`study`](super::study).
 pub fn join(
     config: &StudyConfig,
     directories: &[PathBuf],
@@ -88,14 +88,14 @@ impl Joined {
         Ok(Self { path: path.to_owned(), out: out.unwrap_or_else(|| path.to_owned()), date })
     }
 
-    /// The result file of a cell in this directory.
+    /// Returns the result file of a cell in this directory.
     fn result_file(&self, config: &StudyConfig, cell: &Cell) -> PathBuf {
         let file = config.result_file(cell);
         self.path.join(file.strip_prefix(&config.out).unwrap_or(&file))
     }
 
-    /// A cell as it would be stored in the study's own directory, with the study's date if the cell does not
-    /// depend on the date.
+    /// Returns a cell as it would be stored in the study's own directory, with the study's date if the cell
+    /// does not depend on the date.
     fn read(&self, config: &StudyConfig, cell: &Cell, date: &str) -> Result<Option<StoredCell>> {
         let path = self.result_file(config, cell);
         let Some(stored) = StoredCell::read(&path)? else { return Ok(None) };
@@ -270,7 +270,7 @@ const OF_EACH_TIME: [&str; 9] = [
     "base_weights",
 ];
 
-/// A stored cell without the figures that differ from run to run.
+/// Returns a stored cell without the figures that differ from run to run.
 fn numbers(stored: &StoredCell) -> Value {
     fn strip(value: &mut Value) {
         match value {
@@ -312,8 +312,8 @@ impl Begun<'_, '_> {
         Ok(())
     }
 
-    /// The cell from the first directory that has it. `weights` has the fingerprint of each base model and
-    /// the first cell that knows it.
+    /// Returns the cell from the first directory that has it. `weights` has the fingerprint of each base
+    /// model and the first cell that knows it.
     fn taken(
         &self,
         cell: &Cell,
@@ -361,10 +361,10 @@ impl Begun<'_, '_> {
     }
 }
 
-/// The settings that all parts of a study have in common, with the directory of the first part.
+/// Returns the settings that all parts of a study have in common, with the directory of the first part.
 ///
 /// # Errors
-/// [`Error::RunDirectory`] if a directory has no settings or different ones; as [`StudyConfig::read`].
+/// [`Error::RunDirectory`] if a directory has no settings or different ones; see [`StudyConfig::read`].
 pub fn settings_of(directories: &[PathBuf]) -> Result<StudyConfig> {
     let mut first: Option<(&Path, String)> = None;
     for path in directories {

@@ -34,7 +34,7 @@ impl Overlaps {
         self.alike |= other.alike;
     }
 
-    /// The report's statement about the test problems.
+    /// Returns the report's statement about the test problems.
     pub(super) fn tested_on(&self) -> &'static str {
         match (self.same, self.alike) {
             (false, false) => "Tested on problems that no student was trained on",
@@ -49,7 +49,7 @@ impl Overlaps {
     }
 }
 
-/// The training problems.
+/// Returns the training problems.
 fn training_problems(prepared: &Prepared) -> impl ExactSizeIterator<Item = &str> {
     let pairs = prepared.mixture.pairs();
     (0..pairs.len()).map(|index| pairs.problem(index))

@@ -37,7 +37,7 @@ pub struct StudyPart {
 /// [`join`](super::join) makes the report once all parts are done.
 ///
 /// # Errors
-/// As [`study`](super::study).
+/// See [`study`](super::study).
 pub fn study_part(config: &StudyConfig, which: Part, context: &Context<'_>) -> Result<StudyPart> {
     config.validate()?;
     KIND.check(&config.out).map_err(|error| how_to_share(error, &config.out))?;
@@ -127,7 +127,7 @@ pub(super) fn sees_day(chat_template: &str) -> bool {
     chat_template.contains("strftime_now")
 }
 
-/// The cell with whose settings an untuned student is tested.
+/// Returns the cell with whose settings an untuned student is tested.
 pub(super) fn as_tested(untuned: &Cell) -> Cell {
     Cell { arm: WEAK, ..untuned.clone() }
 }

@@ -53,7 +53,7 @@ pub struct PretrainedStudent {
 }
 
 impl PretrainedStudent {
-    /// The share of correct answers with its 95% interval (Wilson), in percent.
+    /// Returns the share of correct answers with its 95% interval (Wilson), in percent.
     pub(super) fn accuracy(&self) -> String {
         if self.asked == 0 {
             return "not tested".into();
@@ -74,7 +74,7 @@ pub(super) struct Ready {
 }
 
 impl StudyConfig {
-    /// The settings of a student's pretraining, if it has any.
+    /// Returns the settings of a student's pretraining, if it has any.
     ///
     /// # Errors
     /// [`Error::Config`] for invalid settings.
@@ -132,9 +132,9 @@ const MODEL: &str = "model";
 const HINT: &str = "Restore the old settings and data, set another directory (pretrained_cache or out), or \
                     remove this folder to pretrain the student again";
 
-/// A digest of 16 hexadecimal digits of the settings that determine the student and of the weights that it
-/// starts from. Settings at their defaults are left out, so settings that later versions add do not change
-/// the digest.
+/// Returns a digest of 16 hexadecimal digits of the settings that determine the student and of the weights
+/// that it starts from. Settings at their defaults are left out, so settings that later versions add do not
+/// change the digest.
 fn digest(config: &RunConfig, base_weights: Option<String>) -> String {
     let config = RunConfig { out: PathBuf::new(), ..config.clone() };
     let json = |config: &RunConfig| serde_json::to_value(config).unwrap_or_default();
@@ -149,9 +149,9 @@ fn digest(config: &RunConfig, base_weights: Option<String>) -> String {
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A fingerprint of the weights of a model on this machine. `None` for a model on the hub, or if files
-/// cannot be read (the pretraining itself reports that). Every cell asks for it, so the result is cached
-/// until the files change.
+/// Returns a fingerprint of the weights of a model on this machine. `None` for a model on the Hub, or if
+/// files cannot be read (the pretraining itself reports that). Every cell asks for it, so the result is
+/// cached until the files change.
 pub(super) fn base_weights(name: Option<&str>) -> Option<String> {
     static KNOWN: Mutex<BTreeMap<PathBuf, (FileTimes, String)>> = Mutex::new(BTreeMap::new());
     let path = Path::new(name?);
@@ -211,7 +211,7 @@ fn check_same(study: &StudyConfig, student: &str, run: &Path) -> Result<()> {
     }
 }
 
-/// Advice if a pretrained student is a different one.
+/// Returns advice for a pretrained student that has changed.
 fn anew(study: &StudyConfig, student: &str, fingerprints: &Path) -> String {
     let folders = ["cells", "untuned", "scores"].map(|part| study.out.join(part).join(student));
     let [cells, untuned, scores] = folders.map(|folder| folder.display().to_string());
@@ -222,7 +222,7 @@ fn anew(study: &StudyConfig, student: &str, fingerprints: &Path) -> String {
     )
 }
 
-/// The entries of a value that differ from another value.
+/// Returns the entries of a value that differ from another value.
 fn differing(value: Value, usual: &Value) -> Value {
     let (Value::Object(entries), Value::Object(usual)) = (&value, usual) else { return value };
     let entries = entries.iter().filter(|(key, value)| usual.get(*key) != Some(value));

@@ -42,18 +42,19 @@ pub(super) fn percent(x: f64) -> String {
     format!("{:.1}", 100.0 * x)
 }
 
-/// A score in percent with its interval.
+/// Returns a score in percent with its interval.
 pub(super) fn score(estimate: &Estimate) -> String {
     let [value, low, high] = [estimate.value, estimate.low, estimate.high].map(percent);
     format!("{value} ({low} to {high})")
 }
 
-/// A difference in points.
+/// Returns a difference in points.
 pub(super) fn signed(difference: f64) -> String {
     format!("{:+.1}", 100.0 * difference)
 }
 
-/// A difference in points with its interval, and a star if it is significant and there are enough seeds.
+/// Returns a difference in points with its interval, and a star if it is significant and there are enough
+/// seeds.
 pub(super) fn points(study: &Study, difference: &ArmDifference) -> String {
     let star = if difference.is_significant() && study.seeds.len() >= SEEDS { " *" } else { "" };
     let Estimate { value, low, high } = difference.estimate;
@@ -64,13 +65,13 @@ fn axis(name: impl Into<String>, scale: Scale) -> Axis {
     Axis { name: name.into(), scale }
 }
 
-/// A share and its interval, in percent.
+/// Returns a share and its interval, in percent.
 fn in_percent(x: f64, share: &Estimate) -> Point {
     let interval = Some((100.0 * share.low, 100.0 * share.high));
     Point { x, y: 100.0 * share.value, interval }
 }
 
-/// A number without an interval.
+/// Returns a number without an interval.
 fn exact(x: f64, y: f64) -> Point {
     Point { x, y, interval: None }
 }
@@ -162,7 +163,7 @@ fn document(study: &Study, data: &StudyData, config: &StudyConfig) -> Document {
     out
 }
 
-/// How the students were pretrained, if any were.
+/// Writes how the students were pretrained, if any were.
 fn pretrained(out: &mut Document, study: &Study) {
     if study.pretrained.is_empty() {
         return;
@@ -191,7 +192,7 @@ fn pretrained(out: &mut Document, study: &Study) {
     out.table(caption, &header, rows.collect());
 }
 
-/// The learnability gap: table and chart.
+/// Writes the learnability gap: table and chart.
 fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, weak, .. } = comparison;
     out.heading(2, format!("The gap: {strong} vs. {weak} answers"));
@@ -241,7 +242,7 @@ fn gap(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     out.figure(&format!("Δ {name} by student size, with 95% intervals."), &file, chart.svg());
 }
 
-/// Each mixture: scores and charts.
+/// Writes scores and charts of each mixture.
 fn mixtures(out: &mut Document, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, weak, students, .. } = comparison;
     out.heading(2, format!("Mixtures: Mix-{name}"));
@@ -291,7 +292,7 @@ fn mixtures(out: &mut Document, comparison: &ComparisonResult) {
     losses(out, comparison);
 }
 
-/// The paper's second table: methods by benchmarks.
+/// Writes the paper's second table: methods by benchmarks.
 fn by_benchmark(out: &mut Document, comparison: &ComparisonResult) {
     let header: Vec<&str> = ["student", "trained on"]
         .into_iter()
@@ -312,7 +313,7 @@ fn by_benchmark(out: &mut Document, comparison: &ComparisonResult) {
     out.table("Accuracy by benchmark, in percent", &header, rows);
 }
 
-/// Held-out losses by source.
+/// Writes the held-out losses by source.
 fn losses(out: &mut Document, comparison: &ComparisonResult) {
     let mut series: Vec<Series> = vec![];
     for student in &comparison.students {
@@ -336,7 +337,7 @@ fn losses(out: &mut Document, comparison: &ComparisonResult) {
     out.figure("Held-out loss at the end of training, by source.", &file, chart.svg());
 }
 
-/// Length and form of the answers.
+/// Writes the length and form of the answers.
 fn answers(out: &mut Document, study: &Study) {
     out.heading(2, "Answers");
     for comparison in &study.comparisons {
@@ -404,7 +405,7 @@ fn style(out: &mut Document, study: &Study) {
     );
 }
 
-/// The budget of each arm, and the record counts.
+/// Writes the budget of each arm, and the record counts.
 fn budgets(out: &mut Document, study: &Study) {
     out.heading(2, "Budgets and data");
     for comparison in &study.comparisons {

@@ -9,7 +9,7 @@ use crate::eval::Difference;
 use crate::recipe::score_chart;
 use crate::text::DISPLAY_WIDTH;
 
-/// A sentence on what a star means with this number of seeds.
+/// Returns a sentence on what a star means with this number of seeds.
 pub(super) fn seeds_that_agree(seeds: usize) -> String {
     if seeds == 1 {
         return "With one seed, intervals, p-values, and power cover this training run only: another \
@@ -32,7 +32,7 @@ pub(super) fn seeds_that_agree(seeds: usize) -> String {
     )
 }
 
-/// All arms with their realized shares, and the tested differences.
+/// Writes all arms with their realized shares, and the tested differences.
 pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonResult) {
     let ComparisonResult { name, strong, students, .. } = comparison;
     out.heading(2, format!("Arms: {name}"));
@@ -97,7 +97,7 @@ pub(super) fn arms(out: &mut Document, study: &Study, comparison: &ComparisonRes
     smallest_differences(out, study, comparison, tests);
 }
 
-/// The choices: scores of the answers by source, and how far each choice is from chance.
+/// Writes the choices: scores of the answers by source, and how far each choice is from chance.
 fn chosen(out: &mut Document, comparison: &ComparisonResult) {
     for student in &comparison.students {
         for choice in &student.choices {
@@ -113,7 +113,7 @@ fn chosen(out: &mut Document, comparison: &ComparisonResult) {
     }
 }
 
-/// The smallest difference that these seeds and problems could detect.
+/// Writes the smallest difference that these seeds and problems could detect.
 fn smallest_differences(
     out: &mut Document,
     study: &Study,
@@ -137,7 +137,7 @@ fn smallest_differences(
     out.blocks.push(Block::List(power(comparison)));
 }
 
-/// A share in percent, or all shares if there are more than two sources.
+/// Returns a share in percent, or all shares if there are more than two sources.
 fn shares(arm: &MixtureScore, strong: &str, part: impl Fn([f64; 2]) -> f64) -> String {
     let of = |share: &super::results::RealizedShare| part([share.rows, share.trained_tokens]);
     match arm.shares.len() {
@@ -161,7 +161,7 @@ fn p_value(p: f64) -> String {
     if p < 0.0001 { "<0.0001".into() } else { format!("{p:.4}") }
 }
 
-/// One line per difference: the smallest detectable one.
+/// Returns one line per difference: the smallest detectable one.
 fn power(comparison: &ComparisonResult) -> Vec<String> {
     let mut names: Vec<&str> = vec![];
     let all = || comparison.students.iter().flat_map(|student| &student.differences);
@@ -193,7 +193,7 @@ fn power(comparison: &ComparisonResult) -> Vec<String> {
     names.into_iter().map(line).collect()
 }
 
-/// The median of values that are in ascending order.
+/// Returns the median of values that are in ascending order.
 fn median(values: &[(f64, &str)]) -> f64 {
     let middle = values.len() / 2;
     match values.len() % 2 {

@@ -34,7 +34,7 @@ pub struct Tested {
 }
 
 impl Tested {
-    /// The share of correct answers.
+    /// Returns the share of correct answers.
     pub fn accuracy(&self) -> f64 {
         let sum: f64 = self.hits.iter().map(|hit| f64::from(*hit)).sum();
         sum / self.hits.len().max(1) as f64
@@ -82,7 +82,7 @@ impl TestedAnswers {
         Self(tested.collect())
     }
 
-    /// Wall time of answering, in seconds.
+    /// Returns the wall time of answering, in seconds.
     pub(super) fn seconds(&self) -> f64 {
         self.0.iter().map(|tested| tested.seconds).sum()
     }
@@ -181,7 +181,7 @@ pub struct ChoiceScore {
 }
 
 impl ChoiceScore {
-    /// The choice and, if they exist, its control and its inverse.
+    /// Returns the choice and, if they exist, its control and its inverse.
     pub fn all(&self) -> impl Iterator<Item = &MixtureScore> {
         std::iter::once(&self.choice).chain(&self.control).chain(&self.inverse)
     }
@@ -215,7 +215,7 @@ pub struct StudentResult {
 }
 
 impl StudentResult {
-    /// All arms: the mixtures, then each choice with its control and inverse.
+    /// Returns all arms: the mixtures, then each choice with its control and inverse.
     pub fn arms(&self) -> impl Iterator<Item = &MixtureScore> {
         self.mixtures.iter().chain(self.choices.iter().flat_map(ChoiceScore::all))
     }
@@ -301,8 +301,8 @@ pub struct Study {
 }
 
 impl StudyData {
-    /// The answers of an untuned student, seed by seed. A student that is read from a folder is tested once,
-    /// and its answers count for every seed.
+    /// Returns the answers of an untuned student, seed by seed. A student that is read from a folder is
+    /// tested once, and its answers count for every seed.
     fn untuned_hits(&self, config: &StudyConfig, student: usize, comparison: usize) -> Vec<Hits> {
         let of_seed = |seed: u64| self.untuned.get(&(student, comparison, seed));
         let first = config.seeds.first().and_then(|seed| of_seed(*seed));
@@ -310,7 +310,7 @@ impl StudyData {
         all.map(TestedAnswers::hits).collect()
     }
 
-    /// The answers of a student in an arm, seed by seed.
+    /// Returns the answers of a student in an arm, seed by seed.
     fn hits(
         &self,
         config: &StudyConfig,
@@ -399,7 +399,7 @@ fn student_line(config: &StudyConfig, data: &StudyData, student: usize) -> Stude
     }
 }
 
-/// Mean accuracy by benchmark.
+/// Returns the mean accuracy by benchmark.
 fn by_benchmark(answers: &[&TestedAnswers]) -> Vec<f64> {
     let benchmarks = answers.first().map_or(0, |answers| answers.0.len());
     (0..benchmarks).map(|b| mean(answers.iter().map(|a| a.0[b].accuracy()))).collect()
@@ -480,7 +480,7 @@ impl Scored<'_> {
     }
 }
 
-/// The mean realized share of each source in the mixtures of some cells.
+/// Returns the mean realized share of each source in the mixtures of some cells.
 fn realized(cells: &[(&Summary, &TestedAnswers)]) -> Vec<RealizedShare> {
     let Some((first, _)) = cells.first() else { return vec![] };
     let sources = first.mixture.sources.iter().enumerate();
@@ -553,7 +553,7 @@ fn budget(comparison: &ComparisonConfig, arm: ArmKind, summary: &Summary) -> Opt
     })
 }
 
-/// All results of an arm except its shares and its title.
+/// Returns all results of an arm except its shares and its title.
 fn mixture_score(score: Estimate, arm: &Arm, cells: &[(&Summary, &TestedAnswers)]) -> MixtureScore {
     let answers: Vec<&TestedAnswers> = cells.iter().map(|(_, answers)| *answers).collect();
     let over_all = |part: fn(&Tested) -> f64| {

@@ -3,7 +3,7 @@
 //! ```text
 //! study/
 //!   settings.toml                            the settings
-//!   datasets.json                            datasets on the hub, with their commits
+//!   datasets.json                            datasets on the Hub, with their commits
 //!   cells/STUDENT/Long-0.20/seed-1/          a run directory, which also has bench-NAME.jsonl
 //!   cells/STUDENT/Long-by-rsr/seed-1/        a choice; -control and -inverse are next to it
 //!   scores/STUDENT/Long.jsonl                the untuned student's scores of all answers
@@ -57,9 +57,9 @@ pub(super) struct Work<'a, 'c> {
     pretrained: Vec<Ready>,
     /// Set if several processes share the study.
     pub(super) claims: Option<Claims>,
-    /// The machines that trained the cells, as far as known.
+    /// The machines that trained the cells, if known.
     pub(super) machines: Vec<Machine>,
-    /// The versions of the program that graded the answers, as far as known.
+    /// The versions of the program that graded the answers, if known.
     pub(super) versions: Vec<Option<String>>,
     /// The number of cells that were read from `results/` because their folders are missing.
     pub(super) stored: usize,
@@ -218,7 +218,7 @@ pub(super) fn going_on(error: Error) -> Error {
     }
 }
 
-/// The date in a study's mark, which is today for a new study.
+/// Returns the date in a study's mark, which is today for a new study.
 pub(super) fn date_of(directory: &WorkDir) -> Result<String> {
     let mark = directory.join(MARK);
     match fs::read_to_string(&mark) {
@@ -232,7 +232,7 @@ pub(super) fn date_of(directory: &WorkDir) -> Result<String> {
     }
 }
 
-/// The names of a cell's student, and of its comparison, arm, and seed.
+/// Returns the names of a cell's student, and of its comparison, arm, and seed.
 pub(super) fn name(config: &StudyConfig, cell: &Cell) -> [String; 2] {
     let comparison = &config.comparisons[cell.comparison];
     let student = config.students[cell.student].name.clone();
@@ -249,7 +249,7 @@ pub(super) fn toml_of(config: &StudyConfig) -> Result<String> {
 }
 
 impl Work<'_, '_> {
-    /// The settings of a cell's run, with the study's date for chat templates.
+    /// Returns the settings of a cell's run, with the study's date for chat templates.
     pub(super) fn run_config(&self, cell: &Cell) -> Result<RunConfig> {
         let mut run = self.config.run_config(cell)?;
         if run.base_model.is_some() || run.data.chat_template.is_some() {
@@ -325,7 +325,7 @@ impl Work<'_, '_> {
         Ok(warnings)
     }
 
-    /// The data of a cell, mixed for its arm.
+    /// Returns the data of a cell, mixed for its arm.
     pub(super) fn data(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
             Some(prepared) => {
@@ -344,7 +344,7 @@ impl Work<'_, '_> {
         }
     }
 
-    /// The data of a cell, in any mixture.
+    /// Returns the data of a cell, in any mixture.
     pub(super) fn unmixed(&self, cell: &Cell, run: &RunConfig) -> Result<Prepared> {
         match self.data.get(&(cell.comparison, cell.student)) {
             Some(prepared) => Ok(prepared.clone()),
@@ -360,7 +360,7 @@ impl Work<'_, '_> {
         claims.wait(&format!("{student}/scores-{name}.json"), &about, self.context)
     }
 
-    /// The training data and pretraining problems of all students of a comparison.
+    /// Returns the training data and pretraining problems of all students of a comparison.
     fn of_students(&self, comparison: usize) -> Vec<Trained<'_>> {
         let pretrained = |student: usize| {
             let ready = self.pretrained.iter().find(|ready| ready.student == student);
@@ -370,7 +370,7 @@ impl Work<'_, '_> {
         data.map(|((_, student), prepared)| (prepared, pretrained(*student))).collect()
     }
 
-    /// The benchmarks that a comparison's students are tested on.
+    /// Returns the benchmarks that a comparison's students are tested on.
     pub(super) fn benchmarks(&self, comparison: usize) -> &[Benchmark] {
         self.own_benchmarks.get(&comparison).unwrap_or(&self.benchmarks)
     }
@@ -434,8 +434,8 @@ impl Work<'_, '_> {
         Ok(done)
     }
 
-    /// The settings of a cell's run. A control gets the row counts of its choice, which is mixed first if it
-    /// has not finished yet.
+    /// Returns the settings of a cell's run. A control gets the row counts of its choice, which is mixed
+    /// first if it has not finished yet.
     pub(super) fn weighted(&self, cell: &Cell, done: &[CellResult]) -> Result<RunConfig> {
         let mut run = self.run_config(cell)?;
         if let ArmKind::Control(choice) = cell.arm {
@@ -453,8 +453,8 @@ impl Work<'_, '_> {
         Ok(run)
     }
 
-    /// For each student and comparison, the tokens that training on one source alone or on a choice made
-    /// more likely.
+    /// Returns, for each student and comparison, the tokens that training on one source alone or on a choice
+    /// made more likely.
     fn style_shifts(&self) -> Result<Vec<StyleShift>> {
         let mut shifts = vec![];
         if self.config.style_answers == 0 {
@@ -497,7 +497,7 @@ impl Work<'_, '_> {
     }
 }
 
-/// Rows of each source in the mixture of a finished cell, as weights.
+/// Returns the rows of each source in the mixture of a finished cell, as weights.
 pub(super) fn rows_of(done: &[CellResult], wanted: &Cell) -> Option<BTreeMap<String, f64>> {
     let (_, summary, _) = done.iter().find(|(cell, ..)| cell == wanted)?;
     Some(rows(&summary.mixture.sources))
@@ -511,7 +511,7 @@ fn rows(sources: &[SourceShare]) -> BTreeMap<String, f64> {
 pub(super) const HINT: &str = "Restore the old settings and data, choose another directory (out), or remove \
                     this cell's folder and its file in results/ to train it again";
 
-/// [`HINT`], plus a possible cause: the first choice of a comparison.
+/// Returns [`HINT`], plus a possible cause: the first choice of a comparison.
 pub(super) fn hint(run: &RunConfig) -> String {
     match run.data.answers {
         Some(AnswersKept::All) => format!(

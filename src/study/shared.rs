@@ -38,7 +38,7 @@ impl Default for Sharing {
 
 /// The name of the claim on the report.
 const REPORT: &str = ".report.json";
-/// The name of the claim on datasets of the hub, which one process finds for all.
+/// The name of the claim on datasets of the Hub, which one process finds for all.
 const DATASETS: &str = ".datasets.json";
 /// The settings of all processes that currently work on the study.
 const SHARED_SETTINGS: &str = ".settings.toml";
@@ -49,7 +49,7 @@ const REPORTED: &str = ".reported";
 /// which one of them writes.
 ///
 /// # Errors
-/// As [`study`](super::study); [`Error::RunDirectory`] if other processes work on it with different settings
+/// See [`study`](super::study); [`Error::RunDirectory`] if other processes work on it with different settings
 /// or if its file system cannot be shared; [`Error::Training`] if this process gave no sign of life for so
 /// long that another one took over its work.
 pub fn study_shared(
@@ -128,7 +128,8 @@ fn take(config: &StudyConfig, claims: &Claims) -> Result<(WorkDir, String)> {
     })
 }
 
-/// Writes the settings of a study to its directory, unless it has them already, whatever its name.
+/// Writes the settings of a study to its directory, unless the directory has the same settings except for
+/// `out`.
 fn keep_settings(config: &StudyConfig, directory: &WorkDir) -> Result<()> {
     let settings = toml_of(config)?;
     match read_if_there(&directory.join(SETTINGS))? {
@@ -176,13 +177,13 @@ fn names_on_the_hub(config: &StudyConfig) -> Result<bool> {
     Ok(names.iter().any(|name| !name.exists()))
 }
 
-/// Everything that a study makes: untuned students, then cells.
+/// Returns everything that a study makes: untuned students, then cells.
 pub(super) fn all_cells(config: &StudyConfig) -> Vec<Cell> {
     let untuned = config.untuned_cells().into_iter();
     untuned.map(|cell| Cell { arm: ArmKind::Untuned, ..cell }).chain(config.cells()).collect()
 }
 
-/// The name of the claim on a cell.
+/// Returns the name of the claim on a cell.
 fn claim_of(config: &StudyConfig, cell: &Cell) -> String {
     let file = config.result_file(cell);
     let name = file.strip_prefix(config.out.join("results")).unwrap_or(&file);
@@ -242,7 +243,10 @@ impl Work<'_, '_> {
         // Processes of other versions hold only the lock of the run directory.
         let folder = self.config.cell_folder(cell);
         if FolderLock::is_taken(&folder) {
-            return Ok(Tried::Busy(format!("one holds {}: stop it if it hangs", folder.display())));
+            return Ok(Tried::Busy(format!(
+                "a process holds {}: stop it if it hangs",
+                folder.display()
+            )));
         }
         let about = name(self.config, cell).join(", ");
         held.tell(&about, self.context)?;
@@ -279,7 +283,7 @@ enum Tried {
     Busy(String),
 }
 
-/// A message about what this process waits for.
+/// Returns a message about what this process waits for.
 fn waiting(busy: &[String]) -> String {
     let mut holders: Vec<&str> =
         busy.iter().map(String::as_str).filter(|holder| !holder.is_empty()).collect();
@@ -327,7 +331,7 @@ impl Begun<'_, '_> {
         Ok(())
     }
 
-    /// The report of all cells, which one process writes and the others read.
+    /// Returns the report of all cells, which one process writes and the others read.
     fn report_once(self, claims: &Claims, command: &str) -> Result<Study> {
         let out = self.work.config.out.clone();
         let config = self.work.config;
@@ -345,7 +349,7 @@ impl Begun<'_, '_> {
         Ok(study)
     }
 
-    /// A digest of the results.
+    /// Returns a digest of the results.
     fn digest(&self) -> Result<String> {
         let config = self.work.config;
         let mut hash = Sha256::new();

@@ -75,7 +75,7 @@ impl Work<'_, '_> {
         Ok((summary, answers))
     }
 
-    /// A stored cell, which must match the current settings and data.
+    /// Returns a stored cell, which must match the current settings and data.
     pub(super) fn stored(&self, cell: &Cell, run: &RunConfig) -> Result<Option<StoredCell>> {
         let path = self.config.result_file(cell);
         let Some(found) = StoredCell::read(&path)? else { return Ok(None) };
@@ -83,7 +83,7 @@ impl Work<'_, '_> {
         Ok(Some(found))
     }
 
-    /// A stored untuned student.
+    /// Returns a stored untuned student.
     pub(super) fn stored_untuned(&self, cell: &Cell) -> Result<Option<StoredCell>> {
         self.stored(&Cell { arm: ArmKind::Untuned, ..cell.clone() }, &self.run_config(cell)?)
     }
@@ -161,7 +161,7 @@ impl Work<'_, '_> {
         Ok((summary, answers))
     }
 
-    /// How a cell's student is tested on all problems.
+    /// Returns how a cell's student is tested on all problems.
     fn asking(&self, cell: &Cell, run: &RunConfig, prepared: &Prepared) -> Asking {
         let held_out = held_out(run, prepared);
         let benchmarks = self.benchmarks(cell.comparison).iter().chain([&held_out]);
@@ -172,7 +172,7 @@ impl Work<'_, '_> {
         asked.collect()
     }
 
-    /// How a student is tested on a benchmark, and all settings that determine its answers.
+    /// Returns how a student is tested on a benchmark, and all settings that determine its answers.
     fn settings(
         &self,
         benchmark: &Benchmark,
@@ -207,8 +207,8 @@ impl Work<'_, '_> {
         (config, settings)
     }
 
-    /// A student's answers to benchmarks, stored in a folder with their settings. The student is loaded only
-    /// if answers are missing.
+    /// Returns a student's answers to benchmarks, stored in a folder with their settings. The student is
+    /// loaded only if answers are missing.
     fn asked(
         &self,
         load: &dyn Fn() -> Result<DecoderLm>,
@@ -233,7 +233,7 @@ impl Work<'_, '_> {
         Ok(asked)
     }
 
-    /// The answers of a cell's student to the held-out problems, which must be the current ones.
+    /// Returns the answers of a cell's student to the held-out problems, which must be the current ones.
     pub(super) fn held_out_answers(
         &self,
         cell: &Cell,
@@ -257,7 +257,7 @@ impl Work<'_, '_> {
     }
 }
 
-/// The held-out problems as a benchmark.
+/// Returns the held-out problems as a benchmark.
 fn held_out(run: &RunConfig, prepared: &Prepared) -> Benchmark {
     Benchmark::of_questions(HELD_OUT, &prepared.questions, run.evaluation.kind)
 }

@@ -43,8 +43,8 @@ impl RunTimes {
         self.0.iter().any(|(finished, _)| finished == cell)
     }
 
-    /// The estimated seconds for the unfinished runs among `cells`, or `None` if there are none or if no
-    /// estimate is possible yet.
+    /// Returns the estimated seconds for the unfinished runs among `cells`, or `None` if there are none or if
+    /// no estimate is possible yet.
     pub(super) fn left(&self, cells: &[Cell]) -> Option<f64> {
         let to_come: Vec<&Cell> = cells.iter().filter(|cell| !self.has(cell)).collect();
         if to_come.is_empty() { None } else { time_left(&self.0, &to_come) }

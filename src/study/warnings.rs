@@ -44,7 +44,7 @@ pub(super) fn of(config: &StudyConfig, data: &StudyData) -> Vec<String> {
     warnings
 }
 
-/// A warning about cells that are read from `results/` because their folders are missing.
+/// Returns a warning about cells that are read from `results/` because their folders are missing.
 pub(super) fn of_stored(cells: usize) -> Option<String> {
     (cells > 0).then(|| {
         format!(
@@ -83,7 +83,7 @@ pub(super) fn of_machines(machines: &[Machine]) -> Vec<String> {
     .collect()
 }
 
-/// A warning about cells whose answers were graded by different versions of the program.
+/// Returns a warning about cells whose answers were graded by different versions of the program.
 pub(super) fn of_versions(versions: &[Option<String>]) -> Option<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for version in versions {
@@ -127,7 +127,7 @@ fn few_problems(comparison: &ComparisonConfig, cells: &[&CellResult]) -> Option<
     })
 }
 
-/// A warning if even the smallest p-value would not be significant after correction.
+/// Returns a warning if even the smallest p-value would not be significant after correction.
 fn few_resamples(config: &StudyConfig, comparison: &ComparisonConfig) -> Option<String> {
     let tests = pairs(comparison).len() * config.students.len();
     let smallest = Difference::smallest_p(config.resamples);
@@ -142,7 +142,7 @@ fn few_resamples(config: &StudyConfig, comparison: &ComparisonConfig) -> Option<
     })
 }
 
-/// A warning if nearly all or nearly no answers are correct, so that differences have no room.
+/// Returns a warning if nearly all or nearly no answers are correct, so that differences have no room.
 fn no_room<'a>(name: &str, cells: impl Iterator<Item = &'a CellResult>) -> Option<String> {
     const EDGE: f64 = 0.05;
     let scores: Vec<f64> = cells.map(|(.., answers)| score_of(&answers.hits())).collect();
@@ -153,7 +153,7 @@ fn no_room<'a>(name: &str, cells: impl Iterator<Item = &'a CellResult>) -> Optio
         () => return None,
     };
     Some(format!(
-        "{name}: {edge} is correct, whatever the arm, so these scores say nothing about a gap; an \
+        "{name}: {edge} is correct in every arm, so these scores say nothing about a gap; an \
          interval of zero width does not mean certainty"
     ))
 }
@@ -188,7 +188,7 @@ fn one_source<'a>(
     warnings
 }
 
-/// A warning if training ends within an epoch: a control has the shares of its choice only over whole
+/// Returns a warning if training ends within an epoch: a control has the shares of its choice only over whole
 /// epochs.
 fn part_of_an_epoch<'a>(
     name: &str,
@@ -212,14 +212,14 @@ fn part_of_an_epoch<'a>(
     })
 }
 
-/// The share of each source in the rows that training saw.
+/// Returns the share of each source in the rows that training saw.
 fn seen_shares(summary: &Summary) -> BTreeMap<&str, f64> {
     let rows: u64 = summary.seen.iter().map(|source| source.rows).sum();
     let share = |rows_of: u64| rows_of as f64 / rows.max(1) as f64;
     summary.seen.iter().map(|source| (source.name.as_str(), share(source.rows))).collect()
 }
 
-/// The largest difference between two lists of shares, 0 if one of them is unknown.
+/// Returns the largest difference between two lists of shares, 0 if one of them is unknown.
 fn apart(first: &BTreeMap<&str, f64>, second: &BTreeMap<&str, f64>) -> f64 {
     let both = first.iter().filter_map(|(name, share)| Some((share, second.get(name)?)));
     both.map(|(first, second)| (first - second).abs()).fold(0.0, f64::max)

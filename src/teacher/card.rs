@@ -4,7 +4,7 @@ use super::config::{Keep, MakePairsConfig, Pick, TeacherConfig};
 use super::report::{PairsReport, in_table};
 use crate::eval::INSTRUCTION;
 
-/// The card in Markdown, with the front matter of a dataset on the Hub.
+/// Returns the card in Markdown, with the front matter of a dataset on the Hub.
 pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
     let data_file = |name: &str| format!("- config_name: {name}\n  data_files: {name}.jsonl\n");
     let files: String = ["pairs", "long", "short"].map(data_file).concat();
@@ -58,7 +58,7 @@ pub(super) fn card(config: &MakePairsConfig, report: &PairsReport) -> String {
     )
 }
 
-/// A teacher's settings, without the URL, which may be private.
+/// Returns a teacher's settings, without the URL, which may be private.
 fn teacher(role: &str, model: &str, config: &TeacherConfig) -> String {
     let (mut system, mut limits) = (String::new(), String::new());
     let drawn = |temperature: f64, top_p: f64, max_tokens: usize| {

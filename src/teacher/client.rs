@@ -102,12 +102,12 @@ impl ChatClient {
         self
     }
 
-    /// What the client is waiting for, if it is and this was not reported yet.
+    /// Returns what the client is waiting for, if it is and this was not reported yet.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A message about the responses as a whole, for after the last one.
+    /// Returns a message about the responses as a whole, for after the last one.
     pub fn notice(&self) -> Option<String> {
         let count = self.broken.load(Ordering::Relaxed);
         (count > 0).then(|| {
@@ -119,7 +119,7 @@ impl ChatClient {
         })
     }
 
-    /// The client's settings.
+    /// Returns the client's settings.
     pub fn config(&self) -> &ChatConfig {
         &self.config
     }
@@ -128,7 +128,7 @@ impl ChatClient {
         server_error(&self.config.url, what, hint)
     }
 
-    /// The body of a request.
+    /// Returns the body of a request.
     pub(super) fn request(&self, messages: &[(&str, &str)], ask: CompletionOptions) -> Value {
         let system = Some(("system", self.config.system.as_str())).filter(|m| !m.1.is_empty());
         let messages: Vec<Value> = system
@@ -224,7 +224,7 @@ impl ChatClient {
         }
     }
 
-    /// The variable of the key and the key, if there is one.
+    /// Returns the variable of the key and the key, if there is one.
     fn key(&self) -> Option<(&str, String)> {
         let variable = match self.config.key_variable.as_str() {
             "" if self.config.url.starts_with(OPENAI) => "OPENAI_API_KEY",
@@ -235,7 +235,7 @@ impl ChatClient {
         Some((variable, key?.trim().to_owned())).filter(|(_, key)| !key.is_empty())
     }
 
-    /// Whether the key is sent unencrypted over a network.
+    /// Returns whether the key is sent unencrypted over a network.
     pub(super) fn shows_key(&self) -> bool {
         let host = self.config.url.strip_prefix("http://");
         let is_here =
@@ -243,7 +243,7 @@ impl ChatClient {
         self.key().is_some() && host.is_some_and(|host| !is_here(host))
     }
 
-    /// The request with its key.
+    /// Returns the request with its key.
     fn with_key<B>(&self, request: RequestBuilder<B>) -> Result<RequestBuilder<B>, Failure> {
         match self.key() {
             None => Ok(request),
@@ -257,7 +257,7 @@ impl ChatClient {
         }
     }
 
-    /// The server's text, shortened and without the key.
+    /// Returns the server's text, shortened and without the key.
     fn quoted(&self, body: &str) -> String {
         const SHOWN: usize = 200;
         let said = match self.key() {
@@ -278,7 +278,7 @@ impl ChatClient {
         format!("it returned status {status}{colon}{said}")
     }
 
-    /// The hint for a rejected request.
+    /// Returns the hint for a rejected request.
     fn hint(&self, body: &Result<Vec<u8>, ureq::Error>, otherwise: &str) -> String {
         let body = body.as_ref().map(|body| String::from_utf8_lossy(body)).unwrap_or_default();
         let field = self.config.max_tokens_field.as_str();
@@ -365,7 +365,7 @@ impl ChatClient {
         }
     }
 
-    /// If the settings name no model, asks the server for the name of its only model.
+    /// Asks the server for the name of its only model if the settings name none.
     ///
     /// # Errors
     /// [`Error::Server`] if the request fails or the server does not list exactly one model;

@@ -290,7 +290,7 @@ impl RunningTotals {
     }
 }
 
-/// The error of a teacher that refused every problem. The refusals are then not about the problems.
+/// Returns the error of a teacher that refused every problem. The refusals are then not about the problems.
 fn refused_all(shared: &Shared<'_>, collected: &[Collected; 2]) -> Option<Error> {
     collected.iter().enumerate().find_map(|(role, Collected { counts, .. })| {
         if !counts.all_refused() || shared.answered[role].load(Ordering::SeqCst) {

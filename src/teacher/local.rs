@@ -122,7 +122,7 @@ impl LocalTeacher {
         Ok(Self { config, model: Mutex::new(model), fingerprint, files })
     }
 
-    /// The number that determines the random draws of a question.
+    /// Returns the number that determines the random draws of a question.
     fn number(question: &TeacherPrompt) -> u64 {
         let mut hash = Sha256::new();
         hash.update(question.seed.to_le_bytes());

@@ -85,22 +85,22 @@ impl PairsDirectory {
         Ok(Self { directory, part })
     }
 
-    /// The path of the directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The part that the directory is for, if any.
+    /// Returns the part that the directory is for, if any.
     pub(super) fn part(&self) -> Option<Part> {
         self.part
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub(super) fn files(&self) -> &WorkDir {
         &self.directory
     }
 
-    /// Whether the directory has rows of an earlier call.
+    /// Returns whether the directory has rows of an earlier call.
     fn has_rows(&self) -> bool {
         [LONG, SHORT]
             .iter()
@@ -333,7 +333,7 @@ fn tell_earlier(store: &Store, context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// Whether a response to any of these problems is saved.
+/// Returns whether a response to any of these problems is saved.
 fn knows_any(
     problems: &[BenchmarkProblem],
     config: &MakePairsConfig,
@@ -465,7 +465,7 @@ impl<'a> Files<'a> {
         Ok(report)
     }
 
-    /// The lengths of the rows' texts.
+    /// Returns the lengths of the rows' texts.
     fn lengths(&self) -> Result<[Vec<usize>; 2]> {
         let of = |role: usize, config: &TeacherConfig| -> Result<Vec<usize>> {
             let chosen = self.kept[role].iter().filter_map(|n| self.collected[role].chosen[*n]);
@@ -474,7 +474,7 @@ impl<'a> Files<'a> {
         Ok([of(0, &self.config.long)?, of(1, &self.config.short)?])
     }
 
-    /// The report, given the lengths of the rows' texts.
+    /// Returns the report, given the lengths of the rows' texts.
     fn report(&self, problems: ProblemCounts, lengths: [Vec<usize>; 2]) -> PairsReport {
         let [long, short] = self.collected.each_ref().map(|teacher| teacher.counts.clone());
         PairsReport {
@@ -487,7 +487,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The training text.
+    /// Returns the training text.
     fn text(&self, chosen: &Chosen, role: &TeacherConfig) -> Result<String> {
         let line = self.store.get(&chosen.request)?;
         let sample = line.as_ref().and_then(|line| line.response.samples.get(chosen.sample));

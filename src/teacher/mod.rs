@@ -104,7 +104,7 @@ pub struct TeacherPrompt {
 }
 
 impl TeacherPrompt {
-    /// The prompt of a local model.
+    /// Returns the prompt of a local model.
     pub(crate) fn prompt(&self) -> crate::data::Prompt<'_> {
         crate::data::Prompt { system: self.system.as_deref(), ..(&self.prompt).into() }
     }
@@ -125,32 +125,32 @@ pub struct Response {
 
 /// Answers questions, such as a server or a local model.
 pub trait Teacher: Send + Sync {
-    /// The teacher's name, such as the name of its model.
+    /// Returns the teacher's name, such as the name of its model.
     fn name(&self) -> String;
 
-    /// Where the teacher runs: a URL or a folder.
+    /// Returns where the teacher runs: a URL or a folder.
     fn place(&self) -> String;
 
-    /// Everything that the answer to a question depends on. Equal requests are asked only once.
+    /// Returns everything that the answer to a question depends on. Equal requests are asked only once.
     fn request(&self, question: &TeacherPrompt) -> Value;
 
-    /// Number of questions per call of [`Teacher::ask`].
+    /// Returns the number of questions per call of [`Teacher::ask`].
     fn batch(&self) -> usize {
         1
     }
 
-    /// Number of threads that call [`Teacher::ask`].
+    /// Returns the number of threads that call [`Teacher::ask`].
     fn threads(&self) -> usize {
         1
     }
 
-    /// What the teacher is waiting for, as a message for the user. `None` if it is not waiting, or if this
-    /// was already returned.
+    /// Returns what the teacher is waiting for, as a message for the user. `None` if it is not waiting, or if
+    /// this was already returned.
     fn trouble(&self) -> Option<String> {
         None
     }
 
-    /// A message about the answers as a whole, for after the last one.
+    /// Returns a message about the answers as a whole, for after the last one.
     fn notice(&self) -> Option<String> {
         None
     }
@@ -176,7 +176,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The error. After a stop, [`Error::Stopped`].
+    /// Returns the error. After a stop, [`Error::Stopped`].
     pub fn into_error(self) -> Error {
         match self {
             Self::Stopped => Error::stopped("nothing is lost"),

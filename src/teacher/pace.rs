@@ -15,7 +15,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A limit in requests per minute; 0 sets no limit.
+    /// Returns a limit in requests per minute; 0 sets no limit.
     pub(super) fn new(per_minute: f64) -> Self {
         let seconds = if per_minute > 0.0 { 60.0 / per_minute } else { 0.0 };
         let interval = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(3600));

@@ -47,7 +47,7 @@ impl OfTeacher {
         Self { chosen: chosen.collect(), counts: collected.counts.clone() }
     }
 
-    /// The kept answers; `None` if any of them is not stored.
+    /// Returns the kept answers; `None` if any of them is not stored.
     fn chosen(
         &self,
         problems: usize,
@@ -65,7 +65,7 @@ impl OfTeacher {
     }
 }
 
-/// The problems of a directory: all of them, or those of its part, whose record it writes.
+/// Returns the problems of a directory: all of them, or those of its part, whose record it writes.
 pub(super) fn own_problems(
     problems: Vec<BenchmarkProblem>,
     config: &MakePairsConfig,
@@ -218,7 +218,7 @@ fn same_left_out(
         return Ok(());
     }
     let other = parts.first().path.display();
-    let what = format!("it is of another job than {other}: other problems were left out");
+    let what = format!("it belongs to another job than {other}: other problems were left out");
     Err(refused(&part.path, what, "Join the parts of one job"))
 }
 

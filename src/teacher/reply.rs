@@ -47,7 +47,7 @@ impl TeacherSample {
         Self { reasoning, content: content.to_owned(), finish_reason }
     }
 
-    /// The training text.
+    /// Returns the training text.
     pub fn joined(&self, form: ReasoningForm) -> String {
         match (&self.reasoning, form) {
             (Some(reasoning), ReasoningForm::Think) => with_reasoning(reasoning, &self.content),
@@ -56,13 +56,14 @@ impl TeacherSample {
         }
     }
 
-    /// Whether the length limit truncated the answer. Servers have several words for that.
+    /// Returns whether the length limit truncated the answer. Servers have several words for that.
     pub fn is_cut(&self) -> bool {
         let reason = self.finish_reason.as_deref().unwrap_or_default().to_lowercase();
         reason.contains("length") || reason.contains("max_tok")
     }
 
-    /// Whether the answer ended normally, as far as is known, and not because of a filter or a limit.
+    /// Returns whether the answer ended normally, as far as the response shows, and not because of a filter
+    /// or a limit.
     pub fn is_whole(&self) -> bool {
         let reason = self.finish_reason.as_deref().unwrap_or("stop").to_lowercase();
         ["stop", "eos", "eos_token", "end_turn", "stop_sequence"].contains(&reason.as_str())
@@ -114,15 +115,15 @@ struct Usage {
     completion_tokens: Value,
 }
 
-/// A token count; `None` if the value is not a valid count.
+/// Returns a token count; `None` if the value is not a valid count.
 fn count(value: &Value) -> Option<u64> {
     let count = value.as_f64().filter(|count| (0.0..1e15).contains(count));
     count.map(|count| count as u64)
 }
 
 impl ChatReply {
-    /// Parses a response body. The error describes what is wrong. Incomplete characters, which servers
-    /// send if the length limit splits one, and non-finite numbers are accepted.
+    /// Parses a response body. The error describes the problem. Incomplete characters, which servers send if
+    /// the length limit splits one, and non-finite numbers are accepted.
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         let text = String::from_utf8_lossy(body);
         let is_mended = matches!(text, Cow::Owned(_));
@@ -144,8 +145,8 @@ impl ChatReply {
 }
 
 impl Choice {
-    /// The sample. Its content is empty if the message has none, for example because the reasoning used up
-    /// the length limit or because the model refused.
+    /// Returns the sample. Its content is empty if the message has none, for example because the reasoning
+    /// used up the length limit or because the model refused.
     fn sample(self) -> TeacherSample {
         let Message { content, reasoning_content, reasoning, thinking } = self.message;
         let mut thought = String::new();

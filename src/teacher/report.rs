@@ -77,7 +77,7 @@ impl AnswerCounts {
         self.with_correct + self.without_correct + self.refused + self.not_answered + self.skipped
     }
 
-    /// Whether the teacher refused every problem that it was asked.
+    /// Returns whether the teacher refused every problem that it was asked.
     pub(super) fn all_refused(&self) -> bool {
         self.refused > 0 && self.refused + self.skipped == self.done()
     }
@@ -154,7 +154,7 @@ pub struct PairsReport {
 }
 
 impl PairsReport {
-    /// The report as Markdown tables.
+    /// Returns the report as Markdown tables.
     pub fn to_markdown(&self) -> String {
         let ProblemCounts {
             read,
@@ -197,7 +197,7 @@ impl PairsReport {
         )
     }
 
-    /// The table of both teachers' answers.
+    /// Returns the table of both teachers' answers.
     fn answers(&self) -> Table {
         let teachers = [&self.long, &self.short];
         let mut table = Table::new([
@@ -231,7 +231,7 @@ impl PairsReport {
     }
 }
 
-/// A name that is safe in a table.
+/// Returns a name that is safe in a table.
 pub(super) fn in_table(name: &str) -> String {
     const SHOWN: usize = 100;
     let name = name.chars().map(|c| if c == '|' || c.is_control() { ' ' } else { c });

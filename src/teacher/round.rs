@@ -180,7 +180,7 @@ impl Round<'_> {
         self.tell.borrow_mut().push(event);
     }
 
-    /// The next question about a problem.
+    /// Returns the next question about a problem.
     fn question(&self, open: &Open) -> (TeacherPrompt, RequestHash) {
         let problem = &self.shared.problems[open.problem];
         question(problem, self.shared.config, self.part, open.asked)
@@ -350,7 +350,7 @@ impl Round<'_> {
     }
 }
 
-/// The next question about a problem after `asked` samples, and the hash of its request.
+/// Returns the next question about a problem after `asked` samples, and the hash of its request.
 fn question(
     problem: &BenchmarkProblem,
     config: &MakePairsConfig,
@@ -367,7 +367,7 @@ fn question(
     (question, hash)
 }
 
-/// The hash of the first request for a problem.
+/// Returns the hash of the first request for a problem.
 pub(super) fn first_request(
     problem: &BenchmarkProblem,
     config: &MakePairsConfig,
@@ -376,7 +376,7 @@ pub(super) fn first_request(
     question(problem, config, part, 0).1
 }
 
-/// The prompt of a problem.
+/// Returns the prompt of a problem.
 fn prompt(problem: &BenchmarkProblem, instruct: bool) -> String {
     match (instruct, problem.kind) {
         (false, _) => problem.problem.clone(),

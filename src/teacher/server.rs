@@ -13,8 +13,8 @@ pub struct ServerTeacher {
 }
 
 impl ServerTeacher {
-    /// A teacher with `concurrency` simultaneous requests. If the settings name no model, asks the server for
-    /// its only one.
+    /// Returns a teacher with `concurrency` simultaneous requests. If the settings name no model, asks the
+    /// server for its only one.
     ///
     /// # Errors
     /// Same as [`ChatConfig::validate`]; [`Error::Server`](crate::Error::Server) if the server does not
@@ -29,12 +29,12 @@ impl ServerTeacher {
         self
     }
 
-    /// Whether the key is sent unencrypted over a network.
+    /// Returns whether the key is sent unencrypted over a network.
     pub(super) fn shows_key(&self) -> bool {
         self.client.shows_key()
     }
 
-    /// The settings, including the name of the model.
+    /// Returns the settings, including the name of the model.
     pub fn config(&self) -> &ChatConfig {
         self.client.config()
     }

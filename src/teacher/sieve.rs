@@ -17,7 +17,7 @@ pub(super) struct LeftOut {
     like: String,
 }
 
-/// The problems to ask in order, those that are left out, and the counts.
+/// Returns the problems to ask in order, those that are left out, and the counts.
 ///
 /// # Errors
 /// [`Error::Stopped`](crate::Error::Stopped).

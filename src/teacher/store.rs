@@ -53,7 +53,7 @@ struct Inner {
     places: HashMap<RequestHash, u64>,
 }
 
-/// The hash of a request.
+/// Returns the hash of a request.
 pub(super) fn request_hash(role: &str, request: &serde_json::Value) -> RequestHash {
     // Canonical, so that the order of an object's keys does not matter.
     let mut hash = Sha256::new();
@@ -63,7 +63,7 @@ pub(super) fn request_hash(role: &str, request: &serde_json::Value) -> RequestHa
     hash.finalize().into()
 }
 
-/// JSON with sorted keys.
+/// Returns JSON with sorted keys.
 fn canonical(value: &serde_json::Value) -> String {
     use serde_json::Value;
     match value {
@@ -136,17 +136,17 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of responses.
+    /// Returns the number of responses.
     pub(super) fn len(&self) -> usize {
         self.inner().places.len()
     }
 
-    /// Whether the store has a response to a request.
+    /// Returns whether the store has a response to a request.
     pub(super) fn holds(&self, request: &RequestHash) -> bool {
         self.inner().places.contains_key(request)
     }
 
-    /// The response to a request, if there is one.
+    /// Returns the response to a request, if there is one.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Data`] if the file was changed meanwhile.

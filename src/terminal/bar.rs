@@ -129,7 +129,7 @@ impl Bar {
         self.screen.error_line(format!("{line} {message}").trim_end());
     }
 
-    /// The estimated time left, if known.
+    /// Returns the estimated time left, if known.
     fn time_left(&self) -> String {
         let Progress { done, total, before, tokens } = self.progress;
         let (made, elapsed) = (done.saturating_sub(before), self.started.elapsed());
@@ -169,7 +169,7 @@ fn styled(template: &str, default: fn() -> ProgressStyle) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// The style for a terminal width. The message is truncated to fit.
+/// Returns the style for a terminal width. The message is truncated to fit.
 fn style(width: usize, bytes: bool) -> ProgressStyle {
     let count = match bytes {
         true => "{binary_bytes}/{binary_total_bytes}",

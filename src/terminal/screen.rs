@@ -72,7 +72,7 @@ impl Screen {
         Self { state, is_terminal }
     }
 
-    /// Whether bars can be shown.
+    /// Returns whether bars can be shown.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
     }

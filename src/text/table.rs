@@ -59,12 +59,12 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The names of the columns.
+    /// Returns the names of the columns.
     pub fn header(&self) -> &[String] {
         &self.header
     }
 
-    /// The rows, each with one cell per column.
+    /// Returns the rows, each with one cell per column.
     pub fn rows(&self) -> &[Vec<String>] {
         &self.rows
     }

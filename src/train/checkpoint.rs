@@ -117,7 +117,7 @@ impl CheckpointStore {
         }
     }
 
-    /// The path of the checkpoint of a step.
+    /// Returns the path of the checkpoint of a step.
     pub fn place_of(&self, step: usize) -> PathBuf {
         self.folder.join(format!("step-{step:06}"))
     }
@@ -223,7 +223,7 @@ impl CheckpointStore {
         Ok(names.filter(begun).collect())
     }
 
-    /// All checkpoints, oldest first, valid or not.
+    /// Returns all checkpoints, oldest first, valid or not.
     fn all(&self) -> Result<Vec<(usize, PathBuf)>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -241,7 +241,7 @@ impl CheckpointStore {
         Ok(found)
     }
 
-    /// The directory of the newest checkpoint, valid or not.
+    /// Returns the directory of the newest checkpoint, valid or not.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -403,7 +403,7 @@ pub(super) fn verified_state(path: &Path) -> Result<State> {
         .map_err(|e| failed(format!("state.json: {e}")))
 }
 
-/// The file names in a checkpoint's manifest, and the manifest itself.
+/// Returns the file names in a checkpoint's manifest, and the manifest itself.
 pub(super) fn file_names(path: &Path) -> Result<Vec<String>> {
     const MANIFEST: &str = "manifest.json";
     let manifest: BTreeMap<String, FileEntry> =

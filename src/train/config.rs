@@ -60,8 +60,8 @@ pub struct ParameterGroup {
     /// matrices and 0 to norms and biases.
     #[serde(default)]
     pub weight_decay: Option<f64>,
-    /// The learning rate of the group is the scheduled rate times this factor. If unset, 1. 0 freezes the
-    /// group.
+    /// The learning rate of the group is the scheduled rate times this factor. If unset, it is 1. 0 freezes
+    /// the group.
     #[serde(default)]
     pub learning_rate_factor: Option<f64>,
 }
@@ -153,8 +153,8 @@ pub struct TrainConfig {
     /// `auto`.
     pub packing: Packing,
     /// Maximum positions, including padding, in a micro-batch. If set, it replaces `batch_size` in splitting
-    /// a step, which still has `batch_size` times `accumulate` rows. A longer row is a micro-batch of its
-    /// own. Set it if lengths vary and memory is tight.
+    /// a step, which still has `batch_size` times `accumulate` rows. A longer row forms its own micro-batch.
+    /// Set it if lengths vary and memory is tight.
     pub tokens_per_batch: Option<usize>,
 }
 
@@ -195,12 +195,12 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Rows in an optimizer step.
+    /// Returns the number of rows in an optimizer step.
     pub fn rows_per_step(&self) -> usize {
         self.batch_size * self.accumulate
     }
 
-    /// Options for computing a step's gradients.
+    /// Returns the options for computing a step's gradients.
     pub fn step_options(&self) -> StepOptions {
         StepOptions {
             objective: self.objective,
@@ -213,7 +213,7 @@ impl TrainConfig {
         self.layout().batches(rows)
     }
 
-    /// How rows are split into micro-batches.
+    /// Returns how rows are split into micro-batches.
     pub fn layout(&self) -> BatchLayout {
         BatchLayout {
             rows_per_batch: self.batch_size,
@@ -224,7 +224,7 @@ impl TrainConfig {
         }
     }
 
-    /// Total rows that training uses, given the rows per epoch.
+    /// Returns the total rows that training uses, given the rows per epoch.
     pub fn total_rows(&self, rows_per_epoch: usize) -> u64 {
         match self.steps {
             Some(steps) => (steps * self.rows_per_step()) as u64,
@@ -232,12 +232,12 @@ impl TrainConfig {
         }
     }
 
-    /// Total optimizer steps, given the rows per epoch.
+    /// Returns the total optimizer steps, given the rows per epoch.
     pub fn total_steps(&self, rows_per_epoch: usize) -> usize {
         self.total_rows(rows_per_epoch).div_ceil(self.rows_per_step() as u64) as usize
     }
 
-    /// The learning rate of a step (counted from 1) of `total`.
+    /// Returns the learning rate of a step (counted from 1) of `total`.
     pub fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
         if step <= self.warmup_steps {
             return self.learning_rate * step as f64 / self.warmup_steps as f64;

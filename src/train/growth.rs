@@ -30,8 +30,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link of `speed` gigabits per second, with a latency of 0.25 ms: the interval at which ranks poll for
-    /// messages.
+    /// Returns a link of `speed` gigabits per second, with a latency of 0.25 ms: the interval at which ranks
+    /// poll for messages.
     pub fn gigabits(speed: f64) -> Self {
         Self { bytes_per_second: speed * 1e9 / 8.0, latency: 0.25e-3 }
     }
@@ -53,7 +53,7 @@ pub struct StepTime {
 }
 
 impl StepTime {
-    /// The total time.
+    /// Returns the total time.
     pub fn total(&self) -> f64 {
         self.compute + self.exchange + self.update
     }
@@ -130,16 +130,16 @@ impl<'a> Network<'a> {
     }
 }
 
-/// Parallel efficiency: the time on one rank divided by `ranks` times the time on `ranks` ranks. 1 is linear
-/// speedup.
+/// Returns the parallel efficiency: the time on one rank divided by `ranks` times the time on `ranks` ranks.
+/// 1 is linear speedup.
 pub fn efficiency(load: &StepLoad, ranks: usize, link: &Link) -> f64 {
     let [one, several] = [1, ranks].map(|ranks| simulated_step(load, ranks, link).total());
     one / (ranks as f64 * several)
 }
 
-/// The fewest micro-batches per rank at which a step on `ranks` ranks reaches the efficiency `least`; `None`
-/// if 65,536 are too few. The number of lanes is `ranks` rounded up to a power of two, so otherwise some
-/// ranks have two lanes.
+/// Returns the fewest micro-batches per rank at which a step on `ranks` ranks reaches the efficiency `least`;
+/// `None` if 65,536 are too few. The number of lanes is `ranks` rounded up to a power of two, so otherwise
+/// some ranks have two lanes.
 pub fn fewest_micro_batches(
     load: &StepLoad,
     ranks: usize,

@@ -104,7 +104,7 @@ impl<M> std::fmt::Debug for Learner<M> {
 /// What [`Error::NotFinite`] names if a held-out loss is not finite.
 const HELD_OUT_LOSS: &str = "held-out loss";
 
-/// Whether an event that happens every `every` steps (0 means never) happens after this step.
+/// Returns whether an event that happens every `every` steps (0 means never) happens after this step.
 fn is_due(every: usize, step: usize) -> bool {
     every > 0 && step.is_multiple_of(every)
 }
@@ -124,7 +124,7 @@ impl<M: CausalLm> Learner<M> {
     /// passes it the learning rate of each step and the clipped gradients.
     ///
     /// # Errors
-    /// As [`Learner::new`]; [`Error::Config`] if the settings have parameter groups.
+    /// See [`Learner::new`]; [`Error::Config`] if the settings have parameter groups.
     pub fn with_optimizer(
         model: M,
         config: TrainConfig,
@@ -180,7 +180,7 @@ impl<M: CausalLm> Learner<M> {
         Ok(Self { state, config })
     }
 
-    /// The model in its current state.
+    /// Returns the model in its current state.
     ///
     /// # Panics
     /// If an earlier step panicked.
@@ -201,13 +201,13 @@ impl<M: CausalLm> Learner<M> {
         self.state.step
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> &TrainConfig {
         &self.config
     }
 
-    /// Whether the evaluation of the current step is still due, as after resuming from a checkpoint that was
-    /// written before it.
+    /// Returns whether the evaluation of the current step is still due, as after resuming from a checkpoint
+    /// that was written before it.
     pub fn evaluation_due(&self) -> bool {
         self.state.evaluation_due
     }
@@ -325,7 +325,7 @@ impl<M: CausalLm> Learner<M> {
     /// evaluation, or a step between two micro-batches; a resumed training repeats it.
     ///
     /// # Errors
-    /// As [`Learner::train_step`]; errors of the rows, the observer, and the checkpoints. Errors from outside
+    /// See [`Learner::train_step`]; errors of the rows, the observer, and the checkpoints. Errors from outside
     /// the training become [`Error::Interrupted`], which reports what is safe on disk.
     pub fn fit(&mut self, rows: &mut dyn RowStream, options: FitOptions<'_, M>) -> Result<Outcome> {
         let FitOptions { held_out, grader, observer, stop, checkpoints } = options;
@@ -338,7 +338,7 @@ impl<M: CausalLm> Learner<M> {
         if total_steps == 0 {
             return Err(Error::config(
                 "train.epochs",
-                format!("{} epochs of {per_epoch} rows make no step", self.config.epochs),
+                format!("{} epochs of {per_epoch} rows are less than one step", self.config.epochs),
                 "Raise `train.epochs`, or set `train.steps`",
             ));
         }
@@ -517,7 +517,7 @@ impl<M: CausalLm> Learner<M> {
         Ok(report)
     }
 
-    /// Whether early stopping ends the training here.
+    /// Returns whether early stopping ends the training here.
     fn is_past_its_best(&self) -> bool {
         self.config.early_stopping > 0 && self.state.selection.since >= self.config.early_stopping
     }
@@ -525,7 +525,7 @@ impl<M: CausalLm> Learner<M> {
     /// Evaluates on held-out rows and emits the report.
     ///
     /// # Errors
-    /// As [`held_out_losses`](super::held_out_losses); [`Error::NotFinite`].
+    /// See [`held_out_losses`](super::held_out_losses); [`Error::NotFinite`].
     pub fn evaluate(
         &self,
         held_out: &[HeldOut],

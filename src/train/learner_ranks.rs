@@ -33,14 +33,14 @@ impl<M: CausalLm> Learner<M> {
         Ok(self)
     }
 
-    /// How a step is divided among ranks.
+    /// Returns how a step is divided among ranks.
     pub(super) fn ranked(&self) -> Ranked<'_> {
         let (ranks, shards) = (&self.state.ranks, self.state.shards);
         Ranked { ranks, lanes: self.config.lanes, shards }
     }
 
-    /// The rows of a step. Work beyond reading them, such as asking a teacher, is done only for this rank's
-    /// rows.
+    /// Returns the rows of a step. Work beyond reading them, such as asking a teacher, is done only for this
+    /// rank's rows.
     pub(super) fn rows_of_step(
         &self,
         rows: &mut dyn RowStream,

@@ -44,7 +44,7 @@ pub fn step_gradients<M: CausalLm>(model: &M, batches: &[Batch]) -> Result<StepG
 /// number of micro-batches done so far.
 ///
 /// # Errors
-/// As [`step_gradients`]; [`Error::Config`] if the objective needs a teacher and a batch has none; errors of
+/// See [`step_gradients`]; [`Error::Config`] if the objective needs a teacher and a batch has none; errors of
 /// `progress`.
 pub fn step_gradients_with<M: CausalLm>(
     model: &M,
@@ -82,7 +82,7 @@ pub(super) fn step_gradients_in_lanes<M: CausalLm>(
     })
 }
 
-/// What the order of a sum depends on, for each micro-batch.
+/// Returns what the order of a sum depends on, for each micro-batch.
 pub(super) fn pieces(batches: &[Batch]) -> Vec<Piece> {
     let piece = |batch: &Batch| Piece {
         positions: batch.tokens + batch.padding(),
@@ -177,7 +177,7 @@ pub fn held_out_losses<M: CausalLm>(
 /// Like [`held_out_losses`], with the micro-batches divided among ranks. All ranks get the same losses.
 ///
 /// # Errors
-/// As [`held_out_losses`]; [`Error::Ranks`].
+/// See [`held_out_losses`]; [`Error::Ranks`].
 pub(super) fn held_out_losses_on<M: CausalLm>(
     model: &M,
     held_out: &[HeldOut],

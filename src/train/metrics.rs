@@ -87,7 +87,7 @@ impl<'a> MetricsFile<'a> {
     /// Opens the file of a resumed run. Lines of steps and evaluations that will be repeated are removed.
     ///
     /// # Errors
-    /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
+    /// See [`read_metrics`]; [`Error::Io`](crate::Error::Io).
     pub fn resume(path: &Path, reached: ResumePoint) -> Result<Self> {
         Ok(Self(TellingLog::new(StepLog::resume::<Metric>(path, reached)?)))
     }
@@ -122,7 +122,7 @@ impl<'a> SamplesFile<'a> {
     /// Opens the file of a new or resumed run. Lines that will be repeated are removed.
     ///
     /// # Errors
-    /// As [`read_metrics`]; [`Error::Io`](crate::Error::Io).
+    /// See [`read_metrics`]; [`Error::Io`](crate::Error::Io).
     pub fn resume(path: &Path, reached: ResumePoint) -> Result<Self> {
         Ok(Self(TellingLog::new(StepLog::resume::<SampleAnswer>(path, reached)?)))
     }

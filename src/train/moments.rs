@@ -27,12 +27,12 @@ pub(super) enum Moments {
 }
 
 impl Moments {
-    /// Whether a tensor of `count` elements has 8-bit moments.
+    /// Returns whether a tensor of `count` elements has 8-bit moments.
     fn is_8bit(kind: MomentType, count: usize) -> bool {
         kind == MomentType::EightBit && count >= LEAST_8BIT
     }
 
-    /// The number of updates so far.
+    /// Returns the number of updates so far.
     pub(super) fn time(&self) -> usize {
         match self {
             Self::F32(state) => state.time,
@@ -69,8 +69,8 @@ impl Moments {
         }
     }
 
-    /// The tensors in a checkpoint: `NAME.exp_avg` and `NAME.exp_avg_sq`, for 8-bit moments each with a
-    /// `.absmax` tensor.
+    /// Returns the tensors in a checkpoint: `NAME.exp_avg` and `NAME.exp_avg_sq`, for 8-bit moments each with
+    /// a `.absmax` tensor.
     pub(super) fn tensors(&self, name: &str) -> Vec<NamedTensor> {
         match self {
             Self::F32(state) => {
@@ -95,7 +95,7 @@ impl Moments {
         }
     }
 
-    /// The same tensors, read from an existing file.
+    /// Returns the same tensors, read from an existing file.
     pub(super) fn stored(
         files: &Rc<RefCell<WeightFiles>>,
         name: &str,

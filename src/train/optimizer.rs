@@ -33,7 +33,7 @@ pub trait Optimizer<M> {
     /// rate.
     fn step(&mut self, rate: f64, scale: f64, model: M, gradients: GradientsParams) -> M;
 
-    /// The name of the state file in a checkpoint's folder.
+    /// Returns the name of the state file in a checkpoint's folder.
     fn file_name(&self) -> &'static str;
 
     /// Writes the state to a file. Returns numbers that the checkpoint stores as well, for
@@ -43,7 +43,7 @@ pub trait Optimizer<M> {
     /// [`Error::Io`]; [`Error::Training`] if the device cannot be read.
     fn save(&self, model: &M, path: &Path) -> Result<BTreeMap<String, u64>>;
 
-    /// Whether the state can be sharded across ranks by parameters.
+    /// Returns whether the state can be sharded across ranks by parameters.
     fn is_divisible(&self) -> bool {
         false
     }
@@ -51,7 +51,7 @@ pub trait Optimizer<M> {
     /// Like [`Optimizer::save`], including the parts of the state that other ranks saved.
     ///
     /// # Errors
-    /// As [`Optimizer::save`]; [`Error::Config`] if the state cannot be sharded.
+    /// See [`Optimizer::save`]; [`Error::Config`] if the state cannot be sharded.
     fn save_joined(
         &self,
         model: &M,
@@ -123,7 +123,7 @@ impl FusedAdamW {
         }
     }
 
-    /// The update rule of a parameter and the factor of its learning rate.
+    /// Returns the update rule of a parameter and the factor of its learning rate.
     fn of(&self, name: &str, dimensions: usize) -> (AdamW, f64) {
         let usual = match dimensions {
             0 | 1 => &self.plain,
@@ -362,7 +362,7 @@ fn with_parameter_ids<M: Module>(module: M, ids: &BTreeMap<String, u64>) -> M {
     module.map(&mut Mapper { path: PathStack::default(), ids })
 }
 
-/// The global norm: the square root of the sum of squares of all gradients of a module.
+/// Returns the global norm: the square root of the sum of squares of all gradients of a module.
 ///
 /// # Errors
 /// [`Error::Training`] if the device cannot be read.
@@ -391,7 +391,7 @@ pub(super) fn squares_of(gradients: SumsOfSquares) -> Result<Vec<f32>> {
     gradients.sums().map_or(Ok(vec![]), |sums| Ok(host(sums)?.values))
 }
 
-/// The square root of the sum, added in f64.
+/// Returns the square root of the sum, added in f64.
 pub(super) fn norm_of(squares: Vec<f32>) -> f64 {
     squares.into_iter().map(f64::from).sum::<f64>().sqrt()
 }

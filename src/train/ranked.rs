@@ -68,7 +68,7 @@ impl Ranked<'_> {
     /// rank's parameters are returned.
     ///
     /// # Errors
-    /// As [`super::step_gradients_with`]; [`Error::Ranks`].
+    /// See [`super::step_gradients_with`]; [`Error::Ranks`].
     pub fn step_gradients<M: CausalLm>(
         &self,
         model: &M,
@@ -175,8 +175,8 @@ impl Ranked<'_> {
         Ok(all)
     }
 
-    /// The global gradient norm from the parts of all owners. All ranks get the same number, even if a device
-    /// sums in a different order each time.
+    /// Returns the global gradient norm from the parts of all owners. All ranks get the same number, even if
+    /// a device sums in a different order each time.
     fn norm(&self, own: &[Option<Tensor<1>>]) -> Result<f64> {
         let mut squares = SumsOfSquares::default();
         own.iter().flatten().cloned().for_each(|gradient| squares.add(gradient));
@@ -213,7 +213,7 @@ impl Ranked<'_> {
     }
 }
 
-/// The error for a missing term.
+/// Returns the error for a missing term.
 fn missing() -> Error {
     Error::Ranks {
         what: "a part of the step is missing".into(),
@@ -260,7 +260,7 @@ fn read_flat(
     gradients.collect()
 }
 
-/// The device of the gradients.
+/// Returns the device of the gradients.
 fn device_of<M: Module>(model: &M) -> Device {
     model.devices().first().cloned().unwrap_or_default().inner()
 }

@@ -29,8 +29,8 @@ pub(super) enum Sum {
 }
 
 impl Sum {
-    /// The sum of the micro-batches that have trained tokens; `None` if there are none. `lanes` is a power of
-    /// two.
+    /// Returns the sum of the micro-batches that have trained tokens; `None` if there are none. `lanes` is a
+    /// power of two.
     pub fn of(pieces: &[Piece], lanes: usize) -> Option<Self> {
         let mut chains: Vec<Vec<usize>> = vec![vec![]; lanes.max(1)];
         for (batch, lane) in parts(pieces, chains.len()).into_iter().enumerate() {
@@ -54,7 +54,7 @@ impl Sum {
         sums.pop().flatten()
     }
 
-    /// The micro-batches in order.
+    /// Returns the micro-batches in order.
     pub fn batches(&self) -> Vec<usize> {
         match self {
             Self::Chain(batches) => batches.clone(),
@@ -62,14 +62,14 @@ impl Sum {
         }
     }
 
-    /// The rank that computes all of it, if there is one.
+    /// Returns the rank that computes all of it, if there is one.
     fn owner(&self, division: &Division) -> Option<usize> {
         let batches = self.batches();
         let owner = division.owner(*batches.first()?);
         batches.iter().all(|batch| division.owner(*batch) == owner).then_some(owner)
     }
 
-    /// The terms of all ranks, in the order in which [`Sum::combined`] uses them.
+    /// Returns the terms of all ranks, in the order in which [`Sum::combined`] uses them.
     pub fn terms(&self, division: &Division) -> Vec<(usize, Self)> {
         if let Some(owner) = self.owner(division) {
             return vec![(owner, self.clone())];
@@ -132,8 +132,8 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// With at least as many lanes as ranks, ranks get whole lanes, so that each sends one sum. Otherwise
-    /// lanes are split.
+    /// Divides the lanes among ranks. With at least as many lanes as ranks, ranks get whole lanes, so that
+    /// each sends one sum. Otherwise lanes are split.
     pub fn new(pieces: &[Piece], lanes: usize, ranks: usize) -> Self {
         let owners = match lanes >= ranks {
             true => parts(pieces, lanes).into_iter().map(|lane| lane * ranks / lanes).collect(),

@@ -8,7 +8,7 @@ use burn::optim::GradientsParams;
 use burn::prelude::*;
 use std::ops::Range;
 
-/// Number of elements of each trained parameter, in module order.
+/// Returns the number of elements of each trained parameter, in module order.
 pub(super) fn counts<M: Module>(module: &M) -> Vec<usize> {
     struct Visitor(Vec<usize>);
     impl ModuleVisitor for Visitor {
@@ -23,12 +23,12 @@ pub(super) fn counts<M: Module>(module: &M) -> Vec<usize> {
     visitor.0
 }
 
-/// Names of the trained parameters, in module order.
+/// Returns the names of the trained parameters, in module order.
 pub(super) fn names<M: Module>(module: &M) -> Vec<String> {
     lazy_tensors(module, true).into_iter().map(|tensor| tensor.name).collect()
 }
 
-/// The parameters that each rank owns: contiguous, whole, and with roughly equal numbers of elements.
+/// Returns the parameters that each rank owns: contiguous, whole, and with roughly equal numbers of elements.
 pub(super) fn owned(counts: &[usize], ranks: usize) -> Vec<Range<usize>> {
     let all: usize = counts.iter().sum();
     let mut ranges: Vec<Range<usize>> = vec![0..0; ranks];

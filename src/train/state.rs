@@ -25,7 +25,7 @@ pub(super) struct LearnerState<M> {
 }
 
 impl<M: CausalLm> LearnerState<M> {
-    /// The model in its current state.
+    /// Returns the model in its current state.
     ///
     /// # Panics
     /// If an earlier step panicked.

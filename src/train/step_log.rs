@@ -9,10 +9,10 @@ use std::path::Path;
 
 /// A line that belongs to a step.
 pub trait StepRecord: Serialize + DeserializeOwned {
-    /// The step.
+    /// Returns the step.
     fn step(&self) -> usize;
 
-    /// Whether the line belongs to the evaluation after the step rather than to the step itself.
+    /// Returns whether the line belongs to the evaluation after the step rather than to the step itself.
     fn is_of_evaluation(&self) -> bool;
 }
 
@@ -58,7 +58,7 @@ impl StepLog {
     /// Opens the file of a resumed run. Lines that will be repeated are removed.
     ///
     /// # Errors
-    /// As [`read_lines`]; [`Error::Io`].
+    /// See [`read_lines`]; [`Error::Io`].
     pub fn resume<T: StepRecord>(path: &Path, reached: ResumePoint) -> Result<Self> {
         let kept: Vec<T> = match path.exists() {
             true => read_lines(path)?,
@@ -79,7 +79,7 @@ impl StepLog {
     /// Removes the lines after an earlier point.
     ///
     /// # Errors
-    /// As [`StepLog::resume`].
+    /// See [`StepLog::resume`].
     pub fn roll_back<T: StepRecord>(&mut self, reached: ResumePoint) -> Result<()> {
         *self = Self::resume::<T>(self.log.path(), reached)?;
         Ok(())

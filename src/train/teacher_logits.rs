@@ -95,7 +95,7 @@ impl TeacherLogitsHeader {
         Ok(())
     }
 
-    /// What the rows depend on: everything except the teacher's name.
+    /// Returns what the rows depend on: everything except the teacher's name.
     pub(crate) fn identity(&self) -> serde_json::Value {
         serde_json::json!({
             "top_k": self.top_k,
@@ -212,7 +212,7 @@ impl TeacherLogits {
     /// Adds the rows of another folder, which must have the same header.
     ///
     /// # Errors
-    /// As [`TeacherLogits::open`].
+    /// See [`TeacherLogits::open`].
     pub(crate) fn add_rows_of(&mut self, folder: &Path) -> Result<()> {
         part_paths(folder)?.into_iter().try_for_each(|(_, part)| self.index(part))
     }
@@ -270,17 +270,17 @@ impl TeacherLogits {
         Ok(())
     }
 
-    /// The header that all rows share.
+    /// Returns the header that all rows share.
     pub fn header(&self) -> &TeacherLogitsHeader {
         &self.header
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there are no rows.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -311,7 +311,7 @@ impl TeacherLogits {
     /// Reads the entry with a key, if it exists.
     ///
     /// # Errors
-    /// As [`TeacherLogits::read`].
+    /// See [`TeacherLogits::read`].
     pub(crate) fn read_key(&mut self, key: &str) -> Result<Option<TopTokens>> {
         let place = self.rows.get(key).copied();
         place.map(|place| self.read_at(place, key)).transpose()
@@ -380,7 +380,7 @@ impl LogitTeacher for TeacherLogits {
     }
 }
 
-/// The numbered parts of a folder in order. Other files are ignored.
+/// Returns the numbered parts of a folder in order. Other files are ignored.
 fn part_paths(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let read = |e| Error::io("read", folder, e);
     let mut parts = vec![];
@@ -420,7 +420,7 @@ impl TeacherLogitsWriter {
     /// Makes the checks of [`TeacherLogitsWriter::open`] without changing anything.
     ///
     /// # Errors
-    /// As [`WorkDirKind::check`](crate::files::WorkDirKind::check).
+    /// See [`WorkDirKind::check`](crate::files::WorkDirKind::check).
     pub fn check(folder: &Path) -> Result<()> {
         KIND.check(folder)
     }
@@ -476,7 +476,7 @@ impl TeacherLogitsWriter {
         self.known.contains(key)
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub(crate) fn directory(&self) -> &WorkDir {
         &self.directory
     }
@@ -496,7 +496,7 @@ impl TeacherLogitsWriter {
     /// Writes rows, identified by their keys, as one part.
     ///
     /// # Errors
-    /// As [`TeacherLogitsWriter::write`].
+    /// See [`TeacherLogitsWriter::write`].
     pub(crate) fn write_keyed(&mut self, rows: &[KeyedRow<'_>]) -> Result<()> {
         let mut tensors = BTreeMap::new();
         for KeyedRow { key, trained, label, top } in rows {

@@ -132,7 +132,7 @@ impl Observer for TensorBoard {
     }
 }
 
-/// The checksum of TFRecord files.
+/// Returns the checksum of TFRecord files.
 fn masked_checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }

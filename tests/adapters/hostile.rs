@@ -1,4 +1,4 @@
-//! What other files say.
+//! Adapter files from elsewhere: unsupported, misleading, and damaged ones.
 
 use super::*;
 

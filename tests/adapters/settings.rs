@@ -1,4 +1,4 @@
-//! What a user writes.
+//! Adapter settings that a user writes.
 
 use super::*;
 

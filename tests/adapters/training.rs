@@ -1,4 +1,4 @@
-//! Adapters that are trained here.
+//! Adapters trained by this crate.
 
 use super::*;
 

@@ -47,7 +47,7 @@ fn benchmarks_and_answers_are_read_as_training_files_are() {
         write("replies.jsonl", r#"{"key":"a","reply":["\\boxed{2}"],"text":"\\boxed{3}"}"#);
     let options = AnswerOptions { columns: map("solution=reply.0,id=key"), ..Default::default() };
     assert!(grade_answers(&bench, &replies, &options).unwrap().answers[0].correct);
-    // Problems and references of data sets as they are published.
+    // Problems and references of datasets as they are published.
     let dapo = write(
         "dapo.jsonl",
         r#"{"prompt":[{"role":"user","content":"1+1?"}],"reward_model":{"ground_truth":"2"}}"#,

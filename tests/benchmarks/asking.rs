@@ -1,5 +1,5 @@
-//! Benchmarks asked of a model: the same answers in any batches and after any stop, and a directory of
-//! answers that keeps models apart.
+//! Asking a model the problems of benchmarks: answers do not depend on batches or stops, and a
+//! directory of answers keeps models apart.
 
 use crate::benchmark;
 use crate::common::{command, devices, toy_run};

@@ -1,5 +1,5 @@
-//! A judge is asked about the misses only, and whatever the server does ends in a verdict or in an
-//! error that says what to do.
+//! A judge is asked only about misses. Whatever the server does, the result is a verdict or an
+//! error with a hint.
 
 use super::server::{Manner, Server, says};
 use mixdistill::Error;

@@ -1,4 +1,4 @@
-//! A teacher behind HTTP in this process: it answers sums, in whatever manner a test asks for.
+//! A teacher behind HTTP in this process. It answers sums, in the manner that a test asks for.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};

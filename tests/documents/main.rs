@@ -1,4 +1,4 @@
-//! Promise: what the documents show is there and works: commands, settings, links, tests, files.
+//! Promise: what the documents show exists and works: commands, settings, links, tests, and files.
 
 #[path = "../common/commands.rs"]
 mod commands;

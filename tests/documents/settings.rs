@@ -1,4 +1,4 @@
-//! Promise: documents show settings that there are, and the reference of settings is that of the code.
+//! Promise: documents show only existing settings, and the settings reference matches the code.
 
 use super::commands::{blocks, documents, name_of, repository};
 use mixdistill::eval::EvaluateConfig;
@@ -112,9 +112,19 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ")
 }
 
+/// Settings that change the defaults of others.
+type Variant = (&'static str, &'static [&'static str]);
+
 /// The reference of one kind of settings: a table of keys for each table of settings.
-fn reference<T: Settings>(command: &str) -> String {
-    let keys = Layers::<T>::new().unwrap().keys().unwrap();
+fn reference<T: Settings>(command: &str, variants: &[Variant]) -> String {
+    let keys_with = |set: &[&str]| {
+        let mut layers = Layers::<T>::new().unwrap();
+        set.iter().for_each(|assignment| layers.set(assignment).unwrap());
+        layers.keys().unwrap()
+    };
+    let keys = keys_with(&[]);
+    let variants = variants.iter().map(|(name, set)| (*name, *set, keys_with(set)));
+    let variants: Vec<_> = variants.collect();
     // Tables in the order in which their first keys stand.
     let mut tables: Vec<(&str, Vec<String>)> = vec![];
     for key in &keys {
@@ -129,7 +139,19 @@ fn reference<T: Settings>(command: &str) -> String {
             continue;
         }
         let (table, name) = key.path.rsplit_once('.').unwrap_or(("", &key.path));
-        let row = row(name, key);
+        // Defaults that differ from those of the variant before.
+        let mut others = String::new();
+        let mut last = key.value.as_ref();
+        for (with, set, keys) in &variants {
+            let value =
+                keys.iter().find(|one| one.path == key.path).and_then(|one| one.value.as_ref());
+            let is_set = set.iter().any(|one| one.starts_with(&format!("{}=", key.path)));
+            if let (Some(value), false) = (value, value == last || is_set) {
+                write!(others, "<br>`{value}` {with}").unwrap();
+            }
+            last = value;
+        }
+        let row = row(name, key, &others);
         match tables.iter_mut().find(|(known, _)| *known == table) {
             Some((_, rows)) => rows.push(row),
             None => tables.push((table, vec![row])),
@@ -149,7 +171,7 @@ fn reference<T: Settings>(command: &str) -> String {
     text
 }
 
-fn row(name: &str, key: &Key) -> String {
+fn row(name: &str, key: &Key, others: &str) -> String {
     let value = match (&key.value, key.required) {
         (Some(value), _) => format!("`{}`", value.replace('|', "\\|")),
         (None, true) => "required".into(),
@@ -160,7 +182,7 @@ fn row(name: &str, key: &Key) -> String {
     for choice in &key.choices {
         write!(effect, "<br>`{}`: {}", choice.name, cell(&choice.about)).unwrap();
     }
-    format!("| `{name}` | {value} | {} | {effect} |\n", cell(&key.kind))
+    format!("| `{name}` | {value}{others} | {} | {effect} |\n", cell(&key.kind))
 }
 
 /// Holds a page to what the code says, or writes it with `MIXDISTILL_WRITE_DOCS=1`.
@@ -189,7 +211,11 @@ Set a key in a TOML file (`--config run.toml`) or on the command line (`--set tr
 prints all settings as TOML. `N` in a heading stands for an entry of a list: its number, or its name where entries have \
 names (`data.sources.long.path`).
 ";
-    held("settings.md", "Settings", introduction, &reference::<RunConfig>("run.toml"));
+    let variants: [Variant; 2] = [
+        ("with `base_model`", &["base_model=M"]),
+        ("with `base_model` and `lora`", &["base_model=M", "lora.rank=16"]),
+    ];
+    held("settings.md", "Settings", introduction, &reference::<RunConfig>("run.toml", &variants));
 }
 
 #[test]
@@ -197,20 +223,20 @@ fn the_references_of_other_commands_are_those_of_the_code() {
     let introduction = "\
 Every setting of `evaluate`, for `--set`. This page is generated from the code.
 ";
-    let text = reference::<EvaluateConfig>("evaluate.toml");
+    let text = reference::<EvaluateConfig>("evaluate.toml", &[]);
     held("settings-evaluate.md", "Settings of evaluate", introduction, &text);
     let introduction = "\
 Every setting of `study`, for `--set` and `--config`. This page is generated from the code. Tables named `run` hold \
 [settings of a run](settings.md) that differ from the defaults.
 ";
-    let text = reference::<StudyConfig>("study.toml");
+    let text = reference::<StudyConfig>("study.toml", &[]);
     held("settings-study.md", "Settings of study", introduction, &text);
     #[cfg(feature = "teacher")]
     {
         let introduction = "\
 Every setting of `pairs`, for `--set` and `--config`. This page is generated from the code.
 ";
-        let text = reference::<mixdistill::teacher::MakePairsConfig>("pairs.toml");
+        let text = reference::<mixdistill::teacher::MakePairsConfig>("pairs.toml", &[]);
         held("settings-pairs.md", "Settings of pairs", introduction, &text);
     }
 }

@@ -1,4 +1,5 @@
-//! Qwen3.5: what transformers gives, what is set aside of a published folder, and thinking that can be switched.
+//! Qwen3.5: comparison with transformers, ignored parts of a published folder, and thinking that
+//! can be switched.
 
 use super::common::chat_folder::{ChatFolder, template};
 use super::common::{Said, adapter_of, generate, shaken, tiny};

@@ -1,4 +1,4 @@
-//! Files that are not what they say: errors, and nothing else.
+//! Damaged and misleading files: each gives an error and nothing else.
 
 use super::{Student, export, sentence_piece, small};
 use crate::common::{Said, devices};

@@ -1,4 +1,4 @@
-//! Cases for `tests/parity/check_gguf.py`: files, and what we make of the same prompts.
+//! Cases for `tests/parity/check_gguf.py`: files, and this crate's results for the same prompts.
 
 use super::{Student, cases, export, other_tokenizers};
 use crate::common::{devices, generate, say, smollm2};

@@ -1,4 +1,4 @@
-//! A model that is written and read again is the model.
+//! A model that is written and read again is unchanged.
 
 use super::{Student, cases, export, other_tokenizers, sentence_piece, small};
 use crate::common::{command, devices, relative_error, say, smollm2};

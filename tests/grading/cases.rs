@@ -1,5 +1,5 @@
-//! Promise: what a careful person says of an answer, the grader says. The rows of the shared file,
-//! graded as `evaluate` grades them, and whole texts by hand in `texts.txt`.
+//! Promise: the grader agrees with a careful person. The rows of the shared file are graded as
+//! `evaluate` grades them, and whole texts are written by hand in `texts.txt`.
 
 use super::common;
 use mixdistill::eval::{

@@ -1,6 +1,6 @@
-//! Promise: lenient about form, never about content. To a right answer a second value, a negation,
-//! a condition, a comparison or a doubt is added, and it is wrong, whichever of the two is the
-//! reference; a unit, a noun, a modulus or another spelling is added, and it stays right.
+//! Promise: the grader is lenient about form, but never about content. A second value, a negation,
+//! a condition, a comparison, or a doubt makes a right answer wrong, in either direction of the
+//! comparison. A unit, a noun, a modulus, or another spelling does not.
 
 use mixdistill::eval::{AnswerKind, same_answer};
 use proptest::prelude::*;

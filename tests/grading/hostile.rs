@@ -1,5 +1,5 @@
-//! Answers that are meant to hang or to crash a grader: each ends in "not equal", or in "equal" only
-//! against its own text, within the counted steps. The test prints the time that each took.
+//! Answers that are meant to hang or crash a grader. Each is "not equal", or "equal" only to its
+//! own text, within the counted steps. The test prints the time of each.
 
 use mixdistill::eval::{
     ANY, AnswerKind, MAX_STEPS, Tier, equal, extract, final_answer, grade, same_answer,

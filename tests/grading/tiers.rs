@@ -1,5 +1,5 @@
-//! Pairs of answers by hand, in `pairs.txt`, by the kinds that the mathematical tier knows; each is
-//! compared in both directions.
+//! Hand-written pairs of answers in `pairs.txt`, by the kinds that the mathematical tier knows.
+//! Each is compared in both directions.
 
 use mixdistill::eval::{Tier, equal};
 

@@ -1,5 +1,6 @@
-//! The whole way, by the program alone: a student and teachers' answers from a hub, a training, the student
-//! pushed back there, and as a file for llama.cpp, which `tests/parity/check_gguf.py` asks the same.
+//! The whole way with the program alone: a student and teachers' answers from a hub, training,
+//! pushing the student back, and a file for llama.cpp, which `tests/parity/check_gguf.py` asks the
+//! same questions.
 
 use super::cache;
 use super::common::chat_folder::ChatFolder;

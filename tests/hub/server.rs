@@ -1,4 +1,4 @@
-//! A small hub in this process, which speaks what the hub's client needs.
+//! A small hub in this process, with the API that the client needs.
 
 use super::store::{Store, push_answer};
 use mixdistill::hub::HubOptions;

@@ -1,4 +1,5 @@
-//! The part of the server that is pushed to: repositories, commits, and Xet's storage of big files.
+//! The part of the server that receives pushes: repositories, commits, and Xet's storage of large
+//! files.
 
 use super::server::{Request, TOKEN, reply};
 use serde_json::{Value, json};

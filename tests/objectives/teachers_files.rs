@@ -1,5 +1,5 @@
-//! A teacher's logits in files: written by several processes, read as the model gives them, and refused
-//! where they are damaged.
+//! Teacher logits in files: written by several processes, read back unchanged, and refused if
+//! damaged.
 
 use crate::common;
 use crate::{TEMPERATURE, plain_rows, teacher};

@@ -1,4 +1,4 @@
-//! The gated delta rule and the causal convolution, beside recurrences in f64.
+//! The gated delta rule and the causal convolution, compared with recurrences in f64.
 
 use super::input;
 use super::reference::silu;

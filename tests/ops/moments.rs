@@ -1,4 +1,4 @@
-//! AdamW's moments of 8 bits against a scalar model in f64, step by step.
+//! 8-bit moments of AdamW, compared with a scalar model in f64, step by step.
 
 use crate::support::{Case, cases, numbers, values};
 use burn::tensor::DType;

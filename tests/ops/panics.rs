@@ -1,4 +1,4 @@
-//! What must not pass: sizes that do not fit and indices outside of their tables.
+//! Invalid arguments that must panic: sizes that do not fit, and indices outside their tables.
 
 use super::support::{Case, cases};
 use burn::optim::Optimizer;

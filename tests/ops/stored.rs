@@ -1,5 +1,5 @@
-//! Weights in fewer bits: products, embeddings and losses with them are those with the numbers that
-//! their codes stand for, and these are bitsandbytes'.
+//! Quantized weights: products, embeddings, and losses equal those with the decoded numbers, which
+//! equal those of bitsandbytes.
 
 use super::support::{self, Case, cases, error, numbers, values};
 use burn::prelude::*;

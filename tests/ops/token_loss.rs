@@ -1,5 +1,5 @@
-//! Promise: label smoothing, z-loss and the divergences from a teacher are what their formulas say,
-//! with their gradients, and need no more than the teacher's likeliest tokens.
+//! Promise: label smoothing, z-loss, and the divergences from a teacher match their formulas, with
+//! their gradients, and need only the teacher's most likely tokens.
 
 use super::support::{Case, cases, check_composition, check_reference, numbers, run};
 use super::{input, values};

@@ -1,4 +1,4 @@
-//! What families of models other than Llama need: GEGLU, rotation of a part of each head, sliding
+//! Operations for model families other than Llama: GEGLU, partial rotation of heads, and sliding
 //! windows.
 
 use super::support::{cases, check_composition, check_reference, numbers, values};

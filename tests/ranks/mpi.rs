@@ -1,5 +1,5 @@
-//! Promise: `mpirun -np N mixdistill train` comes to the bits of one process; a rank that dies, hangs or
-//! differs ends all with one clear error, and the last checkpoint is safe.
+//! Promise: `mpirun -np N mixdistill train` produces the same bits as one process. If a rank dies,
+//! hangs, or differs, all end with one clear error, and the last checkpoint is safe.
 
 use super::common::{program, say};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Promise: a run on several ranks writes what a run on one writes.
+//! Promise: a run on several ranks writes the same results as a run on one rank.
 
 use super::common::{command, toy_run};
 use mixdistill::context::{Context, Outcome, StopFlag};

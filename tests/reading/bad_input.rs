@@ -1,5 +1,5 @@
-//! What is wrong with a file is said with file, line and column, what was found, what was expected
-//! and what to do.
+//! Errors about a file give the file, line, and column, what was found, what was expected, and what
+//! to do.
 
 use std::fs::File;
 use std::io::Write;

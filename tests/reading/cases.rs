@@ -1,5 +1,5 @@
-//! Small inputs modeled on reports of other tools' users, where they lie beside the repository: what
-//! a row says, and what must come of it.
+//! Small inputs modeled on reports of other tools' users, if they are beside the repository: rows
+//! and their expected results.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Compressed files, those of other programs in `files/` (made by `make_files.py`) among them.
+//! Compressed files, including those of other programs in `files/` (made by `make_files.py`).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

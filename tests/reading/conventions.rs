@@ -131,7 +131,7 @@ fn text_columns_win_over_conversations_unless_messages_is_named() {
     let line = r#"{"problem":"p","solution":"s","messages":[{"role":"user","content":"u"},{"role":"assistant","content":"a"}]}"#;
     assert_eq!(only(&read("a.jsonl", line, "")), ("p", "s"));
     assert_eq!(only(&read("a.jsonl", line, "messages=messages")), ("u", "a"));
-    // A prompt without a solution beside it is what such data sets repeat from the conversation.
+    // A prompt without a solution beside it is what such datasets repeat from the conversation.
     let line = line.replace("\"solution\":\"s\",", "");
     assert_eq!(only(&read("a.jsonl", line, "")), ("u", "a"));
 }

@@ -1,4 +1,4 @@
-//! Public data sets are read without flags: rows of our own in their columns (`data_sets/`, made by
+//! Public datasets are read without flags: rows of our own in their columns (`data_sets/`, made by
 //! `make_data_sets.py`), as JSONL and as Parquet. `docs/data.md` is the table of what is read.
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Rows that cannot be used are left out and counted by reason, up to a share; nothing is lost
-//! without a line.
+//! Rows that cannot be used are left out and counted by reason, up to a share. Every row is
+//! accounted for.
 
 use mixdistill::Error;
 use mixdistill::data::{ColumnMap, Join, LeftOut, MAX_LEFT_OUT, Pairs, Source};

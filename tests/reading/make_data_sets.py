@@ -1,8 +1,8 @@
-"""Rows of our own in the columns and types of public data sets, for tests/reading/data_sets.rs.
+"""Rows of our own in the columns and types of public datasets, for tests/reading/data_sets.rs.
 
     python make_data_sets.py data_sets
 
-Needs pyarrow 26.0.1. Writes each data set as JSONL and as Parquet.
+Needs pyarrow 26.0.1. Writes each dataset as JSONL and as Parquet.
 """
 
 import json

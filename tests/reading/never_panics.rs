@@ -74,7 +74,7 @@ fn conversations() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A record as data sets have them, or nearly.
+/// A record as datasets have them, or nearly.
 fn records() -> impl Strategy<Value = Value> {
     let value = prop_oneof![3 => any::<String>().prop_map(Value::from), 1 => values(), 1 => conversations()];
     prop_oneof![

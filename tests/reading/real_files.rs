@@ -1,4 +1,4 @@
-//! Public data sets, where they lie beside the repository.
+//! Public datasets, if they are beside the repository.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! CSV and TSV, those of pandas and of Python in `files/` (made by `make_files.py`) among them.
+//! CSV and TSV, including files of pandas and Python in `files/` (made by `make_files.py`).
 
 use mixdistill::data::{ColumnMap, read_records};
 use serde_json::Value;

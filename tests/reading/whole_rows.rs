@@ -1,5 +1,5 @@
-//! All that a row says is in the record: reasoning beside an answer, system texts, context, options,
-//! parts of a message; each can be left out by a setting.
+//! A record has everything that its row has: reasoning beside an answer, system texts, context,
+//! options, and parts of a message. Each can be left out by a setting.
 
 use crate::{Sample, assert_adds_up, error, only, read};
 

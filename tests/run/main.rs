@@ -347,7 +347,7 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
         (|c| c.data.max_length = 1, "data.max_length"),
         (|c| c.data.max_length = 5, "no row fits 5 tokens"),
         (|c| c.data.hold_out = 1.0, "data.hold_out"),
-        (|c| (c.train.steps, c.train.epochs) = (None, 1e-4), "make no step"),
+        (|c| (c.train.steps, c.train.epochs) = (None, 1e-4), "less than one step"),
         (|c| c.model.vocab_size = 50, "the tokenizer has"),
         (|c| c.model.num_key_value_heads = 3, "num_key_value_heads"),
         (|c| c.model.hidden_size = 0, "model.hidden_size"),

@@ -1,4 +1,4 @@
-//! What `mixdistill score` tells, and which files and sources it refuses.
+//! What `mixdistill score` prints, and which files and sources it refuses.
 
 use super::{Heard, StopAt, common, lines, to_file};
 use common::chat_folder::ChatFolder;

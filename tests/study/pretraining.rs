@@ -1,4 +1,4 @@
-//! Students of a study that are pretrained on data of their own.
+//! Students of a study that are pretrained on their own data.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Promise: what a study stores of finished cells is enough to go on and to report, holds no problem
-//! and no answer, and is never taken for cells of other settings, data or problems.
+//! Promise: the stored results of finished cells are enough to resume and to report, hold no
+//! problem and no answer, and are never mistaken for cells of other settings, data, or problems.
 
 use super::{Told, common, config, files, quiet, toml_string};
 use mixdistill::Part;

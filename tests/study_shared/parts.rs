@@ -1,4 +1,4 @@
-//! Promise: parts of a study that know nothing of each other come to the report of one process.
+//! Promise: independent parts of a study produce the same report as one process.
 
 use super::*;
 

@@ -34,7 +34,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The row without its label.
+    /// Returns the row without its label.
     pub fn example(&self) -> Example<'_> {
         Example {
             tokens: &self.tokens,
@@ -48,10 +48,10 @@ impl Row {
 
 /// An endless sequence of rows by number. Row `n` is always the same, so a run can resume anywhere.
 pub trait RowStream {
-    /// The number of rows in an epoch.
+    /// Returns the number of rows in an epoch.
     fn rows_per_epoch(&self) -> usize;
 
-    /// The rows with these numbers.
+    /// Returns the rows with these numbers.
     ///
     /// # Errors
     /// Errors of reading a row.
@@ -258,7 +258,7 @@ impl Batch {
         self.teacher = (all.k > 0).then_some(all);
     }
 
-    /// The number of positions without a token.
+    /// Returns the number of positions without a token.
     pub fn padding(&self) -> usize {
         self.rows * self.length - self.tokens
     }

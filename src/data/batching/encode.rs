@@ -45,7 +45,7 @@ pub struct LengthLimit {
 }
 
 impl LengthLimit {
-    /// A limit above which rows are left out and counted.
+    /// Returns a limit above which rows are left out and counted.
     pub fn drop_beyond(tokens: usize) -> Self {
         Self { tokens, too_long: TooLong::Drop }
     }
@@ -67,23 +67,23 @@ pub struct Example<'a> {
 }
 
 impl Example<'_> {
-    /// The number of input tokens: all but the last.
+    /// Returns the number of input tokens: all but the last.
     pub(super) fn inputs(&self) -> usize {
         self.tokens.len().saturating_sub(1)
     }
 
-    /// The number of tokens trained as targets. Position p predicts token p + 1, so the first is at
+    /// Returns the number of tokens trained as targets. Position p predicts token p + 1, so the first is at
     /// `prompt - 1`, and the first token of a row is never a target.
     pub(crate) fn targets(&self) -> usize {
         (self.inputs() - self.first_target()).saturating_sub(count(self.untrained))
     }
 
-    /// The first input whose target is trained.
+    /// Returns the first input whose target is trained.
     pub(super) fn first_target(&self) -> usize {
         self.prompt.saturating_sub(1).min(self.inputs())
     }
 
-    /// The ranges of tokens that are trained as targets, in ascending order.
+    /// Returns the ranges of tokens that are trained as targets, in ascending order.
     pub(crate) fn trained_ranges(&self) -> Vec<Range<usize>> {
         let mut start = self.prompt.max(1);
         let mut ranges = vec![];
@@ -96,13 +96,13 @@ impl Example<'_> {
         ranges
     }
 
-    /// The number of trained tokens.
+    /// Returns the number of trained tokens.
     pub fn trained(&self) -> usize {
         (self.tokens.len() - self.prompt).saturating_sub(count(self.untrained))
     }
 }
 
-/// The number of tokens in ranges.
+/// Returns the number of tokens in ranges.
 fn count(ranges: &[Range<u32>]) -> usize {
     ranges.iter().map(|range| range.len()).sum()
 }
@@ -302,7 +302,7 @@ impl Encoded {
         Ok(Self { sources })
     }
 
-    /// The tokens of a record, or `None` if it was not encoded or exceeds the limit.
+    /// Returns the tokens of a record, or `None` if it was not encoded or exceeds the limit.
     pub fn example(&self, source: usize, record: usize) -> Option<Example<'_>> {
         let encoded = self.sources.get(source)?;
         let &(start, length, prompt) = encoded.rows.get(record)?;
@@ -312,7 +312,7 @@ impl Encoded {
         (length > 0).then_some(Example { tokens, prompt, untrained, ..Example::default() })
     }
 
-    /// The lengths of all records.
+    /// Returns the lengths of all records.
     pub fn lengths(&self) -> Lengths {
         let length = |source, record| {
             let example = self.example(source, record)?;
@@ -366,7 +366,7 @@ fn within_limit(mut row: LaidOut, limit: LengthLimit) -> RowFit {
     RowFit::Fits { row, cut }
 }
 
-/// A key for a row's tokens and prompt in files: 32 hexadecimal digits (half of a SHA-256).
+/// Returns a key for a row's tokens and prompt in files: 32 hexadecimal digits (half of a SHA-256).
 pub(crate) fn row_key(example: &Example) -> String {
     let mut hash = Sha256::new();
     hash.update((example.prompt as u64).to_le_bytes());

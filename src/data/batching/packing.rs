@@ -52,19 +52,19 @@ pub struct BatchSize {
 }
 
 impl BatchSize {
-    /// The number of positions, including padding.
+    /// Returns the number of positions, including padding.
     pub fn positions(&self) -> usize {
         self.rows * self.length
     }
 }
 
 impl BatchLayout {
-    /// A layout with a fixed number of rows per micro-batch.
+    /// Returns a layout with a fixed number of rows per micro-batch.
     pub fn rows(rows_per_batch: usize, multiple: usize, packing: Packing) -> Self {
         Self { rows_per_batch, tokens_per_batch: None, packing, multiple, bucket: false }
     }
 
-    /// The micro-batches of one optimizer step. Each row is in exactly one.
+    /// Returns the micro-batches of one optimizer step. Each row is in exactly one.
     pub fn batches(&self, rows: &[Row]) -> Vec<Batch> {
         let batch = |size: &BatchSize| {
             let examples = size.members.iter().map(|row| rows[*row].example());
@@ -76,14 +76,14 @@ impl BatchLayout {
         self.sizes_of(rows).iter().map(batch).collect()
     }
 
-    /// The sizes of the micro-batches of one optimizer step, by its rows.
+    /// Returns the sizes of the micro-batches of one optimizer step, by its rows.
     pub fn sizes_of(&self, rows: &[Row]) -> Vec<BatchSize> {
         let inputs: Vec<usize> = rows.iter().map(inputs).collect();
         self.sizes(&inputs)
     }
 
-    /// The sizes of the micro-batches of one optimizer step, by the number of input tokens of its rows (all
-    /// but the last token).
+    /// Returns the sizes of the micro-batches of one optimizer step, by the number of input tokens of its
+    /// rows (all but the last token).
     pub fn sizes(&self, inputs: &[usize]) -> Vec<BatchSize> {
         /// Share of padding above which packing pays off.
         const MOST_PADDING: f64 = 0.1;
@@ -100,7 +100,7 @@ impl BatchLayout {
         }
     }
 
-    /// Rows of similar length side by side.
+    /// Combines rows of similar length.
     fn padded(&self, inputs: &[usize]) -> Vec<BatchSize> {
         let mut sorted: Vec<usize> = (0..inputs.len()).collect();
         sorted.sort_by_key(|row| inputs[*row]);
@@ -150,7 +150,7 @@ impl BatchLayout {
     }
 }
 
-/// The number of input tokens of a row: all but the last.
+/// Returns the number of input tokens of a row: all but the last.
 fn inputs(row: &Row) -> usize {
     row.tokens.len().saturating_sub(1)
 }

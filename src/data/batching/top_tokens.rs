@@ -20,7 +20,7 @@ pub struct TopTokens {
 }
 
 impl TopTokens {
-    /// Whether it fits this number of trained tokens.
+    /// Returns whether it fits this number of trained tokens.
     pub fn fits(&self, trained: usize) -> bool {
         self.k > 0
             && trained.checked_mul(self.k) == Some(self.tokens.len())

@@ -71,7 +71,7 @@ pub(super) fn with_turns(
     })
 }
 
-/// The error for an earlier answer that the template changes.
+/// Returns the error for an earlier answer that the template changes.
 fn rewritten(
     turn: usize,
     alone: &RowTokens,

@@ -77,8 +77,8 @@ impl AnswerForm {
         found.unwrap_or_else(|| Self::usual(prompt))
     }
 
-    /// The form by the text before a sample's reasoning and between it and the answer. `behind` is the text
-    /// between the prompt and the reasoning, if the whole text starts with the prompt.
+    /// Returns the form by the text before a sample's reasoning and between it and the answer. `behind` is
+    /// the text between the prompt and the reasoning, if the whole text starts with the prompt.
     fn around(before: &str, behind: Option<&str>, close: &str, prompt: &str) -> Self {
         let lower = before.to_ascii_lowercase();
         let start = MARKS.iter().filter_map(|(open, _)| lower.rfind(open)).max();
@@ -92,7 +92,7 @@ impl AnswerForm {
         }
     }
 
-    /// The form of most models.
+    /// Returns the form of most models.
     fn usual(prompt: &str) -> Self {
         let end = prompt.trim_end().to_ascii_lowercase();
         let ends = |(open, close): &&(&str, &str)| end.ends_with(open) || end.ends_with(close);
@@ -101,13 +101,13 @@ impl AnswerForm {
         Self { open, close, place: None, is_known: true }
     }
 
-    /// Whether the template's tags are the ones used in rows.
+    /// Returns whether the template's tags are the ones used in rows.
     pub(super) fn is_usual(&self) -> bool {
         self.is_known && self.open.trim() == OPEN && self.close.trim() == CLOSE
     }
 
-    /// Whether the template's text for a row's `solution`, after the prompt, opens and closes reasoning no
-    /// more often than the row does.
+    /// Returns whether the template's text for a row's `solution`, after the prompt, opens and closes
+    /// reasoning no more often than the row does.
     pub(super) fn is_once(&self, written: Written<'_>, text: &str, solution: &str) -> bool {
         let opens = |text: &str| text.matches(OPEN).count();
         let before = usize::from(matches!(written, Written::Opened(_)));
@@ -115,8 +115,8 @@ impl AnswerForm {
         before + opens(text) <= opens(solution).max(1) && closes(text) <= closes(solution)
     }
 
-    /// Whether `text` has reasoning and answer in this order, and no more often than a text of this form that
-    /// ends with `after`.
+    /// Returns whether `text` has reasoning and answer in this order, and no more often than a text of this
+    /// form that ends with `after`.
     pub(super) fn holds_once(
         &self,
         text: &str,
@@ -131,7 +131,7 @@ impl AnswerForm {
         behind.contains(answer) && is_once
     }
 
-    /// The part of the form that `prompt` has after `problem`, and its offset.
+    /// Returns the part of the form that `prompt` has after `problem`, and its offset.
     pub(super) fn written<'a>(&self, prompt: &'a str, problem: &str) -> (usize, Written<'a>) {
         let (turn, space) = prompt.split_at(prompt.trim_end().len());
         // A tag at the end of the problem does not count unless something follows it.
@@ -154,7 +154,8 @@ impl AnswerForm {
         }
     }
 
-    /// The text that a model writes after its prompt. `None` for reasoning after a prompt that closed it.
+    /// Returns the text that a model writes after its prompt. `None` for reasoning after a prompt that closed
+    /// it.
     pub(super) fn rest(
         &self,
         written: Written<'_>,

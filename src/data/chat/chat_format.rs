@@ -151,8 +151,8 @@ impl ChatFormat {
         Ok(())
     }
 
-    /// The tokens of a conversation, up to the next answer. The run's system prompt replaces that of the
-    /// conversation.
+    /// Returns the tokens of a conversation, up to the next answer. The run's system prompt replaces that of
+    /// the conversation.
     ///
     /// # Errors
     /// [`Error::Template`] if the template rejects the conversation; errors of the tokenizer.
@@ -181,12 +181,12 @@ impl ChatFormat {
         self
     }
 
-    /// The template.
+    /// Returns the template.
     pub fn template(&self) -> &ChatTemplate {
         &self.template
     }
 
-    /// The conversation up to the answer. The run's system prompt replaces that of the row.
+    /// Returns the conversation up to the answer. The run's system prompt replaces that of the row.
     fn messages(&self, prompt: Prompt<'_>) -> Vec<Message> {
         let system = self.system.as_deref().or(prompt.system);
         let system = system.into_iter().map(|text| Message::new("system", text));
@@ -196,7 +196,7 @@ impl ChatFormat {
         system.chain(earlier).chain([Message::new("user", prompt.problem)]).collect()
     }
 
-    /// An earlier answer, with its reasoning where the template expects it.
+    /// Returns an earlier answer, with its reasoning where the template expects it.
     fn earlier_answer(&self, text: &str) -> Message {
         let place = self.form.as_ref().and_then(|form| form.place);
         match (place, divided(text)) {
@@ -224,7 +224,7 @@ impl ChatFormat {
         }
     }
 
-    /// The texts of prompts and of the conversations with their answers, alternating.
+    /// Returns the texts of prompts and of the conversations with their answers, alternating.
     fn conversations(&self, answers: &[(Prompt<'_>, &str)]) -> Result<Vec<String>> {
         let with_answer = |(prompt, solution): &(Prompt<'_>, &str)| {
             let mut messages = self.messages(*prompt);
@@ -242,14 +242,14 @@ impl ChatFormat {
         self.template.render_all(&wanted)
     }
 
-    /// The text of a prompt, and that of the conversation with its answer.
+    /// Returns the text of a prompt, and that of the conversation with its answer.
     fn conversation_texts(&self, prompt: Prompt<'_>, solution: &str) -> Result<[String; 2]> {
         let mut texts = self.conversations(&[(prompt, solution)])?.into_iter();
         Ok(std::array::from_fn(|_| texts.next().unwrap_or_default()))
     }
 
-    /// The text that a model writes after the prompt: reasoning, answer, and end. `whole` is the template's
-    /// text of the conversation with the answer.
+    /// Returns the text that a model writes after the prompt: reasoning, answer, and end. `whole` is the
+    /// template's text of the conversation with the answer.
     fn written_by_the_model<'w>(
         &self,
         prompt: &str,
@@ -299,8 +299,8 @@ impl ChatFormat {
         Ok(Cow::Owned(rest + &self.after))
     }
 
-    /// The text after the prompt if tags in the answer are plain words, hidden from the template. `None` if
-    /// there are none, or if the template changes them anyway.
+    /// Returns the text after the prompt if tags in the answer are plain words, hidden from the template.
+    /// `None` if there are none, or if the template changes them anyway.
     fn with_marks_as_words(&self, row: &Hidden<'_>) -> Result<Option<String>> {
         /// Noncharacters, which never occur in text.
         const STAND_INS: [(&str, &str); 2] = [(OPEN, "\u{fdd0}"), (CLOSE, "\u{fdd1}")];
@@ -315,8 +315,8 @@ impl ChatFormat {
         Ok(rest.map(|rest| STAND_INS.into_iter().fold(rest.to_owned(), show)))
     }
 
-    /// The text after the prompt if the template takes reasoning separately. `None` if it drops any text,
-    /// repeats it, or begins differently.
+    /// Returns the text after the prompt if the template takes reasoning separately. `None` if it drops any
+    /// text, repeats it, or begins differently.
     fn with_reasoning_apart(
         &self,
         prompt: &str,
@@ -334,7 +334,7 @@ impl ChatFormat {
         Ok(is_whole.then(|| rest.to_owned()))
     }
 
-    /// The error for a row with reasoning if the prompt excludes it.
+    /// Returns the error for a row with reasoning if the prompt excludes it.
     fn not_to_reason(&self, prompt: &str) -> Error {
         Error::Template {
             name: self.template.name().to_owned(),
@@ -350,7 +350,7 @@ impl ChatFormat {
         }
     }
 
-    /// The text of the answer and everything after it.
+    /// Returns the text of the answer and everything after it.
     fn rest<'a>(&self, prompt: &str, whole: &'a str, solution: &str) -> Result<&'a str> {
         let failed = |what: String, hint: &str| Error::Template {
             name: self.template.name().to_owned(),
@@ -525,7 +525,7 @@ impl PromptTemplate for ChatFormat {
     }
 }
 
-/// An earlier exchange with stand-ins for the names of special tokens.
+/// Returns an earlier exchange with stand-ins for the names of special tokens.
 fn hidden_turn(tokenizer: &TextTokenizer, turn: &EarlierTurn) -> EarlierTurn {
     EarlierTurn {
         problem: tokenizer.hide_special(turn.problem.trim()).into_owned(),
@@ -533,12 +533,12 @@ fn hidden_turn(tokenizer: &TextTokenizer, turn: &EarlierTurn) -> EarlierTurn {
     }
 }
 
-/// Whether reasoning tags are names of special tokens.
+/// Returns whether reasoning tags are names of special tokens.
 fn hides_marks(tokenizer: &TextTokenizer) -> bool {
     [OPEN, CLOSE].iter().any(|mark| tokenizer.hide_special(mark) != *mark)
 }
 
-/// An answer with stand-ins for the names of special tokens, except for its reasoning tags.
+/// Returns an answer with stand-ins for the names of special tokens, except for its reasoning tags.
 fn hide_special_of_answer<'a>(tokenizer: &TextTokenizer, text: &'a str) -> Cow<'a, str> {
     match divided(text) {
         (Some(reasoning), answer) if hides_marks(tokenizer) => {
@@ -549,12 +549,12 @@ fn hide_special_of_answer<'a>(tokenizer: &TextTokenizer, text: &'a str) -> Cow<'
     }
 }
 
-/// Whether a text contains another, ignoring white space.
+/// Returns whether a text contains another, ignoring white space.
 fn holds(text: &str, part: &str) -> bool {
     text.contains(part) || squeezed(text).contains(&squeezed(part))
 }
 
-/// Whether concatenated texts end with these parts, ignoring white space.
+/// Returns whether concatenated texts end with these parts, ignoring white space.
 fn ends_with(texts: &[&str], parts: &[&str]) -> bool {
     let mut end = letters_from_the_end(texts);
     letters_from_the_end(parts).all(|c| end.next() == Some(c))
@@ -564,12 +564,12 @@ fn letters_from_the_end<'a>(texts: &'a [&str]) -> impl Iterator<Item = char> + '
     texts.iter().rev().flat_map(|text| text.chars().rev()).filter(|c| !c.is_whitespace())
 }
 
-/// A text without its white space.
+/// Returns a text without its white space.
 fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
 }
 
-/// A text for a message: complete, or its two ends.
+/// Returns a text for a message: complete, or its two ends.
 fn shortened(text: &str) -> String {
     with_middle_left_out(text, [1000, 1000])
 }

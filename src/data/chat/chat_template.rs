@@ -138,12 +138,12 @@ impl ChatTemplate {
         Ok(self)
     }
 
-    /// The template's source.
+    /// Returns the template's source.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The file, or another name.
+    /// Returns the file, or another name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -233,7 +233,7 @@ impl ChatTemplate {
     }
 }
 
-/// The engine as configured by transformers.
+/// Returns the engine as configured by transformers.
 fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -261,7 +261,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     Ok(environment)
 }
 
-/// Jinja's `format` filter: `'%s, %s' | format(a, b)`, or values by name.
+/// Implements Jinja's `format` filter: `'%s, %s' | format(a, b)`, or values by name.
 fn format_filter(format: &Value, values: Rest<ValueOrKwargs>) -> Result<String, minijinja::Error> {
     let values = values.into_values();
     match arguments::divided(&values) {
@@ -274,7 +274,7 @@ fn format_filter(format: &Value, values: Rest<ValueOrKwargs>) -> Result<String, 
     }
 }
 
-/// Whether the error is that the engine's `%` only supports numbers.
+/// Returns whether the error is that the engine's `%` only supports numbers.
 fn is_of_percent(error: &minijinja::Error) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
@@ -426,7 +426,7 @@ impl TokenizerConfig {
         Ok(Self { name, json })
     }
 
-    /// The text of a special token such as `eos_token`.
+    /// Returns the text of a special token such as `eos_token`.
     pub(super) fn token(&self, key: &str) -> Option<&str> {
         let token = self.json.get(key)?;
         token.as_str().or_else(|| token.get("content")?.as_str())

@@ -39,7 +39,7 @@ impl Message {
         Self { role: role.into(), content: content.into(), beside: None }
     }
 
-    /// The size of its texts in bytes.
+    /// Returns the size of its texts in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.content.len() + self.beside.as_ref().map_or(0, |beside| beside.text.len())
     }

@@ -48,24 +48,24 @@ pub(crate) fn marked(text: &str) -> Marked<'_> {
     }
 }
 
-/// Whether a system text asks for these markers.
+/// Returns whether a system text asks for these markers.
 pub(crate) fn asks_for_marks(system: &str) -> bool {
     THOUGHT.iter().all(|mark| system.contains(mark))
 }
 
-/// Whether a text is a reasoning tag.
+/// Returns whether a text is a reasoning tag.
 pub(crate) fn is_reasoning_mark(text: &str) -> bool {
     let is = |mark: &str| text.trim().eq_ignore_ascii_case(mark);
     MARKS.iter().any(|(open, close)| is(open) || is(close))
 }
 
-/// Whether a prompt ends with an opening tag, so that an answer begins inside the reasoning.
+/// Returns whether a prompt ends with an opening tag, so that an answer begins inside the reasoning.
 pub(crate) fn ends_in_reasoning(prompt: &str) -> bool {
     let prompt = prompt.trim_end().to_ascii_lowercase();
     MARKS.iter().any(|(open, _)| prompt.ends_with(open))
 }
 
-/// Reasoning in its tags followed by the answer: the text to train on.
+/// Returns reasoning in its tags followed by the answer: the text to train on.
 pub(crate) fn with_reasoning(reasoning: &str, answer: &str) -> String {
     format!("{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}")
 }
@@ -85,7 +85,7 @@ pub(crate) fn divided(text: &str) -> (Option<&str>, &str) {
     (Some(reasoning.trim()), answer.trim())
 }
 
-/// Whether a text is only reasoning, closed or not, without an answer.
+/// Returns whether a text is only reasoning, closed or not, without an answer.
 pub(crate) fn is_only_reasoning(text: &str) -> bool {
     let text = text.trim();
     let begins = |(open, _): &&(&str, &str)| {

@@ -47,13 +47,13 @@ impl<'a> From<&'a String> for Prompt<'a> {
 
 /// Lays out prompts and answers as tokens.
 pub trait PromptTemplate: Send + Sync {
-    /// The tokens before the answer, as at inference.
+    /// Returns the tokens before the answer, as at inference.
     ///
     /// # Errors
     /// If the template does not support the prompt.
     fn prompt(&self, tokenizer: &TextTokenizer, prompt: Prompt<'_>) -> Result<Vec<u32>>;
 
-    /// The tokens of [`PromptTemplate::prompt`], followed by those of the answer and its end.
+    /// Returns the tokens of [`PromptTemplate::prompt`], followed by those of the answer and its end.
     ///
     /// # Errors
     /// If the template does not support the prompt or the answer.
@@ -64,8 +64,8 @@ pub trait PromptTemplate: Send + Sync {
         solution: &str,
     ) -> Result<RowTokens>;
 
-    /// The rows of several prompts and answers, in order. The result equals that of [`PromptTemplate::row`]
-    /// for each, but may be faster.
+    /// Returns the rows of several prompts and answers, in order. The result equals that of
+    /// [`PromptTemplate::row`] for each, but may be faster.
     fn rows(
         &self,
         tokenizer: &TextTokenizer,
@@ -74,7 +74,7 @@ pub trait PromptTemplate: Send + Sync {
         answers.iter().map(|(prompt, solution)| self.row(tokenizer, *prompt, solution)).collect()
     }
 
-    /// The token that ends an answer.
+    /// Returns the token that ends an answer.
     fn end_token(&self, tokenizer: &TextTokenizer) -> u32 {
         tokenizer.end_token()
     }
@@ -104,7 +104,7 @@ impl Default for PlainTemplate {
 }
 
 impl PlainTemplate {
-    /// The text before the answer, without earlier turns.
+    /// Returns the text before the answer, without earlier turns.
     pub fn prompt_text(&self, prompt: Prompt<'_>) -> String {
         let system = prompt.system.map_or(String::new(), |text| format!("{}\n\n", text.trim()));
         format!("{system}{}", self.problem_text(prompt.problem))
@@ -143,7 +143,7 @@ impl PlainTemplate {
         )
     }
 
-    /// The text of an answer.
+    /// Returns the text of an answer.
     pub fn answer_text<'a>(&self, solution: &'a str) -> &'a str {
         solution.trim()
     }

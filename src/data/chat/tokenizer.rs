@@ -51,9 +51,9 @@ pub struct TextTokenizer {
     dividing: Arc<Vec<String>>,
 }
 
-/// The special tokens after which text is encoded as if it started there: no component of the tokenizer
-/// depends on the position in the text, and the token neither absorbs adjacent text nor is part of another
-/// token.
+/// Returns the special tokens after which text is encoded as if it started there: no component of the
+/// tokenizer depends on the position in the text, and the token neither absorbs adjacent text nor is part of
+/// another token.
 fn dividing_tokens(tokenizer: &Tokenizer) -> Vec<String> {
     /// Components that treat every piece of text alike.
     const ALIKE: [&str; 13] = [
@@ -216,7 +216,7 @@ impl TextTokenizer {
         Self::from_file(&folder.join("tokenizer.json"), end_token)
     }
 
-    /// The tokens that `tokenizer.json` prepends to text by itself.
+    /// Returns the tokens that `tokenizer.json` prepends to text by itself.
     fn own_prefix(&self) -> Result<Vec<u32>> {
         const SAMPLE: &str = "a";
         let with = self.encoded(&self.marked, SAMPLE, true)?;
@@ -225,8 +225,8 @@ impl TextTokenizer {
         Ok(with[..length.unwrap_or(0)].to_vec())
     }
 
-    /// The tokenizer of the toy corpus. Its tokens are known words, signs with the spaces around them,
-    /// characters, and bytes. Every digit is a token. Decoding restores any text exactly.
+    /// Returns the tokenizer of the toy corpus. Its tokens are known words, signs with the spaces around
+    /// them, characters, and bytes. Every digit is a token. Decoding restores any text exactly.
     ///
     /// `words` are texts whose words (letters with a preceding space) become tokens.
     ///
@@ -267,44 +267,44 @@ impl TextTokenizer {
         Self::new(tokenizer, "built-in".into(), Some(END))
     }
 
-    /// The file's path, or `built-in`.
+    /// Returns the file's path, or `built-in`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Vocabulary size including added tokens: one more than the largest token ID.
+    /// Returns the vocabulary size including added tokens: one more than the largest token ID.
     pub fn vocabulary_size(&self) -> usize {
         let vocabulary = self.plain.get_vocab(true);
         vocabulary.values().max().map_or(0, |id| *id as usize + 1)
     }
 
-    /// The token that ends an answer.
+    /// Returns the token that ends an answer.
     pub fn end_token(&self) -> u32 {
         self.end.0
     }
 
-    /// The text of the end token.
+    /// Returns the text of the end token.
     pub fn end_token_text(&self) -> &str {
         &self.end.1
     }
 
-    /// The ID of a token, by its text.
+    /// Returns the ID of a token, by its text.
     pub fn token(&self, text: &str) -> Option<u32> {
         self.plain.token_to_id(text)
     }
 
-    /// The text of a token, by its ID.
+    /// Returns the text of a token, by its ID.
     pub fn token_text(&self, token: u32) -> Option<String> {
         self.plain.id_to_token(token)
     }
 
-    /// The first token ID with a different text in another tokenizer. `None` if they are all equal.
+    /// Returns the first token ID with a different text in another tokenizer. `None` if they are all equal.
     pub fn first_difference(&self, other: &Self) -> Option<u32> {
         let count = self.vocabulary_size().max(other.vocabulary_size()) as u32;
         (0..count).find(|token| self.token_text(*token) != other.token_text(*token))
     }
 
-    /// Whether a token is special, such as an end of turn.
+    /// Returns whether a token is special, such as an end of turn.
     pub fn is_special(&self, token: u32) -> bool {
         self.special_ids.contains_key(&token)
     }
@@ -317,7 +317,7 @@ impl TextTokenizer {
         tokens
     }
 
-    /// The text that [`with_bos`](Self::with_bos) prepends. Empty if there is none.
+    /// Returns the text that [`with_bos`](Self::with_bos) prepends. Empty if there is none.
     pub fn bos_text(&self) -> String {
         self.bos.iter().filter_map(|token| self.plain.id_to_token(*token)).collect()
     }
@@ -374,13 +374,13 @@ impl TextTokenizer {
         Ok(tokens)
     }
 
-    /// Whether this is the same tokenizer or a clone of it.
+    /// Returns whether this is the same tokenizer or a clone of it.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.marked, &other.marked)
     }
 
-    /// The length of the prefix, in bytes, that can be encoded separately from what follows: up to the end of
-    /// the last special token that divides text. 0 if there is none.
+    /// Returns the length of the prefix, in bytes, that can be encoded separately from what follows: up to
+    /// the end of the last special token that divides text. 0 if there is none.
     pub(super) fn divided_at(&self, text: &str) -> usize {
         // Such texts are encoded piece by piece anyway.
         if text.chars().any(|c| self.hidden(c).is_some()) {
@@ -405,7 +405,7 @@ impl TextTokenizer {
         text
     }
 
-    /// The name that a stand-in character replaces.
+    /// Returns the name that a stand-in character replaces.
     fn hidden(&self, c: char) -> Option<&str> {
         let index = u32::from(c).checked_sub(FIRST_STAND_IN)?;
         Some(&self.special.get(index as usize)?.0)

@@ -129,7 +129,7 @@ impl<'a, A: Fn(u32, usize) -> bool> Owners<'a, A> {
         }
     }
 
-    /// The first position that has source `from` and could have `to`.
+    /// Returns the first position that has source `from` and could have `to`.
     fn first(&mut self, from: usize, to: usize) -> Option<u32> {
         let movers = &mut self.movers[from * self.left.len() + to];
         while let Some(&Reverse(place)) = movers.peek() {
@@ -328,7 +328,7 @@ impl TokenSearch<'_> {
         tokens
     }
 
-    /// Sum of the absolute differences between shares and weights. NaN for an impossible move.
+    /// Returns the sum of the absolute differences between shares and weights. NaN for an impossible move.
     fn deviation(&self, moves: &[Move]) -> f64 {
         let tokens = self.after(moves);
         let total: f64 = tokens.iter().sum();
@@ -374,7 +374,7 @@ mod tests {
         }
     }
 
-    /// A simple version of [`exact`]: each exchange searches the whole order.
+    /// Returns a simple version of [`exact`]: each exchange searches the whole order.
     fn exact_by_looking_through_all(
         order: &[u32],
         weights: &[f64],

@@ -19,7 +19,8 @@ struct Mover {
 impl Eq for Mover {}
 
 impl Ord for Mover {
-    /// The cheapest is the greatest, since the heap has it on top. Among equal ones, the first is.
+    /// Orders the cheapest last, since the heap has the greatest on top. Among equal ones, the first is the
+    /// greatest.
     fn cmp(&self, other: &Self) -> Ordering {
         other.cost.total_cmp(&self.cost).then(other.place.cmp(&self.place))
     }
@@ -78,7 +79,7 @@ struct Search<'a, C> {
 }
 
 impl<C: Fn(u32, usize) -> Option<f64>> Search<'_, C> {
-    /// The cost of a source's answer to the problem at a position.
+    /// Returns the cost of a source's answer to the problem at a position.
     fn cost(&self, place: u32, source: usize) -> Option<f64> {
         (self.cost)(self.order[place as usize], source)
     }
@@ -106,7 +107,7 @@ impl<C: Fn(u32, usize) -> Option<f64>> Search<'_, C> {
         }
     }
 
-    /// The cheapest position that has source `from` and could have `to`.
+    /// Returns the cheapest position that has source `from` and could have `to`.
     fn cheapest_mover(&mut self, from: usize, to: usize) -> Option<Mover> {
         let movers = &mut self.movers[from * self.counts.len() + to];
         while let Some(mover) = movers.peek() {
@@ -119,8 +120,8 @@ impl<C: Fn(u32, usize) -> Option<f64>> Search<'_, C> {
         None
     }
 
-    /// The cheapest exchange that moves the counts toward their bounds or, failing that, lowers the cost: the
-    /// positions that move, each with its new source.
+    /// Returns the cheapest exchange that moves the counts toward their bounds or, failing that, lowers the
+    /// cost: the positions that move, each with its new source.
     fn best_exchange(&mut self) -> Option<Vec<(u32, usize)>> {
         /// Tolerance for rounding errors in sums of costs.
         const ROUNDING: f64 = 1e-12;
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
     use crate::random::Stream;
 
-    /// The distance of the counts from their bounds, and the cost.
+    /// Returns the distance of the counts from their bounds, and the cost.
     fn value(
         assignment: &[usize],
         bounds: &[(usize, usize)],
@@ -203,7 +204,7 @@ mod tests {
         Some((missed.sum(), cost))
     }
 
-    /// The best of all assignments.
+    /// Returns the best of all assignments.
     fn brute_force(bounds: &[(usize, usize)], costs: &[Vec<Option<f64>>]) -> (usize, f64) {
         let width = bounds.len();
         let all = 0..width.pow(costs.len() as u32);

@@ -15,7 +15,7 @@ pub enum ChoiceBy {
     Rsr,
     /// Mean negative log-likelihood under the untuned student, lowest first (GRAPE, arXiv 2502.04194).
     Nll,
-    /// Local average log probability under the untuned student, highest first (Just et al., arXiv
+    /// Local average log-probability under the untuned student, highest first (Just et al., arXiv
     /// 2510.03988).
     Lalp,
     /// Number of trained tokens in the answer, fewest first.
@@ -41,7 +41,7 @@ impl ChoiceBy {
         Self::Chance,
     ];
 
-    /// The name in settings, such as `rsr`.
+    /// Returns the name in settings, such as `rsr`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rsr => "rsr",
@@ -54,7 +54,7 @@ impl ChoiceBy {
         }
     }
 
-    /// The name in reports, such as `RSR`.
+    /// Returns the name in reports, such as `RSR`.
     pub fn title(self) -> &'static str {
         match self {
             Self::Rsr => "RSR",
@@ -66,12 +66,13 @@ impl ChoiceBy {
         }
     }
 
-    /// Whether it needs the untuned student's scores of the answers.
+    /// Returns whether it needs the untuned student's scores of the answers.
     pub fn needs_student(self) -> bool {
         matches!(self, Self::Rsr | Self::Nll | Self::Lalp)
     }
 
-    /// Which end of the scores is usually preferred. `None` for a column, whose meaning only the user knows.
+    /// Returns which end of the scores is usually preferred. `None` for a column, whose meaning only the user
+    /// knows.
     pub fn usual(self) -> Option<Prefer> {
         match self {
             Self::Rsr | Self::Nll | Self::Shortest | Self::Chance => Some(Prefer::Lowest),
@@ -92,7 +93,7 @@ pub enum Prefer {
 }
 
 impl Prefer {
-    /// The other end.
+    /// Returns the other end.
     pub fn opposite(self) -> Self {
         match self {
             Self::Lowest => Self::Highest,
@@ -107,8 +108,8 @@ impl Prefer {
 pub struct ChoiceConfig {
     /// Score to choose answers by. The scores `rsr`, `nll`, and `lalp` are computed with the untuned student.
     pub by: ChoiceBy,
-    /// Which scores to prefer, `lowest` or `highest`. If unset, the usual end for the score. Required with
-    /// `mixture.choice.by = "column"`, and not allowed with `chance`.
+    /// Which scores to prefer, `lowest` or `highest`. If unset, the usual end for the score is used. Required
+    /// with `mixture.choice.by = "column"`, and not allowed with `chance`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer: Option<Prefer>,
     /// Keep the exact shares of `mixture.weights`; scores only decide which problems get which source's
@@ -123,8 +124,8 @@ pub struct ChoiceConfig {
     /// the weights determine the shares (`mixture.choice.within_share` or `chance`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ceiling: BTreeMap<String, f64>,
-    /// With `mixture.choice.by = "lalp"`: number of preceding steps that the student sees besides the
-    /// problem. If unset, 4.
+    /// With `mixture.choice.by = "lalp"`: number of preceding steps that the student sees in addition to the
+    /// problem. If unset, it is 4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
     /// File of scores, as written by the `score` command. Missing scores are computed and added to it. If
@@ -134,7 +135,7 @@ pub struct ChoiceConfig {
 }
 
 impl ChoiceConfig {
-    /// A choice by this score, without bounds.
+    /// Returns a choice by this score, without bounds.
     pub fn by(by: ChoiceBy) -> Self {
         Self {
             by,
@@ -147,14 +148,14 @@ impl ChoiceConfig {
         }
     }
 
-    /// The preferred end of the scores.
+    /// Returns the preferred end of the scores.
     pub fn prefers(&self) -> Prefer {
         self.prefer.or(self.by.usual()).unwrap_or(Prefer::Lowest)
     }
 }
 
 impl MixtureConfig {
-    /// Whether the choice, and not the weights, determines the shares of the sources.
+    /// Returns whether the choice, and not the weights, determines the shares of the sources.
     pub fn chooses_share(&self) -> bool {
         self.choice.as_ref().is_some_and(|c| !c.within_share && c.by != ChoiceBy::Chance)
     }

@@ -50,8 +50,8 @@ pub struct ChoiceReport {
 }
 
 impl ChoiceReport {
-    /// By how many standard deviations the mean score of the chosen answers is better than that of random
-    /// ones. `None` if the shares leave no room for chance.
+    /// Returns by how many standard deviations the mean score of the chosen answers is better than that of
+    /// random ones. `None` if the shares leave no room for chance.
     pub fn deviations(&self) -> Option<f64> {
         let better = match self.prefer {
             Prefer::Lowest => self.by_chance - self.chosen,
@@ -153,7 +153,7 @@ impl<'a> Candidates<'a> {
         Ok(candidates)
     }
 
-    /// All answers to a problem, as source and record.
+    /// Returns all answers to a problem, as source and record.
     fn all(&self, problem: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
         let sources = 0..self.pairs.sources().len();
         sources.flat_map(move |source| {
@@ -173,13 +173,13 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// The cost to minimize.
+    /// Returns the cost to minimize.
     fn cost(&self, source: usize, record: usize) -> Option<f64> {
         let score = self.score(source, record)?;
         Some(if self.choice.prefers() == Prefer::Lowest { score } else { -score })
     }
 
-    /// The best answer of a source to a problem; the first wins ties.
+    /// Returns the best answer of a source to a problem; the first wins ties.
     fn best(&self, problem: usize, source: usize) -> Option<(usize, f64)> {
         let costs = self.pairs.candidates(problem, source);
         let costs = costs.filter_map(|record| Some((record, self.cost(source, record)?)));
@@ -224,7 +224,7 @@ impl<'a> Candidates<'a> {
         Chosen { records: sources.iter().enumerate().map(record).collect(), sources }
     }
 
-    /// The minimum and maximum number of problems of each source.
+    /// Returns the minimum and maximum number of problems of each source.
     fn bounds(&self, weights: &[f64]) -> Result<Vec<(usize, usize)>> {
         let (problems, choice) = (self.pairs.len(), self.choice);
         if choice.within_share {
@@ -350,8 +350,8 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Mean and standard deviation, over draws, of the mean score of random answers with the same number from
-    /// each source.
+    /// Returns the mean and standard deviation, over draws, of the mean score of random answers with the same
+    /// number from each source.
     fn chance(&self, chosen: &Chosen, seed: u64) -> (f64, f64) {
         let (pairs, width) = (self.pairs, self.pairs.sources().len());
         // Enough draws for two digits of the deviation, and fewer if each is expensive.

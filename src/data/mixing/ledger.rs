@@ -61,12 +61,12 @@ pub struct SourceLedger {
 }
 
 impl SourceLedger {
-    /// Unusable records. Ledgers of earlier versions count only empty ones.
+    /// Returns the number of unusable records. Ledgers of earlier versions count only empty ones.
     pub fn unusable(&self) -> usize {
         self.left_out.rows().max(self.empty_problems + self.empty_solutions)
     }
 
-    /// The source's lines below the table.
+    /// Returns the source's lines below the table.
     fn remarks(&self) -> Vec<String> {
         let mut lines = vec![];
         if let Some(columns) = &self.columns {
@@ -113,7 +113,7 @@ impl SourceLedger {
         .filter(|(count, _)| *count > 0)
     }
 
-    /// A line with the number of records left out, by reason. `None` if there are none.
+    /// Returns a line with the number of records left out, by reason. `None` if there are none.
     pub(crate) fn left_out_line(&self) -> Option<String> {
         let reasons = self.left_out.reasons().iter();
         let reasons = reasons.map(|reason| (reason.rows, reason.reason.as_str()));
@@ -135,7 +135,7 @@ impl SourceLedger {
         format!("of its {} records, {}{shortest}", self.read, counts.join(", "))
     }
 
-    /// Whether every record is counted exactly once.
+    /// Returns whether every record is counted exactly once.
     pub fn adds_up(&self) -> bool {
         self.read
             == self.unusable()
@@ -196,7 +196,7 @@ impl Ledger {
         }
     }
 
-    /// Whether every record and every problem is counted exactly once.
+    /// Returns whether every record and every problem is counted exactly once.
     pub fn adds_up(&self) -> bool {
         self.sources.iter().all(SourceLedger::adds_up)
             && self.joined == self.without_answer + self.held_out + self.not_taken + self.training

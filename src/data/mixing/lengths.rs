@@ -19,7 +19,7 @@ impl Lengths {
         Self(lengths)
     }
 
-    /// The length of a record, or `None` if it was not encoded or exceeds the limit.
+    /// Returns the length of a record, or `None` if it was not encoded or exceeds the limit.
     pub fn get(&self, source: usize, record: usize) -> Option<Length> {
         *self.0.get(source)?.get(record)?
     }

@@ -78,7 +78,7 @@ impl Default for MixtureConfig {
 }
 
 impl MixtureConfig {
-    /// A mixture of the sources `long` and `short` with this share of long answers.
+    /// Returns a mixture of the sources `long` and `short` with this share of long answers.
     pub fn long_short(long: f64) -> Self {
         let weights = BTreeMap::from([("long".into(), long), ("short".into(), 1.0 - long)]);
         Self { weights, ..Self::default() }
@@ -110,32 +110,32 @@ pub struct MixedRow {
 }
 
 impl MixedRow {
-    /// Index of the problem in the mixture's [`Pairs`].
+    /// Returns the index of the problem in the mixture's [`Pairs`].
     pub fn problem_index(&self) -> usize {
         self.problem as usize
     }
 
-    /// Index of the source in the mixture's [`Pairs`].
+    /// Returns the index of the source in the mixture's [`Pairs`].
     pub fn source_index(&self) -> usize {
         usize::from(self.source)
     }
 
-    /// Index of the record in its source.
+    /// Returns the index of the record in its source.
     pub fn record_index(&self) -> usize {
         self.record as usize
     }
 
-    /// Name of the source.
+    /// Returns the name of the source.
     pub fn source(&self) -> &str {
         self.sources[self.source_index()].name()
     }
 
-    /// A name of the row for messages.
+    /// Returns a name of the row for messages.
     pub fn label(&self) -> String {
         self.sources[self.source_index()].label(self.record_index())
     }
 
-    /// The record.
+    /// Returns the record.
     pub fn record(&self) -> &CotRecord {
         &self.sources[self.source_index()].records()[self.record_index()]
     }
@@ -267,7 +267,7 @@ impl MixDistillation {
         [with(mean - spread), with(mean + spread)]
     }
 
-    /// The mixture in another epoch. Equal to this one unless it redraws or has a schedule.
+    /// Returns the mixture in another epoch. Equal to this one unless it redraws or has a schedule.
     pub fn at_epoch(&self, epoch: u64) -> Self {
         let mut mixture = Self { epoch, ..self.clone() };
         if self.config.redraw || self.config.schedule != Schedule::Constant {
@@ -276,8 +276,8 @@ impl MixDistillation {
         mixture
     }
 
-    /// The order in which an epoch visits the problems: a permutation that is a pure function of the seed and
-    /// the epoch.
+    /// Returns the order in which an epoch visits the problems: a permutation that is a pure function of the
+    /// seed and the epoch.
     pub fn order(&self, epoch: u64) -> Vec<u32> {
         Stream::new(self.options.seed, "order", epoch).permutation(self.pairs.len())
     }
@@ -330,27 +330,27 @@ impl MixDistillation {
         };
     }
 
-    /// The problems with all answers.
+    /// Returns the problems with all answers.
     pub fn pairs(&self) -> &Arc<Pairs> {
         &self.pairs
     }
 
-    /// Whether the weights are constant during training.
+    /// Returns whether the weights are constant during training.
     pub fn is_constant(&self) -> bool {
         self.config.schedule == Schedule::Constant
     }
 
-    /// The epoch of this mixture.
+    /// Returns the epoch of this mixture.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> &MixtureConfig {
         &self.config
     }
 
-    /// Everything that determines the sequence of rows, to compare two runs.
+    /// Returns everything that determines the sequence of rows, to compare two runs.
     pub(crate) fn identity(&self) -> serde_json::Value {
         let MixtureConfig { weights, share, redraw, schedule, choice } = &self.config;
         let mut identity = serde_json::json!({
@@ -376,7 +376,7 @@ impl MixDistillation {
         identity
     }
 
-    /// The row of a problem, by index.
+    /// Returns the row of a problem, by index.
     ///
     /// # Panics
     /// If the index is out of range.
@@ -390,7 +390,7 @@ impl MixDistillation {
         }
     }
 
-    /// The index of the record that answers a problem.
+    /// Returns the index of the record that answers a problem.
     fn record_of(&self, problem: usize) -> usize {
         if let Some(records) = &self.records {
             return records[problem] as usize;
@@ -400,7 +400,7 @@ impl MixDistillation {
         record.expect("the chosen source answers the problem")
     }
 
-    /// Size of this value in bytes, without the shared pairs.
+    /// Returns the size of this value in bytes, without the shared pairs.
     pub fn index_bytes(&self) -> usize {
         let records = self.records.as_ref().map_or(0, Vec::capacity);
         std::mem::size_of::<Self>()
@@ -408,7 +408,7 @@ impl MixDistillation {
             + records * std::mem::size_of::<u32>()
     }
 
-    /// Requested and realized shares in this epoch.
+    /// Returns the requested and realized shares in this epoch.
     pub fn report(&self) -> MixtureReport {
         let sources = self.pairs.sources();
         let mut lines: Vec<SourceShare> = sources
@@ -454,7 +454,7 @@ impl MixDistillation {
         report
     }
 
-    /// The mean weights over this epoch.
+    /// Returns the mean weights over this epoch.
     fn requested(&self) -> Vec<f64> {
         let planned = self.options.planned_rows.unwrap_or(0).max(1) as f64;
         let rows = self.pairs.len();

@@ -105,7 +105,7 @@ fn runs(text: &str) -> HashSet<u64> {
     hashed_runs(&words, length).into_iter().collect()
 }
 
-/// One number for each band of the signature.
+/// Returns one number for each band of the signature.
 fn band_keys(runs: &HashSet<u64>, factors: &[[u64; 2]]) -> Vec<u64> {
     let least = |[factor, shift]: &[u64; 2]| {
         let permuted = runs.iter().map(|run| run.wrapping_mul(*factor).wrapping_add(*shift));
@@ -129,7 +129,7 @@ fn similarity(a: &HashSet<u64>, b: &HashSet<u64>) -> f64 {
 mod tests {
     use super::*;
 
-    /// A text of 60 words in which every `change`th word differs between versions.
+    /// Returns a text of 60 words in which every `change`th word differs between versions.
     fn text(number: usize, version: usize, change: usize) -> String {
         let word = |at: usize| match at % change {
             0 => format!("w{number}x{at}v{version}"),

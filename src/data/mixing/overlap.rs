@@ -73,7 +73,7 @@ impl TrainingProblems {
         }
     }
 
-    /// The overlap of a test problem with the training problems, if any.
+    /// Returns the overlap of a test problem with the training problems, if any.
     pub(crate) fn overlap(&self, test: usize, problem: &str) -> Option<Overlap> {
         if let Some(training) = self.texts.get(&plain(problem)) {
             return Some(Overlap { training: *training, test, kind: OverlapKind::SameText });
@@ -93,7 +93,7 @@ fn word_runs(text: &str) -> Vec<u64> {
     hashed_runs(&words(text), WORDS)
 }
 
-/// The words of a text: letters and digits only, in lower case.
+/// Returns the words of a text: letters and digits only, in lower case.
 pub(super) fn words(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())

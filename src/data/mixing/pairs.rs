@@ -55,7 +55,7 @@ impl Source {
     }
 
     /// Reads a JSONL, JSON, CSV, TSV, or Parquet file. `max_left_out` is the share of its records that may be
-    /// unusable. From a data set with long and short answers, a source named `short` reads the short ones,
+    /// unusable. From a dataset with long and short answers, a source named `short` reads the short ones,
     /// and any other source the long ones.
     ///
     /// # Errors
@@ -105,12 +105,12 @@ impl Source {
         Ok(Self { name, records, lines, scores, files, ledger })
     }
 
-    /// The source's name.
+    /// Returns the source's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A name of a record for messages, with its line, or its number if there is no file.
+    /// Returns a name of a record for messages, with its line, or its number if there is no file.
     ///
     /// # Panics
     /// If the index is out of range.
@@ -125,7 +125,7 @@ impl Source {
         }
     }
 
-    /// The value of a record in the source's column of scores, if it has one.
+    /// Returns the value of a record in the source's column of scores, if it has one.
     pub fn score(&self, record: usize) -> Option<f64> {
         *self.scores.get(record)?
     }
@@ -139,7 +139,7 @@ impl Source {
         Self { scores, ..self }
     }
 
-    /// The records, without the empty ones.
+    /// Returns the records, without the empty ones.
     pub fn records(&self) -> &[CotRecord] {
         &self.records
     }
@@ -326,7 +326,7 @@ impl Pairs {
         Ok(())
     }
 
-    /// The records of a source for one problem, starting with `first`.
+    /// Returns the records of a source for one problem, starting with `first`.
     fn chain(&self, source: usize, first: u32) -> impl Iterator<Item = u32> + '_ {
         let there = |record: u32| (record != ABSENT).then_some(record);
         std::iter::successors(there(first), move |record| {
@@ -334,7 +334,7 @@ impl Pairs {
         })
     }
 
-    /// The indices of all records with which `source` answers `problem`, in order.
+    /// Returns the indices of all records with which `source` answers `problem`, in order.
     ///
     /// # Panics
     /// If an index is out of range.
@@ -343,27 +343,27 @@ impl Pairs {
         self.chain(source, first).map(|record| record as usize)
     }
 
-    /// The number of answers of `source` to all problems.
+    /// Returns the number of answers of `source` to all problems.
     pub fn answers_of(&self, source: usize) -> usize {
         (0..self.len()).map(|problem| self.candidates(problem, source).count()).sum()
     }
 
-    /// The number of problems.
+    /// Returns the number of problems.
     pub fn len(&self) -> usize {
         self.table.len() / self.sources.len()
     }
 
-    /// Whether there are no problems.
+    /// Returns whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// The sources, in the order of the table.
+    /// Returns the sources, in the order of the table.
     pub fn sources(&self) -> &Arc<[Source]> {
         &self.sources
     }
 
-    /// The index of the record with which `source` answers `problem`, the first if there are several.
+    /// Returns the index of the record with which `source` answers `problem`, the first if there are several.
     ///
     /// # Panics
     /// If an index is out of range.
@@ -374,7 +374,7 @@ impl Pairs {
         (record != ABSENT).then_some(record as usize)
     }
 
-    /// The record with which `source` answers `problem`, the first if there are several.
+    /// Returns the record with which `source` answers `problem`, the first if there are several.
     ///
     /// # Panics
     /// If an index is out of range.
@@ -382,7 +382,7 @@ impl Pairs {
         self.record_index(problem, source).map(|record| &self.sources[source].records[record])
     }
 
-    /// The text of a problem, from the first source that answers it.
+    /// Returns the text of a problem, from the first source that answers it.
     ///
     /// # Panics
     /// If the index is out of range.
@@ -390,7 +390,7 @@ impl Pairs {
         self.first_record(problem).map_or("", |record| &record.problem)
     }
 
-    /// The earlier turns of a conversation with several turns, from the first source that answers the
+    /// Returns the earlier turns of a conversation with several turns, from the first source that answers the
     /// problem.
     ///
     /// # Panics
@@ -404,7 +404,7 @@ impl Pairs {
         first_record(&self.sources, &self.table[problem * width..][..width])
     }
 
-    /// The system text of a problem, if all sources that answer it have the same one.
+    /// Returns the system text of a problem, if all sources that answer it have the same one.
     ///
     /// # Panics
     /// If the index is out of range.
@@ -414,7 +414,7 @@ impl Pairs {
         records.all(|record| record.system.as_deref() == Some(first)).then_some(first)
     }
 
-    /// The reference answer of a problem, from the first record that has one.
+    /// Returns the reference answer of a problem, from the first record that has one.
     ///
     /// # Panics
     /// If the index is out of range.
@@ -424,7 +424,7 @@ impl Pairs {
             .find_map(|record| record.answer.as_deref())
     }
 
-    /// The number of problems that `source` answers.
+    /// Returns the number of problems that `source` answers.
     pub fn available(&self, source: usize) -> usize {
         self.table.chunks_exact(self.sources.len()).filter(|row| row[source] != ABSENT).count()
     }
@@ -455,7 +455,7 @@ impl Pairs {
         (Self { sources: self.sources.clone(), table, next: next.into() }, dropped)
     }
 
-    /// The given problems, in the given order.
+    /// Returns the given problems, in the given order.
     ///
     /// # Panics
     /// If an index is out of range.
@@ -494,7 +494,7 @@ impl Pairs {
         (self.select(&kept), left_out)
     }
 
-    /// A number in `[0, 1)` for each problem, determined by its text, `seed`, and `purpose`.
+    /// Returns a number in `[0, 1)` for each problem, determined by its text, `seed`, and `purpose`.
     fn draws(&self, seed: u64, purpose: &str) -> Vec<(f64, u32)> {
         let draw = |problem: u32| {
             let asked = self.first_record(problem as usize).map(CotRecord::asked);
@@ -541,13 +541,13 @@ fn check_sources(sources: &[Source]) -> Result<()> {
     Ok(())
 }
 
-/// The record of the first source that answers the problem in this row of the table.
+/// Returns the record of the first source that answers the problem in this row of the table.
 fn first_record<'a>(sources: &'a [Source], row: &[u32]) -> Option<&'a CotRecord> {
     let (record, source) = row.iter().zip(sources).find(|(record, _)| **record != ABSENT)?;
     Some(&source.records[*record as usize])
 }
 
-/// Replaces every run of white space by one space and trims both ends.
+/// Replaces every run of white space with one space and trims both ends.
 pub fn normalized(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
@@ -559,7 +559,7 @@ pub fn normalized(text: &str) -> String {
     out
 }
 
-/// Whether texts are equal except for white space and case.
+/// Returns whether texts are equal except for white space and case.
 fn agree(a: &str, b: &str) -> bool {
     let letters = |text: &'_ str| -> Vec<char> {
         text.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect()

@@ -84,7 +84,7 @@ impl MixtureReport {
         report
     }
 
-    /// The totals over all sources. `requested` is their sum, 1.
+    /// Returns the totals over all sources. `requested` is their sum, 1.
     pub fn total(&self) -> SourceShare {
         let mut total = SourceShare { name: "all".into(), ..Default::default() };
         for line in &self.sources {
@@ -97,7 +97,7 @@ impl MixtureReport {
         total
     }
 
-    /// A source's realized shares of rows, characters, tokens, and trained tokens.
+    /// Returns a source's realized shares of rows, characters, tokens, and trained tokens.
     pub fn realized(&self, source: &SourceShare) -> [f64; 4] {
         let total = self.total();
         let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };

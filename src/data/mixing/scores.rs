@@ -10,7 +10,7 @@ impl AnswerScores {
         Self(scores)
     }
 
-    /// The score of a record, or `None` if it has none.
+    /// Returns the score of a record, or `None` if it has none.
     pub fn get(&self, source: usize, record: usize) -> Option<f64> {
         *self.0.get(source)?.get(record)?
     }

@@ -36,7 +36,7 @@ const ID: [&str; 6] = ["unique_id", "id", "problem_id", "uuid", "ID", "idx"];
 const WRONG_TYPE: &str = "column that is not text";
 
 impl<'a> RowFields<'a> {
-    /// The named column, or the first of `names` with a value.
+    /// Returns the named column, or the first of `names` with a value.
     pub(crate) fn field(&self, named: &Option<String>, names: &[&str]) -> Option<Cow<'a, Value>> {
         let says = |value: &Value| match value {
             Value::Null => false,
@@ -50,12 +50,12 @@ impl<'a> RowFields<'a> {
         }
     }
 
-    /// The column as text. `None` for other types.
+    /// Returns the column as text. `None` for other types.
     pub(crate) fn text(&self, named: &Option<String>, names: &[&str]) -> Option<String> {
         self.field(named, names).and_then(|value| plain_text(&value))
     }
 
-    /// The column as text. Other types are an error.
+    /// Returns the column as text. Other types are an error.
     fn whole_text(
         &self,
         key: &str,
@@ -78,7 +78,7 @@ impl<'a> RowFields<'a> {
         self.field(&self.columns.options, &["options", "choices"])
     }
 
-    /// The problem without context and options, and its system text.
+    /// Returns the problem without context and options, and its system text.
     fn bare(&self) -> Result<Asked, RowFault> {
         let missing = || ("no problem", "it has no problem".to_owned());
         let named = &self.columns.problem;
@@ -99,7 +99,7 @@ impl<'a> RowFields<'a> {
         }
     }
 
-    /// The problem with its context and options, and its system text.
+    /// Returns the problem with its context and options, and its system text.
     pub(crate) fn asked(&self) -> Result<Asked, RowFault> {
         let Asked { system, mut problem } = self.bare()?;
         let keeps_system = self.columns.system.as_deref() != Some("none");

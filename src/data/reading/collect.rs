@@ -127,7 +127,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// The location of a row, for messages.
+    /// Returns the location of a row, for messages.
     fn at(&self, spot: Spot) -> RowAt<'a> {
         RowAt { path: &self.files[spot.file], number: spot.number, unit: self.unit }
     }

@@ -22,19 +22,19 @@ impl Column {
         Self { name: name.to_owned(), is_path: false }
     }
 
-    /// A known column, whose name may be a path.
+    /// Returns a known column, whose name may be a path.
     pub(super) fn path(name: &str) -> Self {
         Self { name: name.to_owned(), is_path: name.contains('.') }
     }
 
-    /// A column named by the user: a key of some row, or else a path.
+    /// Returns a column named by the user: a key of some row, or else a path.
     pub(super) fn of(name: &str, first: &FirstRows<'_>) -> Self {
         let is_key = first.rows.iter().any(|row| row.contains_key(name));
         Self { name: name.to_owned(), is_path: !is_key && name.contains('.') }
     }
 
-    /// A column that the user named for `key` of a [`ColumnMap`](super::ColumnMap). At least one of the first
-    /// rows must have it.
+    /// Returns a column that the user named for `key` of a [`ColumnMap`](super::ColumnMap). At least one of
+    /// the first rows must have it.
     pub(super) fn named(key: &str, name: &str, first: &FirstRows<'_>, at: &At<'_>) -> Result<Self> {
         let column = Self::of(name, first);
         if first.rows.iter().any(|row| column.find(row).is_ok()) {
@@ -53,8 +53,8 @@ impl Column {
         Err(error.with_key(format!("columns.{key}")))
     }
 
-    /// The column's value in a record. A null along the path makes it null. If the value is missing, the
-    /// reason.
+    /// Returns the column's value in a record. A null along the path makes it null. If the value is missing,
+    /// returns the reason.
     pub(super) fn find<'r>(
         &self,
         record: &'r Map<String, Value>,
@@ -88,13 +88,13 @@ impl Column {
     }
 }
 
-/// The value of a column in a row, by its key or a dotted path.
+/// Returns the value of a column in a row, by its key or a dotted path.
 pub(crate) fn value_at<'r>(row: &'r Map<String, Value>, name: &str) -> Option<Cow<'r, Value>> {
     let is_path = !row.contains_key(name) && name.contains('.');
     Column { name: name.to_owned(), is_path }.find(row).ok()
 }
 
-/// An element of a list or object.
+/// Returns an element of a list or object.
 fn within<'v>(value: &'v Value, step: &str) -> Option<&'v Value> {
     match value {
         Value::Object(object) => object.get(step),
@@ -139,7 +139,7 @@ impl Optional {
         Self { columns: vec![column], ..Self::default() }
     }
 
-    /// The first of the columns with a value in a row, and that value.
+    /// Returns the first of the columns with a value in a row, and that value.
     pub(super) fn find<'r>(
         &self,
         record: &'r Map<String, Value>,
@@ -155,7 +155,7 @@ impl Optional {
         None
     }
 
-    /// The names of the columns that were read. For usual columns, also one that was always null.
+    /// Returns the names of the columns that were read. For usual columns, also one that was always null.
     pub(super) fn names(&self) -> Vec<&str> {
         let with = |bits: u32| {
             let columns = self.columns.iter().enumerate();
@@ -170,14 +170,14 @@ impl Optional {
         (!names.is_empty()).then(|| names.join("|"))
     }
 
-    /// The named column, if no row has it.
+    /// Returns the named column, if no row has it.
     pub(super) fn missing(&self) -> Option<&str> {
         let column = self.columns.first().filter(|_| self.is_named && self.seen.get() == 0)?;
         Some(&column.name)
     }
 }
 
-/// Whether a value is neither null nor blank.
+/// Returns whether a value is neither null nor blank.
 fn says_something(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -194,20 +194,20 @@ pub(super) struct FirstRows<'r> {
 }
 
 impl FirstRows<'_> {
-    /// The number of rows with a value in a column.
+    /// Returns the number of rows with a value in a column.
     pub(super) fn values(&self, column: &Column) -> usize {
         let says =
             |row: &&&Map<String, Value>| column.find(row).is_ok_and(|value| says_something(&value));
         self.rows.iter().filter(says).count()
     }
 
-    /// Whether at least half of the rows have a value in a column.
+    /// Returns whether at least half of the rows have a value in a column.
     pub(super) fn mostly_have(&self, name: &str) -> bool {
         2 * self.values(&Column::path(name)) >= self.rows.len()
     }
 
-    /// The first of `names` with a value in at least half of the rows; else the first with a value in any
-    /// row; else the first that any row has.
+    /// Returns the first of `names` with a value in at least half of the rows; else the first with a value in
+    /// any row; else the first that any row has.
     pub(super) fn recognized(&self, names: &[&str], taken: Option<&str>) -> Option<Column> {
         let free =
             || names.iter().filter(|name| taken != Some(**name)).map(|name| Column::key(name));
@@ -217,7 +217,7 @@ impl FirstRows<'_> {
             .or_else(|| free().find(|column| self.rows.iter().any(|row| column.find(row).is_ok())))
     }
 
-    /// Whether most values of a column are bare final answers without working.
+    /// Returns whether most values of a column are bare final answers without working.
     pub(super) fn is_bare(&self, column: &str) -> bool {
         let texts = self.rows.iter().filter_map(|row| match row.get(column)? {
             Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
@@ -228,7 +228,7 @@ impl FirstRows<'_> {
         bare.len() > longer.len()
     }
 
-    /// Top-level columns with text.
+    /// Returns the top-level columns with text.
     pub(super) fn texts(&self) -> BTreeSet<&str> {
         let mut names: BTreeSet<&str> = self.other_texts.iter().map(String::as_str).collect();
         for row in &self.rows {
@@ -240,7 +240,7 @@ impl FirstRows<'_> {
     }
 }
 
-/// Whether a text is a bare final answer without working.
+/// Returns whether a text is a bare final answer without working.
 pub(super) fn is_bare(text: &str) -> bool {
     const LONGEST: usize = 32;
     const MOST_WORDS: usize = 3;
@@ -267,7 +267,7 @@ impl Names {
         }
     }
 
-    /// The names that pass `test`, shortened, and the number of the rest.
+    /// Returns the names that pass `test`, shortened, and the number of the rest.
     pub(super) fn shown(
         &self,
         test: impl Fn(&str) -> bool,

@@ -206,7 +206,7 @@ impl ColumnMap {
         Ok(())
     }
 
-    /// The named columns, with their keys.
+    /// Returns the named columns, with their keys.
     pub(crate) fn named(&self) -> Vec<(&'static str, String)> {
         let mut map = self.clone();
         let named = map.slots().map(|(key, name)| (key, name.take()));
@@ -214,7 +214,7 @@ impl ColumnMap {
         named.filter(|(_, name)| name != NONE).collect()
     }
 
-    /// Whether a column, or a path into it, is named.
+    /// Returns whether a column, or a path into it, is named.
     pub(super) fn names(&self, column: &str) -> bool {
         self.clone().slots().into_iter().any(|(_, name)| {
             name.as_deref().is_some_and(|name| {

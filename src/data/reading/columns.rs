@@ -35,7 +35,7 @@ const CONTEXT: &[&str] = &["context"];
 const OPTIONS: &[&str] = &["options", "choices"];
 const INSTRUCTION: &str = "instruction";
 const INPUT: &str = "input";
-/// Whether a top-level column may be used. Other columns need not be decoded.
+/// Returns whether a top-level column may be used. Other columns need not be decoded.
 pub(super) fn may_read(map: &ColumnMap, column: &str) -> bool {
     [PROBLEM, SOLUTION, ANSWER, ID, MESSAGES, SYSTEM, CONTEXT, OPTIONS, &REASONING, &[INPUT]]
         .iter()
@@ -122,7 +122,7 @@ impl TurnKey {
 }
 
 impl Resolved {
-    /// Determines the columns by `map` and the first rows. From a data set with long and short answers, uses
+    /// Determines the columns by `map` and the first rows. From a dataset with long and short answers, uses
     /// those of `length`.
     pub(super) fn new(
         map: &ColumnMap,
@@ -203,7 +203,7 @@ impl Resolved {
         })
     }
 
-    /// The named column or turn field that no row has.
+    /// Returns the named column or turn field that no row has.
     pub(super) fn missing(&self, with_reasoning: usize) -> Option<String> {
         let mut optional = vec![&self.id, &self.answer, &self.system, &self.score];
         if let Texts::Pair { context, options, reasoning, .. } = &self.texts {
@@ -217,7 +217,7 @@ impl Resolved {
         optional.into_iter().find_map(Optional::missing).map(str::to_owned)
     }
 
-    /// The columns for display, with the unused columns of `texts` and turn fields.
+    /// Returns the columns for display, with the unused columns of `texts` and turn fields.
     pub(super) fn columns(&self, texts: &Names, turn_fields: &Names) -> Columns {
         let mut columns = Columns {
             id: self.id.shown(),
@@ -343,7 +343,7 @@ fn text_columns(
     }
 }
 
-/// The columns of a data set that is recognized by a combination of columns.
+/// Returns the columns of a dataset that is recognized by a combination of columns.
 fn known_columns(
     map: &ColumnMap,
     length: AnswerLength,
@@ -391,7 +391,7 @@ fn known_columns(
     Some(found(Column::path(solution), Some(Column::path(thinking)), None))
 }
 
-/// The recognized column of solutions, or another one if it has bare final answers.
+/// Returns the recognized column of solutions, or another one if it has bare final answers.
 fn not_bare(
     usual: Column,
     first: &FirstRows<'_>,
@@ -428,7 +428,7 @@ fn not_bare(
     usual
 }
 
-/// The error if no column of the first rows has a usual name.
+/// Returns the error if no column of the first rows has a usual name.
 fn unrecognized(key: &str, names: &[&str], first: &FirstRows<'_>, at: &At<'_>) -> Error {
     let record = first.rows.first().copied();
     // The rewards in DAPO contain references; they are not decoded in Parquet files.

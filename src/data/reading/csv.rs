@@ -17,7 +17,7 @@ use crate::error::{Error, Place, Result};
 const QUOTING: &str = "Write the file again with a CSV library: fields with quotes, delimiters, or line breaks must \
      be quoted, and quotes inside them doubled";
 
-/// The delimiter of a format, by file extension. `None` for other formats.
+/// Returns the delimiter of a format, by file extension. `None` for other formats.
 pub(super) fn delimiter(format: &str) -> Option<u8> {
     match format {
         "csv" => Some(b','),
@@ -78,14 +78,14 @@ impl Record {
         starts.zip(&self.ends[..self.fields]).map(|(start, end)| &self.texts[start..*end])
     }
 
-    /// The line where it ends.
+    /// Returns the line where it ends.
     fn last_line(&self) -> usize {
         self.line + self.raw.trim_ascii_end().iter().filter(|byte| **byte == b'\n').count()
     }
 
-    /// Whether the fields, written in the format, give the bytes that were read. They do not if a quote
-    /// inside a field is not doubled, or if text follows a quoted field: the parser accepts such rows and
-    /// drops quotes.
+    /// Returns whether the fields, written in the format, give the bytes that were read. They do not if a
+    /// quote inside a field is not doubled, or if text follows a quoted field: the parser accepts such rows
+    /// and drops quotes.
     fn is_faithful(&self, delimiter: u8) -> bool {
         let mut rest = self.raw.as_slice();
         let last = self.fields.saturating_sub(1);
@@ -105,7 +105,7 @@ impl Record {
     }
 }
 
-/// The bytes after a quoted field. `rest` starts after the opening quote.
+/// Returns the bytes after a quoted field. `rest` starts after the opening quote.
 fn without_quoted<'a>(mut rest: &'a [u8], field: &[u8]) -> Option<&'a [u8]> {
     let mut pieces = field.split(|byte| *byte == b'"');
     rest = rest.strip_prefix(pieces.next()?)?;
@@ -230,7 +230,7 @@ impl<'a, R: BufRead> Table<'a, R> {
         Ok(names)
     }
 
-    /// The current row, by the names of its columns.
+    /// Returns the current row, by the names of its columns.
     ///
     /// # Errors
     /// If its quotes are malformed across several lines, so that it may contain other rows.

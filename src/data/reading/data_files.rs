@@ -1,4 +1,4 @@
-//! The files that rows are read from: a local file, or those of a data set on the Hugging Face Hub.
+//! The files that rows are read from: a local file, or those of a dataset on the Hugging Face Hub.
 
 use super::unpacked::{Packing, format_of_name, stem_of_name};
 use crate::context::Context;
@@ -23,7 +23,7 @@ pub(crate) enum FileKind {
 pub(crate) const READABLE: &str = "Parquet, JSONL, JSON, CSV and TSV";
 
 impl FileKind {
-    /// The format of a file name, compressed or not.
+    /// Returns the format of a file name, compressed or not.
     pub(crate) fn of(name: &str) -> Option<Self> {
         let name = Path::new(name);
         match format_of_name(name).as_str() {
@@ -45,15 +45,15 @@ pub struct DataFiles {
 }
 
 impl DataFiles {
-    /// Finds the files of a path or, with the feature `hub`, of a data set on the Hugging Face Hub. The files
-    /// of a data set are all downloaded into the usual cache before the first one is read. Local paths take
+    /// Finds the files of a path or, with the feature `hub`, of a dataset on the Hugging Face Hub. The files
+    /// of a dataset are all downloaded into the usual cache before the first one is read. Local paths take
     /// precedence.
     ///
-    /// A data set is named `owner/name`, optionally followed by `@revision`, and then by `/file`, `:split`,
+    /// A dataset is named `owner/name`, optionally followed by `@revision`, and then by `/file`, `:split`,
     /// or `:subset:split`. See `hub::HubDataset`.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is no such file; [`Error::Data`] if the hub does not have the data set, the
+    /// [`Error::Io`] if there is no such file; [`Error::Data`] if the Hub does not have the dataset, the
     /// feature is not compiled in, or several splits match, which are listed; [`Error::Stopped`].
     pub fn find(name: &Path, context: &Context<'_>) -> Result<Self> {
         Self::check(name)?;
@@ -75,7 +75,7 @@ impl DataFiles {
         }
     }
 
-    /// Resolves a name that an earlier process read as `earlier` (see [`DataFiles::name`]): a data set
+    /// Resolves a name that an earlier process read as `earlier` (see [`DataFiles::name`]): a dataset
     /// without a revision in its name stays at the commit that was read then.
     pub fn as_before(name: &Path, earlier: &Path) -> PathBuf {
         #[cfg(feature = "hub")]
@@ -91,12 +91,12 @@ impl DataFiles {
         name.to_owned()
     }
 
-    /// A single local file.
+    /// Returns a single local file.
     pub fn file(path: &Path) -> Self {
         Self { name: path.to_owned(), stem: stem_of_name(path), files: vec![path.to_owned()] }
     }
 
-    /// Checks that a file is readable or a name may be a data set, without a request to the hub.
+    /// Checks that a file is readable or a name may be a dataset, without a request to the Hub.
     ///
     /// # Errors
     /// See [`DataFiles::find`].
@@ -109,7 +109,7 @@ impl DataFiles {
                 true => Ok(()),
                 false => Err(Error::data(
                     Place::file(name),
-                    "there is no such file, and this build does not read data sets from the Hugging Face Hub",
+                    "there is no such file, and this build does not read datasets from the Hugging Face Hub",
                     "Check the path, or use a build with the feature `hub` to read owner/name",
                 )),
             };
@@ -122,7 +122,7 @@ impl DataFiles {
         open().map_err(|e| Error::io("read", name, e))
     }
 
-    /// The later value of [`DataFiles::stem`], without a request to the hub.
+    /// Returns the later value of [`DataFiles::stem`], without a request to the Hub.
     pub(crate) fn stem_of(name: &Path) -> String {
         #[cfg(feature = "hub")]
         if !Self::is_here(name)
@@ -133,7 +133,7 @@ impl DataFiles {
         Self::file(name).stem
     }
 
-    /// Whether a name is a local path: it exists, or it cannot be the name of a data set.
+    /// Returns whether a name is a local path: it exists, or it cannot be the name of a dataset.
     fn is_here(name: &Path) -> bool {
         let Some(text) = name.to_str() else { return true };
         if text.starts_with("hf://") {
@@ -147,23 +147,24 @@ impl DataFiles {
         name.exists() || !is_owner || is_file || Path::new(first).is_dir()
     }
 
-    /// The requested name. For a data set, with the commit that was read.
+    /// Returns the requested name. For a dataset, with the commit that was read.
     pub fn name(&self) -> &Path {
         &self.name
     }
 
-    /// A short name: the file name without extensions, or the name of a data set with subset and split.
+    /// Returns a short name: the file name without extensions, or the name of a dataset with subset and
+    /// split.
     pub fn stem(&self) -> &str {
         &self.stem
     }
 
-    /// The files, in order.
+    /// Returns the files, in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 }
 
-/// Names of data sets on the hub, with the commits that were read. A directory that several processes work
+/// Names of datasets on the Hub, with the commits that were read. A directory that several processes work
 /// in, one after another, records them and keeps using the same commits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Datasets(BTreeMap<PathBuf, PathBuf>);
@@ -171,7 +172,7 @@ pub(crate) struct Datasets(BTreeMap<PathBuf, PathBuf>);
 impl Datasets {
     const FILE: &'static str = "datasets.json";
 
-    /// Reads the data sets that a directory recorded.
+    /// Reads the datasets that a directory recorded.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::RunDirectory`] if they cannot be parsed.
@@ -185,7 +186,7 @@ impl Datasets {
         })
     }
 
-    /// The name to read for a requested name.
+    /// Returns the name to read for a requested name.
     pub(crate) fn at<'a>(&'a self, name: &'a Path) -> &'a Path {
         self.0.get(name).map_or(name, PathBuf::as_path)
     }
@@ -216,7 +217,7 @@ impl Datasets {
     }
 }
 
-/// The name of one of several files, for messages.
+/// Returns the name of one of several files, for messages.
 pub(crate) fn short_name(path: &Path) -> String {
     path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned()
 }

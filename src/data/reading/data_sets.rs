@@ -1,4 +1,4 @@
-//! Data sets that are recognized by a combination of columns, because the usual names alone would select the
+//! Datasets that are recognized by a combination of columns, because the usual names alone would select the
 //! wrong ones. `docs/data.md` documents what is read from each.
 
 use serde_json::{Map, Value};
@@ -7,7 +7,7 @@ use super::column::{FirstRows, is_bare};
 use super::describe::described;
 use super::messages;
 
-/// Which answers to read from a data set with long and short ones.
+/// Which answers to read from a dataset with long and short ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AnswerLength {
     /// The answers of a reasoning model.
@@ -18,13 +18,13 @@ pub(crate) enum AnswerLength {
 }
 
 impl AnswerLength {
-    /// The kind of answers that a source with this name holds.
+    /// Returns the kind of answers that a source with this name holds.
     pub(crate) fn of_source(name: &str) -> Self {
         if name == "short" { Self::Short } else { Self::Long }
     }
 }
 
-/// Columns of reasoning and answer in data sets that also have a bare final answer.
+/// Columns of reasoning and answer in datasets that also have a bare final answer.
 pub(super) const PAIRS: &[[&str; 2]] = &[
     ["deepseek_thinking_trajectory", "deepseek_attempt"],
     ["deepseek_reasoning", "deepseek_solution"],
@@ -35,8 +35,8 @@ pub(super) const PAIRS: &[[&str; 2]] = &[
 /// Human solutions, beside the columns of a pair (OpenThoughts metadata).
 pub(super) const HUMAN: &str = "ground_truth_solution";
 
-/// The bare final answer in the `solution` column of a row with separate columns of reasoning and answer
-/// (s1K).
+/// Returns the bare final answer in the `solution` column of a row with separate columns of reasoning and
+/// answer (s1K).
 pub(crate) fn bare_solution(row: &Map<String, Value>) -> Option<String> {
     let mut pairs = PAIRS.iter().filter(|[_, solution]| row.contains_key(*solution));
     let solution = pairs.next().and_then(|_| row.get("solution")?.as_str())?.trim();
@@ -61,13 +61,13 @@ const OPEN_R1: Candidates = Candidates {
     complete: "is_reasoning_complete",
 };
 
-/// The columns of several answers per row, if the file has them.
+/// Returns the columns of several answers per row, if the file has them.
 pub(super) fn candidates(first: &FirstRows<'_>) -> Option<&'static Candidates> {
     let Candidates { texts, right: [right, _], complete } = OPEN_R1;
     [texts, right, complete].iter().all(|name| first.mostly_have(name)).then_some(&OPEN_R1)
 }
 
-/// Whether a known data set may use this column.
+/// Returns whether a known dataset may use this column.
 pub(super) fn may_read(column: &str) -> bool {
     let pairs = PAIRS.iter().flatten().map(|name| name.split('.').next().unwrap_or(name));
     let Candidates { texts, right: [right, also], complete } = OPEN_R1;
@@ -89,7 +89,7 @@ pub(super) enum Picked {
 }
 
 impl Candidates {
-    /// The columns of verdicts, for display.
+    /// Returns the columns of verdicts, for display.
     pub(super) fn verdicts(&self) -> [&'static str; 3] {
         let [right, also] = self.right;
         [right, also, self.complete]
@@ -135,7 +135,7 @@ impl Candidates {
     }
 }
 
-/// The list in a column. Empty if the row lacks it.
+/// Returns the list in a column. Empty if the row lacks it.
 fn list(
     row: &Map<String, Value>,
     name: &'static str,

@@ -12,7 +12,7 @@ pub(super) struct At<'a> {
 }
 
 impl At<'_> {
-    /// An error about the record, or about one column of it.
+    /// Returns an error about the record, or about one column of it.
     pub(super) fn error(
         &self,
         column: Option<&str>,
@@ -26,7 +26,7 @@ impl At<'_> {
         Error::data(place, self.row.what(what), hint)
     }
 
-    /// The record's columns, as a readable list.
+    /// Returns the record's columns, as a readable list.
     pub(super) fn columns_of(&self, record: &Map<String, Value>) -> String {
         let mut names: Vec<&str> = match self.columns {
             Some(columns) => columns.iter().map(|column| column.name.as_str()).collect(),
@@ -38,7 +38,7 @@ impl At<'_> {
     }
 }
 
-/// Whether a value contains text.
+/// Returns whether a value contains text.
 pub(super) fn holds_text(value: &Value, depth: usize) -> bool {
     match value {
         Value::String(text) => !text.trim().is_empty(),
@@ -64,7 +64,7 @@ pub(crate) fn described(value: &Value) -> String {
     }
 }
 
-/// `` `a`, `b` and 3 more ``.
+/// Formats names as `` `a`, `b` and 3 more ``.
 pub(crate) fn quoted<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
     const SHOWN: usize = 16;
     let more = names.len().saturating_sub(SHOWN);
@@ -76,7 +76,7 @@ pub(crate) fn quoted<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> Strin
     text
 }
 
-/// The beginning of a text, which may be a whole solution, on one line.
+/// Returns the beginning of a text, which may be a whole solution, on one line.
 pub(super) fn shortened(text: &str) -> String {
     const SHOWN: usize = 40;
     let mut short: String = text.chars().take(SHOWN).collect();

@@ -15,7 +15,7 @@ pub(super) struct Spot {
 }
 
 impl Spot {
-    /// The position of a line and column in a text that begins here.
+    /// Returns the position of a line and column in a text that begins here.
     pub(super) fn within(self, line: usize, column: usize) -> Self {
         match line {
             0 | 1 => Self { line: self.line, column: self.column + column.max(1) - 1 },
@@ -46,7 +46,7 @@ pub(super) struct ArrayItems<R> {
 }
 
 impl<R: BufRead> ArrayItems<R> {
-    /// `at` is the position of the `[`, which `reader` has not returned yet.
+    /// Starts to read an array. `at` is the position of the `[`, which `reader` has not returned yet.
     pub(super) fn new(reader: R, at: Spot, limit: usize) -> Self {
         Self { reader, at, items: 0, limit }
     }
@@ -166,9 +166,9 @@ impl<R: BufRead> ArrayItems<R> {
     }
 }
 
-/// Whether an invalid item may have swallowed others. After an extra quote, text and structure are swapped up
-/// to the next such quote. Some "string" then contains a line break, or nothing but the punctuation between
-/// strings.
+/// Returns whether an invalid item may have swallowed others. After an extra quote, text and structure are
+/// swapped up to the next such quote. Some "string" then contains a line break, or nothing but the
+/// punctuation between strings.
 pub(super) fn may_hold_others(item: &[u8]) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     let mut start = 0;

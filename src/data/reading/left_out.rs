@@ -61,28 +61,28 @@ impl LeftOut {
         }
     }
 
-    /// The reasons, in order of first occurrence.
+    /// Returns the reasons, in order of first occurrence.
     pub fn reasons(&self) -> &[LeftOutReason] {
         &self.reasons
     }
 
-    /// The number of rows left out.
+    /// Returns the number of rows left out.
     pub fn rows(&self) -> usize {
         self.reasons.iter().map(|reason| reason.rows).sum()
     }
 
-    /// The number of rows left out for a reason.
+    /// Returns the number of rows left out for a reason.
     pub fn rows_for(&self, reason: &str) -> usize {
         self.reasons.iter().filter(|known| known.reason == reason).map(|known| known.rows).sum()
     }
 
-    /// Whether no row is left out.
+    /// Returns whether no row is left out.
     pub fn is_empty(&self) -> bool {
         self.reasons.is_empty()
     }
 
-    /// The number of unusable rows that a share allows of `read` rows. One is always allowed, unless the
-    /// share is 0.
+    /// Returns the number of unusable rows that a share allows of `read` rows. One is always allowed, unless
+    /// the share is 0.
     pub(crate) fn allowed(read: usize, share: f64) -> usize {
         match share > 0.0 {
             true => ((share * read as f64).floor() as usize).max(1),
@@ -90,7 +90,7 @@ impl LeftOut {
         }
     }
 
-    /// The reasons with counts and examples, for an error about too many unusable rows.
+    /// Returns the reasons with counts and examples, for an error about too many unusable rows.
     pub(crate) fn summary(&self, read: usize) -> String {
         let reasons: Vec<String> = self
             .reasons

@@ -84,7 +84,7 @@ fn repaired(text: &[u8], same_length: bool) -> (Cow<'_, [u8]>, Repairs) {
     (Cow::Owned(out), repairs)
 }
 
-/// The end of a string whose first character is at `at`. Lone surrogates in it are replaced.
+/// Returns the end of a string whose first character is at `at`. Lone surrogates in it are replaced.
 fn string_end(
     text: &[u8],
     mut at: usize,
@@ -114,7 +114,7 @@ fn string_end(
     at
 }
 
-/// The UTF-16 unit of an escape at this position: `\u` and four hexadecimal digits.
+/// Returns the UTF-16 unit of an escape at this position: `\u` and four hexadecimal digits.
 fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + 6)?.strip_prefix(br"\u")?;
     digits.iter().try_fold(0, |unit, &digit| {
@@ -123,12 +123,12 @@ fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
     })
 }
 
-/// Bytes of literals and numbers outside of strings.
+/// Returns the bytes of literals and numbers outside of strings.
 fn in_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_') || byte >= 0x80
 }
 
-/// The replacement of a literal or number. `None` if serde_json supports it or it is not JSON.
+/// Returns the replacement of a literal or number. `None` if serde_json supports it or it is not JSON.
 fn replacement(token: &[u8], repairs: &mut Repairs) -> Option<Vec<u8>> {
     if matches!(token, b"NaN" | b"Infinity" | b"-Infinity") {
         repairs.not_finite += 1;
@@ -141,7 +141,7 @@ fn replacement(token: &[u8], repairs: &mut Repairs) -> Option<Vec<u8>> {
     Some([b"\"", token, b"\""].concat())
 }
 
-/// Whether serde_json represents a number exactly. `None` if the token is not a JSON number.
+/// Returns whether serde_json represents a number exactly. `None` if the token is not a JSON number.
 fn is_exact(token: &[u8]) -> Option<bool> {
     let unsigned = token.strip_prefix(b"-").unwrap_or(token);
     if !unsigned.first()?.is_ascii_digit() {

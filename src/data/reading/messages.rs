@@ -76,7 +76,7 @@ const ONE_TURN: &str = "Give only that turn, or the whole conversation as one li
 const FORM: &str = "Write every turn as {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \
      \"value\": \"...\"} with the roles user or human, assistant or gpt, and system";
 
-/// Whether a field of a turn is used.
+/// Returns whether a field of a turn is used.
 pub(super) fn is_read(field: &str, key: ReasoningKey<'_>) -> bool {
     ["role", "content", "from", "value"].contains(&field)
         || match key {
@@ -86,13 +86,13 @@ pub(super) fn is_read(field: &str, key: ReasoningKey<'_>) -> bool {
         }
 }
 
-/// Whether a list may be a list of messages.
+/// Returns whether a list may be a list of messages.
 pub(super) fn is_conversation(list: &[Value]) -> bool {
     let has_role = |turn: &Value| turn.get("role").is_some() || turn.get("from").is_some();
     !list.is_empty() && list.iter().all(Value::is_object) && list.iter().any(has_role)
 }
 
-/// Whether a list contains the parts of a single message.
+/// Returns whether a list contains the parts of a single message.
 pub(super) fn is_parts(list: &[Value]) -> bool {
     let is_part = |part: &Value| part.get("type").is_some_and(Value::is_string);
     !list.is_empty() && list.iter().all(is_part) && !is_conversation(list)
@@ -155,7 +155,7 @@ impl Turns {
     }
 }
 
-/// The last exchange of a conversation, with the earlier ones.
+/// Returns the last exchange of a conversation, with the earlier ones.
 pub(super) fn exchange(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange, Fault> {
     let all = turns(list, key)?;
     if !alternate(&all.turns) || all.turns.is_empty() || !all.turns.len().is_multiple_of(2) {
@@ -168,7 +168,7 @@ pub(super) fn exchange(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange
     Ok(Exchange { system, earlier, ..last })
 }
 
-/// The question at the end of a list of messages, with the earlier exchanges.
+/// Returns the question at the end of a list of messages, with the earlier exchanges.
 pub(super) fn question(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange, Fault> {
     let all = turns(list, key)?;
     if all.turns.len() < 2 || !alternate(&all.turns) || all.turns.len().is_multiple_of(2) {
@@ -180,13 +180,13 @@ pub(super) fn question(list: &[Value], key: ReasoningKey<'_>) -> Result<Exchange
     Ok(Exchange { system, earlier: exchanges(turns), problem, ..Exchange::default() })
 }
 
-/// Whether user and assistant turns alternate, starting with a user turn.
+/// Returns whether user and assistant turns alternate, starting with a user turn.
 fn alternate(turns: &[Turn]) -> bool {
     let speakers = [Speaker::User, Speaker::Assistant].into_iter().cycle();
     turns.iter().zip(speakers).all(|(turn, speaker)| turn.speaker == speaker)
 }
 
-/// The exchanges of alternating turns.
+/// Returns the exchanges of alternating turns.
 fn exchanges(turns: Vec<Turn>) -> Vec<Exchange> {
     let mut turns = turns.into_iter();
     let next = || {
@@ -229,7 +229,7 @@ fn no_exchange(turns: &[Turn]) -> Fault {
     Fault { reason, what, hint: ALTERNATE }
 }
 
-/// The only turn of a list with just a prompt or just a completion (TRL).
+/// Returns the only turn of a list with just a prompt or just a completion (TRL).
 pub(super) fn lone_turn(
     list: &[Value],
     speaker: Speaker,
@@ -265,7 +265,7 @@ fn holds(turns: &[Turn], speaker: Speaker) -> String {
     format!("the list of messages has {}, expected one {name} turn", listed(turns))
 }
 
-/// All user and assistant turns, and the system text at the beginning.
+/// Returns all user and assistant turns, and the system text at the beginning.
 fn turns(list: &[Value], key: ReasoningKey<'_>) -> Result<Turns, Fault> {
     let mut turns = Vec::with_capacity(list.len().min(2));
     let mut systems: Vec<String> = vec![];
@@ -322,7 +322,7 @@ fn turn(message: &Value, key: ReasoningKey<'_>) -> Result<Turn, (&'static str, S
 
 const NO_TEXT: &str = "message that is not text";
 
-/// The reasoning in a separate field of a turn.
+/// Returns the reasoning in a separate field of a turn.
 fn reasoning_beside(
     message: &Map<String, Value>,
     key: ReasoningKey<'_>,
@@ -375,7 +375,7 @@ fn parts_text(parts: &[Value]) -> Result<Content, String> {
     Ok(content)
 }
 
-/// Whether a part of a content is reasoning, and its text. `None` for a part without text.
+/// Returns whether a part of a content is reasoning, and its text. `None` for a part without text.
 pub(crate) fn part_text(part: &Value) -> Option<(bool, String)> {
     if let Value::String(text) = part {
         return Some((false, text.clone()));
@@ -394,7 +394,7 @@ pub(crate) fn part_text(part: &Value) -> Option<(bool, String)> {
     Some((is_reasoning, text?))
 }
 
-/// `user, assistant, user and 5 more`.
+/// Formats roles as `user, assistant, user and 5 more`.
 fn listed(turns: &[Turn]) -> String {
     const SHOWN: usize = 4;
     let names: Vec<_> = turns.iter().take(SHOWN).map(|turn| turn.speaker.name()).collect();
@@ -405,11 +405,11 @@ fn listed(turns: &[Turn]) -> String {
     text
 }
 
-/// The system text and the problem of a prompt given as a list of messages, possibly as JSON text. `None` for
-/// other values.
+/// Returns the system text and the problem of a prompt given as a list of messages, possibly as JSON text.
+/// `None` for other values.
 ///
 /// # Errors
-/// A description of what is wrong with the messages.
+/// A description of the problem with the messages.
 pub(crate) fn prompt_text(value: &Value) -> Result<Option<(Option<String>, String)>, String> {
     let list = match value {
         Value::Array(list) => list.clone(),

@@ -30,7 +30,7 @@ fn head_of(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The decompressed text of a file without a byte order mark. `head` is its beginning, which was read
+/// Returns the decompressed text of a file without a byte order mark. `head` is its beginning, which was read
 /// already.
 pub(super) fn text_of(path: &Path, file: File, head: Vec<u8>) -> Result<Box<dyn BufRead>> {
     let packing = Packing::of(&head);
@@ -62,14 +62,14 @@ pub(super) fn text_of(path: &Path, file: File, head: Vec<u8>) -> Result<Box<dyn 
     }
 }
 
-/// Whether a file with this beginning is not text.
+/// Returns whether a file with this beginning is not text.
 fn is_binary(head: &[u8]) -> bool {
     let cut_off = |error: std::str::Utf8Error| error.error_len().is_none();
     head.contains(&0) || !std::str::from_utf8(head).map_or_else(cut_off, |_| true)
 }
 
-/// [`Error::Io`] with a suggested fix and the kind of the original error; [`Error::Data`] for compressed data
-/// that cannot be decompressed.
+/// Returns [`Error::Io`] with a suggested fix and the kind of the original error, or [`Error::Data`] for
+/// compressed data that cannot be decompressed.
 pub(super) fn unreadable(path: &Path, source: io::Error) -> Error {
     unreadable_in(Place::file(path), source)
 }

@@ -1,7 +1,7 @@
 //! Parquet files, row by row.
 //!
-//! Only relevant columns are decoded. So a wide file costs no more than its texts, and a column of an
-//! unsupported type does no harm unless it is used.
+//! Only relevant columns are decoded, so a wide file costs no more than its texts, and unused columns may
+//! have unsupported types.
 
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
@@ -70,7 +70,7 @@ fn read_rows(file: File, path: &Path, sink: &mut dyn RowSink) -> Result<()> {
     Ok(())
 }
 
-/// Whether a column contains text, possibly nested.
+/// Returns whether a column contains text, possibly nested.
 fn is_text(field: &Type) -> bool {
     match field {
         Type::PrimitiveType { physical_type, .. } => *physical_type == Physical::BYTE_ARRAY,
@@ -173,7 +173,7 @@ fn value(field: Field) -> Value {
     }
 }
 
-/// Data frames write missing numbers as NaN, which becomes null.
+/// Converts a float. NaN, which data frames write for missing numbers, becomes null.
 fn float(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-/// A string or number as text. 27.0 becomes 27.
+/// Returns a string or number as text. 27.0 becomes 27.
 pub(crate) fn plain_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.trim().to_owned()),
@@ -16,7 +16,7 @@ pub(crate) fn plain_text(value: &Value) -> Option<String> {
     }
 }
 
-/// A problem after its context.
+/// Returns a problem after its context.
 pub(crate) fn with_context(problem: &str, context: &str) -> String {
     let context = context.trim();
     // The bodies in SVAMP lack the period before the question.
@@ -62,7 +62,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// The form of ARC: a list of texts and a list of their letters.
+/// Returns the form of ARC: a list of texts and a list of their letters.
 fn labeled(options: &Map<String, Value>) -> Result<Vec<(char, &Value)>, String> {
     let list = |key: &str| options.get(key).and_then(Value::as_array);
     let (Some(labels), Some(texts)) = (list("label"), list("text")) else {
@@ -79,8 +79,8 @@ fn labeled(options: &Map<String, Value>) -> Result<Vec<(char, &Value)>, String> 
     labels.iter().zip(texts).map(|(label, text)| Ok((letter(label)?, text))).collect()
 }
 
-/// The options of a row with their letters: a list in order, or an object by its keys. Null options are
-/// dropped, since some writers fill missing keys with null.
+/// Returns the options of a row with their letters: a list in order, or an object by its keys. Null options
+/// are dropped, since some writers fill missing keys with null.
 fn lettered(options: Option<&Value>) -> Result<Vec<(char, &Value)>, String> {
     let mut lettered: Vec<(char, &Value)> = match options {
         Some(Value::Array(options)) if options.len() > 26 => {

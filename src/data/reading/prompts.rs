@@ -24,7 +24,7 @@ pub struct PromptRow {
 }
 
 impl PromptRow {
-    /// The prompt.
+    /// Returns the prompt.
     pub fn prompt(&self) -> Prompt<'_> {
         Prompt { system: self.system.as_deref(), ..(&self.problem).into() }
     }
@@ -95,7 +95,7 @@ fn rows_of(files: &DataFiles, columns: &ColumnMap) -> Result<PromptRows> {
     Ok(PromptRows { prompts: rows.prompts, left_out })
 }
 
-/// Whether a text consists of JSON rows, regardless of the file name.
+/// Returns whether a text consists of JSON rows, regardless of the file name.
 fn is_json(text: &str) -> bool {
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let is_object = serde_json::from_str::<Map<String, Value>>(first).is_ok();

@@ -20,7 +20,7 @@ use crate::error::Result;
 /// integer that fits no 64-bit type as text.
 ///
 /// The first rows, `columns`, and the usual names determine the columns for the whole file, which
-/// [`Records::columns`] reports. From a data set with long and short answers, the long ones are read.
+/// [`Records::columns`] reports. From a dataset with long and short answers, the long ones are read.
 /// Unusable records (invalid JSON, a column of another type, no problem or answer, a conversation that is not
 /// a sequence of exchanges) are left out and counted by reason, up to a share of `max_left_out` of the file's
 /// records. One is always allowed, unless the share is 0. Records whose `correct` column marks them as wrong,
@@ -47,7 +47,7 @@ pub fn read_records(
     read_record_files(&DataFiles::file(path.as_ref()), columns, AnswerLength::Long, max_left_out)
 }
 
-/// Like [`read_records`], for several files that are read as one. From a data set with long and short
+/// Like [`read_records`], for several files that are read as one. From a dataset with long and short
 /// answers, reads those of `length`.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use crate::data::chat::EarlierTurn;
 /// before the answer in `<think>` tags. A context is placed before its problem, and options below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CotRecord {
-    /// The record's id in its data set. Numbers become text; a blank or null id is `None`.
+    /// The record's id in its dataset. Numbers become text; a blank or null id is `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// The system text of its conversation, if any.
@@ -34,7 +34,7 @@ pub struct CotRecord {
 }
 
 impl CotRecord {
-    /// All user turns of the conversation, which identify the problem.
+    /// Returns all user turns of the conversation, which identify the problem.
     pub(crate) fn asked(&self) -> Cow<'_, str> {
         if self.earlier.is_empty() {
             return Cow::Borrowed(&self.problem);
@@ -102,7 +102,7 @@ pub struct Columns {
     pub id: Option<String>,
     /// The column of reference answers, if the file has one.
     pub answer: Option<String>,
-    /// The column of verdicts on solutions, if it was named or the data set is known.
+    /// The column of verdicts on solutions, if it was named or the dataset is known.
     #[serde(default)]
     pub correct: Option<String>,
     /// The column of reasoning placed before the solution. For conversations, only if it was named.

@@ -42,7 +42,7 @@ impl RowAt<'_> {
         }
     }
 
-    /// An error about the row.
+    /// Returns an error about the row.
     pub(crate) fn error(&self, what: impl Into<String>, hint: impl Into<String>) -> Error {
         Error::data(Place::line(self.path, self.number), self.what(what), hint)
     }

@@ -31,10 +31,10 @@ const PARQUET_MAGIC: &[u8] = b"PAR1";
 /// Receives the rows of a file in order.
 #[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "Parquet names its columns"))]
 pub(crate) trait RowSink {
-    /// Whether a top-level column may be used. Others are not decoded in Parquet files.
+    /// Returns whether a top-level column may be used. Others are not decoded in Parquet files.
     fn wants(&self, column: &str) -> bool;
 
-    /// The columns of a file that declares them, before its first row.
+    /// Receives the columns of a file that declares them, before its first row.
     fn columns(&mut self, columns: Vec<FileColumn>);
 
     /// Receives a row.
@@ -46,10 +46,10 @@ pub(crate) trait RowSink {
     /// Receives an unreadable row.
     fn unusable(&mut self, unusable: Unusable);
 
-    /// The next of several files begins. Its rows are counted from 1 again.
+    /// Starts the next of several files, whose rows are counted from 1 again.
     fn next_file(&mut self) {}
 
-    /// Whether the current file is not the first.
+    /// Returns whether the current file is not the first.
     fn is_later_file(&self) -> bool {
         false
     }
@@ -93,7 +93,7 @@ pub(crate) fn read_files(files: &[PathBuf], sink: &mut dyn RowSink) -> Result<Ro
             sink.next_file();
         }
         let RowsRead { blank_lines, surrogates, list } = match read_rows(path, sink) {
-            // Some files of a data set may be empty, but not all.
+            // Some files of a dataset may be empty, but not all.
             Err(error) if files.len() > 1 && is_no_records(&error, path) => {
                 empty.get_or_insert(error);
                 continue;
@@ -111,7 +111,7 @@ pub(crate) fn read_files(files: &[PathBuf], sink: &mut dyn RowSink) -> Result<Ro
     }
 }
 
-/// Whether an error is that of a file without records.
+/// Returns whether an error is that of a file without records.
 fn is_no_records(error: &Error, path: &Path) -> bool {
     error.to_string() == no_records(path).to_string()
 }
@@ -161,7 +161,7 @@ pub(crate) fn read_rows(path: &Path, sink: &mut dyn RowSink) -> Result<RowsRead>
     }
 }
 
-/// The error for a file without records.
+/// Returns the error for a file without records.
 pub(super) fn no_records(path: &Path) -> Error {
     Error::data(
         Place::file(path),
@@ -231,7 +231,7 @@ fn skip_blank(reader: &mut impl BufRead) -> io::Result<Option<Start>> {
     }
 }
 
-/// Whether the first non-blank byte in the buffer begins an object or list. Consumes nothing.
+/// Returns whether the first non-blank byte in the buffer begins an object or list. Consumes nothing.
 fn begins_json(reader: &mut impl BufRead) -> io::Result<bool> {
     let first = reader.fill_buf()?.iter().find(|byte| !byte.is_ascii_whitespace());
     Ok(matches!(first, Some(b'{' | b'[')))
@@ -253,7 +253,7 @@ pub(super) fn hand_over(sink: &mut dyn RowSink, at: RowAt<'_>, value: Value) -> 
     }
 }
 
-/// JSONL: one object on each line.
+/// Reads JSONL: one object on each line.
 fn read_lines(
     mut reader: impl BufRead,
     path: &Path,
@@ -348,7 +348,7 @@ fn line_value(line: &[u8], indent: usize, at: RowAt<'_>) -> Result<(Value, Repai
 /// The message of serde_json for a text that ends before its closing quote.
 const IN_STRING: &str = "EOF while parsing a string";
 
-/// The hint for a syntax error.
+/// Returns the hint for a syntax error.
 fn hint_for(bare: &str) -> &'static str {
     if bare.starts_with("recursion limit") {
         "Remove the record: nesting is limited to 127 levels, far more than a reasoning trace needs"
@@ -359,7 +359,7 @@ fn hint_for(bare: &str) -> &'static str {
     }
 }
 
-/// The error's message without the position that serde_json adds.
+/// Returns the error's message without the position that serde_json adds.
 fn bare(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -437,8 +437,8 @@ fn read_array(
     }
 }
 
-/// The error for an invalid item of an array. The item begins at `begins`. `holds_others` says that it may
-/// have swallowed other items.
+/// Returns the error for an invalid item of an array. The item begins at `begins`. `holds_others` says that
+/// it may have swallowed other items.
 fn item_error(
     item: &[u8],
     error: &serde_json::Error,
@@ -473,13 +473,13 @@ fn item_error(
     Error::data(Place::line(at.path, record), what, hint)
 }
 
-/// The column after the last byte of a line, both counted from 1.
+/// Returns the column after the last byte of a line, both counted from 1.
 fn line_end(text: &[u8], line: usize) -> usize {
     let line = text.split(|byte| *byte == b'\n').nth(line.saturating_sub(1));
     line.map_or(1, |line| line.strip_suffix(b"\r").unwrap_or(line).len() + 1)
 }
 
-/// The error for a file that is one object across several lines with its records in a list.
+/// Returns the error for a file that is one object across several lines with its records in a list.
 fn one_object(path: &Path) -> Option<Error> {
     // A pipe cannot be read twice.
     if !std::fs::metadata(path).ok()?.is_file() {
@@ -497,7 +497,7 @@ fn one_object(path: &Path) -> Option<Error> {
     Some(list_within(path, key, count))
 }
 
-/// The key of an object with a list of objects, and their number.
+/// Returns the key of an object with a list of objects, and their number.
 fn list_of_records(object: &Map<String, Value>) -> Option<(&str, usize)> {
     object.iter().find_map(|(key, value)| {
         let list = value.as_array()?;

@@ -195,7 +195,7 @@ impl<'r> RowReader<'r> {
         Unusable::new(reason, self.at.error(None, what, hint))
     }
 
-    /// The text to train on, from an answer and its separate reasoning.
+    /// Returns the text to train on, from an answer and its separate reasoning.
     fn solution(
         &self,
         answered: Option<String>,
@@ -251,7 +251,7 @@ impl<'r> RowReader<'r> {
         self.unusable(fault.reason, column, fault.what, fault.hint)
     }
 
-    /// The value of a column that every row must have.
+    /// Returns the value of a column that every row must have.
     fn value(&self, column: &Column) -> Result<Cow<'r, Value>, Unusable> {
         column.find(self.record).map_err(|reason| {
             let name = &column.name;
@@ -272,7 +272,7 @@ impl<'r> RowReader<'r> {
         Some(list)
     }
 
-    /// An optional column of plain text. `None` if it is missing or blank.
+    /// Returns an optional column of plain text. `None` if it is missing or blank.
     fn plain(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
         let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         let text = match &*value {
@@ -288,7 +288,7 @@ impl<'r> RowReader<'r> {
         Ok(text.filter(|text| !text.trim().is_empty()))
     }
 
-    /// The text of a problem or solution, or the only message of a list.
+    /// Returns the text of a problem or solution, or the only message of a list.
     fn text(
         &self,
         column: &Column,
@@ -357,7 +357,7 @@ impl<'r> RowReader<'r> {
         }
     }
 
-    /// Problem and solution of a conversation. `None` if one is null.
+    /// Returns the problem and solution of a conversation. `None` if one is null.
     fn conversation(&self, column: &Column, key: ReasoningKey<'_>) -> Result<Exchange, Unusable> {
         let value = self.value(column)?;
         let exchange = |turns: &[Value]| {
@@ -382,7 +382,7 @@ impl<'r> RowReader<'r> {
         }
     }
 
-    /// Whether a solution is right. `None` without a verdict.
+    /// Returns whether a solution is right. `None` without a verdict.
     fn verdict(&self, column: &Column) -> Result<Option<bool>, Unusable> {
         let value = self.value(column)?;
         verdict_of(&value).ok_or_else(|| {
@@ -405,7 +405,7 @@ impl<'r> RowReader<'r> {
         })
     }
 
-    /// An id or reference answer as text, if the row has one.
+    /// Returns an id or reference answer as text, if the row has one.
     fn scalar(&self, optional: &Optional, key: &str) -> Result<Option<String>, Unusable> {
         let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         match &*value {
@@ -417,7 +417,7 @@ impl<'r> RowReader<'r> {
         }
     }
 
-    /// A number to choose by, if the row has one.
+    /// Returns a number to choose by, if the row has one.
     fn score(&self, optional: &Optional) -> Result<Option<f64>, Unusable> {
         let Some((column, value)) = optional.find(self.record) else { return Ok(None) };
         let number = match &*value {
@@ -430,7 +430,7 @@ impl<'r> RowReader<'r> {
         }
     }
 
-    /// The error for a column with an unexpected type.
+    /// Returns the error for a column with an unexpected type.
     fn wrong_type(&self, column: &Column, key: &str, value: &Value, expected: &str) -> Unusable {
         let name = &column.name;
         let hint = match value {

@@ -64,7 +64,7 @@ fn lower_extension(path: &Path) -> String {
     path.extension().and_then(OsStr::to_str).unwrap_or("").to_lowercase()
 }
 
-/// The file extension in lower case, without that of a compression: `jsonl` for `a.jsonl.gz`.
+/// Returns the file extension in lower case, without that of a compression: `jsonl` for `a.jsonl.gz`.
 pub(crate) fn format_of_name(path: &Path) -> String {
     match Packing::named(path) {
         Some(_) => lower_extension(Path::new(path.file_stem().unwrap_or_default())),
@@ -72,7 +72,7 @@ pub(crate) fn format_of_name(path: &Path) -> String {
     }
 }
 
-/// The file name without extensions: `gsm8k` for `gsm8k.jsonl.gz`.
+/// Returns the file name without extensions: `gsm8k` for `gsm8k.jsonl.gz`.
 pub(crate) fn stem_of_name(path: &Path) -> String {
     let stem = Path::new(path.file_stem().unwrap_or_default());
     let stem = match Packing::named(path) {
@@ -128,7 +128,7 @@ impl<R: Read> Read for Source<R> {
 }
 
 impl<R: Read> Source<R> {
-    /// Whether the file ends here.
+    /// Returns whether the file ends here.
     fn is_at_end(&mut self) -> io::Result<bool> {
         let starved = self.is_starved;
         let is_at_end = self.fill_buf()?.is_empty();

@@ -19,7 +19,7 @@ pub(super) enum Boxes {
     Found(String),
 }
 
-/// The last boxes that belong together.
+/// Returns the last boxes that belong together.
 pub(super) fn boxed(text: &str) -> Boxes {
     let mut answers: Vec<String> = vec![];
     let mut end = text.len();
@@ -103,7 +103,7 @@ fn content(text: &str, from: usize) -> Content {
     }
 }
 
-/// Whether a box is a placeholder from a repeated instruction.
+/// Returns whether a box is a placeholder from a repeated instruction.
 fn is_placeholder(answer: &str) -> bool {
     if answer.len() > 64 || answer.contains("\\{") {
         return false;
@@ -131,7 +131,7 @@ fn is_placeholder(answer: &str) -> bool {
     )
 }
 
-/// The end of the group that is open at `from`. An escaped brace does not count.
+/// Returns the end of the group that is open at `from`. An escaped brace does not count.
 fn closing_brace(text: &str, from: usize) -> Option<usize> {
     let mut depth = 1usize;
     let mut escaped = false;
@@ -149,7 +149,7 @@ fn closing_brace(text: &str, from: usize) -> Option<usize> {
     None
 }
 
-/// Whether only "and", "or", commas, and delimiters separate two boxes or formulas.
+/// Returns whether only "and", "or", commas, and delimiters separate two boxes or formulas.
 pub(super) fn joins(between: &str) -> bool {
     if between.len() > 128 {
         return false;

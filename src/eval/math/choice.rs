@@ -3,11 +3,11 @@
 use super::notes::joiner;
 use super::phrases::statements;
 
-/// The letter of a choice, from the first of these that exists: the letter after "answer is"; the letter at
-/// the start of the answer (`(C) Paris`, `B, because`), unless the answer repeats the options; the last
-/// letter in brackets; the last letter on its own line; the only letter that labels lines; the last letter
-/// that stands alone and is not a word. Letters that the answer rules out ("not A", "A is wrong") do not
-/// count, and an answer that states two letters has none.
+/// Returns the letter of a choice, from the first of these that exists: the letter after "answer is"; the
+/// letter at the start of the answer (`(C) Paris`, `B, because`), unless the answer repeats the options; the
+/// last letter in brackets; the last letter on its own line; the only letter that labels lines; the last
+/// letter that stands alone and is not a word. Letters that the answer rules out ("not A", "A is wrong") do
+/// not count, and an answer that states two letters has none.
 pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
     let labels: Vec<Label> = text.lines().filter_map(|line| Label::of(line, letters)).collect();
     let restated = matches!(&labels[..], [a, b, ..] if a.letter == 'A' && b.letter == 'B');
@@ -70,7 +70,7 @@ pub(super) fn choice(text: &str, letters: &[char]) -> Option<char> {
         })
 }
 
-/// Whether the last occurrence of a letter follows another letter and "or" or "and": "either A or B".
+/// Returns whether the last occurrence of a letter follows another letter and "or" or "and": "either A or B".
 fn is_second(text: &str, letter: char, letters: &[char]) -> bool {
     let whole = |at: usize, letter: char| {
         let before = &text[..at];
@@ -97,7 +97,7 @@ enum Stated {
     Several,
 }
 
-/// The letter after the last phrase that states one.
+/// Returns the letter after the last phrase that states one.
 fn stated(text: &str, letters: &[char], restated: bool) -> Stated {
     const PHRASES: [&str; 24] = [
         "must be",
@@ -158,7 +158,7 @@ fn stated(text: &str, letters: &[char], restated: bool) -> Stated {
     Stated::None
 }
 
-/// The text after a noun before a letter: "option C" and "la opción C".
+/// Returns the text after a noun before a letter: "option C" and "la opción C".
 fn without_noun(behind: &str) -> &str {
     const NOUNS: [&str; 8] =
         ["option ", "choice ", "letter ", "opción ", "opção ", "l'option ", "вариант ", "Option "];
@@ -167,7 +167,7 @@ fn without_noun(behind: &str) -> &str {
     NOUNS.iter().find_map(|noun| rest.strip_prefix(noun)).unwrap_or(behind)
 }
 
-/// Whether another letter follows that is also an answer: "A and C", "A/C".
+/// Returns whether another letter follows that is also an answer: "A and C", "A/C".
 fn goes_on_with_letter(rest: &str, letters: &[char]) -> bool {
     let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || ")]}*.$\"".contains(c));
     let word = rest.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
@@ -187,7 +187,7 @@ fn goes_on_with_letter(rest: &str, letters: &[char]) -> bool {
     })
 }
 
-/// A lower-case letter in brackets, or at the end of its sentence.
+/// Returns a lower-case letter in brackets, or at the end of its sentence.
 fn small_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> {
     let rest = text.trim_start_matches(|c: char| c.is_whitespace() || "*:{[$\"`".contains(c));
     let rest = ["\\text{", "\\textbf{", "\\mathrm{", "\\boxed{"]
@@ -210,7 +210,7 @@ fn small_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> 
     (letters.contains(&letter) && (closed || ends)).then_some((letter, behind))
 }
 
-/// Whether the answer rules out a letter between these texts.
+/// Returns whether the answer rules out a letter between these texts.
 fn ruled_out(before: &str, rest: &str) -> bool {
     const NEGATIONS: [&str; 16] = [
         "not",
@@ -248,7 +248,7 @@ fn ruled_out(before: &str, rest: &str) -> bool {
         || ruled_out_behind(rest)
 }
 
-/// Whether the text after a letter rules it out: "A is wrong", "A cannot be".
+/// Returns whether the text after a letter rules it out: "A is wrong", "A cannot be".
 fn ruled_out_behind(rest: &str) -> bool {
     const VERDICTS: [&str; 14] = [
         "is wrong",
@@ -279,8 +279,8 @@ struct Label {
 }
 
 impl Label {
-    /// A line may begin with "A train" or "I think", so a label needs a mark or nothing after it. "I."
-    /// numbers sections. Chinese has neither word and uses no spaces.
+    /// Parses a label. A line may begin with "A train" or "I think", so a label needs a mark or nothing after
+    /// it. "I." numbers sections. Chinese has neither word and uses no spaces.
     fn of(line: &str, letters: &[char]) -> Option<Self> {
         let (letter, rest) = leading_letter(line, letters)?;
         let rest = unwrapped(rest);
@@ -292,7 +292,7 @@ impl Label {
     }
 }
 
-/// The letter at the start of an answer: a label, or before a reason (`B, because`, `B - Paris`,
+/// Returns the letter at the start of an answer: a label, or before a reason (`B, because`, `B - Paris`,
 /// `B is correct`).
 fn beginning(line: &str, letters: &[char]) -> Option<char> {
     if let Some(label) = Label::of(line, letters) {
@@ -326,12 +326,12 @@ fn line_rules_out(line: &str, letters: &[char]) -> bool {
     leading_letter(line, letters).is_some_and(|(_, rest)| ruled_out_behind(rest))
 }
 
-/// The text after a letter and the wrappers around it.
+/// Returns the text after a letter and the wrappers around it.
 fn unwrapped(rest: &str) -> &str {
     rest.trim_start_matches(['*', '}', '$', '"'])
 }
 
-/// The letter at the start of a text, after brackets and wrappers at most, and the rest.
+/// Returns the letter at the start of a text, after brackets and wrappers at most, and the rest.
 fn leading_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)> {
     let rest = text.trim_start_matches(|c: char| c.is_whitespace() || "*:({[$\"".contains(c));
     let rest = ["\\text{", "\\textbf{", "\\mathrm{", "\\boxed{"]
@@ -343,13 +343,13 @@ fn leading_letter<'a>(text: &'a str, letters: &[char]) -> Option<(char, &'a str)
     is_whole(behind).then_some((letter, behind))
 }
 
-/// Whether a letter before this text is not the start of a word, such as "Bob" and "I'm".
+/// Returns whether a letter before this text is not the start of a word, such as "Bob" and "I'm".
 fn is_whole(rest: &str) -> bool {
     !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || "'’".contains(c))
 }
 
-/// Whether a letter is an English word: the pronoun "I", or the article "A" at the start of a sentence.
-/// Neither comes before "is", "because", or "since".
+/// Returns whether a letter is an English word: the pronoun "I", or the article "A" at the start of a
+/// sentence. Neither comes before "is", "because", or "since".
 fn is_word(before: &str, letter: char, rest: &str) -> bool {
     let starts_sentence = || {
         let before = before.trim_end_matches([' ', '\t', '*', '_', '#', '>', '-', '"', '“']);

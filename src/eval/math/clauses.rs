@@ -8,7 +8,7 @@ use super::numerals::leading_number;
 use super::statement::{WRAPPERS, answer_in, is_value};
 use super::words::plain_word;
 
-/// Whether a comparison or a negation comes right before a value: "at least 18", "not 18".
+/// Returns whether a comparison or a negation comes right before a value: "at least 18", "not 18".
 pub(super) fn compares(clause: &str) -> bool {
     let Some(at) = clause.find(|c: char| c.is_ascii_digit() || "$\\".contains(c)) else {
         return false;
@@ -18,7 +18,7 @@ pub(super) fn compares(clause: &str) -> bool {
     compares_at_end(before)
 }
 
-/// The text after a label at the start of a sentence: `Total: 18`.
+/// Returns the text after a label at the start of a sentence: `Total: 18`.
 pub(super) fn without_label(sentence: &str) -> &str {
     let Some((label, value)) = sentence.split_once(':') else { return sentence };
     let label = label.trim_matches(WRAPPERS);
@@ -29,7 +29,7 @@ pub(super) fn without_label(sentence: &str) -> &str {
     if words && begins() { value } else { sentence }
 }
 
-/// The answer that a sentence states in words: "yes, it is", "negative 5", "not 4 but 5".
+/// Returns the answer that a sentence states in words: "yes, it is", "negative 5", "not 4 but 5".
 pub(super) fn in_words(sentence: &str) -> Option<String> {
     const VERDICTS: [&str; 8] = ["yes", "no", "true", "false", "ja", "nein", "oui", "да"];
     let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_digit() || "$\\".contains(c));
@@ -48,7 +48,7 @@ pub(super) fn in_words(sentence: &str) -> Option<String> {
     if begins(right) { answer_in(right) } else { None }
 }
 
-/// A sentence without the noun for the kind of its value: "the interval (2, 3)".
+/// Returns a sentence without the noun for the kind of its value: "the interval (2, 3)".
 pub(super) fn without_noun(sentence: &str) -> &str {
     const NOUNS: [&str; 14] = [
         "interval ",
@@ -74,7 +74,7 @@ pub(super) fn without_noun(sentence: &str) -> &str {
     value.map(str::trim_start).filter(begins).unwrap_or(sentence)
 }
 
-/// A sentence without an adverb at its start: "therefore 5", "simply 5".
+/// Returns a sentence without an adverb at its start: "therefore 5", "simply 5".
 pub(super) fn without_adverb(sentence: &str) -> &str {
     const ADVERBS: [&str; 8] =
         ["therefore", "thus", "hence", "then", "simply", "just", "indeed", "clearly"];
@@ -85,7 +85,7 @@ pub(super) fn without_adverb(sentence: &str) -> &str {
     }
 }
 
-/// A sentence without the words in parentheses after its value: `42 (forty-two)`.
+/// Returns a sentence without the words in parentheses after its value: `42 (forty-two)`.
 pub(super) fn without_remark(sentence: &str) -> &str {
     let Some((value, remark)) = sentence.rsplit_once(" (") else { return sentence };
     let inside = remark.trim_end_matches([')', '.', '*']);
@@ -103,7 +103,7 @@ fn remark_of(inside: &str) -> String {
     format!("({inside})")
 }
 
-/// Whether the text after a value continues a calculation with it.
+/// Returns whether the text after a value continues a calculation with it.
 pub(super) fn calculates(behind: &str) -> bool {
     let next = behind.trim_start();
     behind.contains(['=', '≈'])
@@ -120,7 +120,7 @@ const MORE: &[&str] = &[
     "nine", "ten", "none", "not", "greater", "larger", "smaller", "pi",
 ];
 
-/// Whether the text after a value in a sentence adds another value, a negation, or a condition. Prose
+/// Returns whether the text after a value in a sentence adds another value, a negation, or a condition. Prose
 /// continues more freely than a formula: "18 eggs for breakfast" is 18.
 pub(super) fn tells(behind: &str) -> bool {
     const TELLING: &[&str] = &[
@@ -182,7 +182,7 @@ pub(super) fn tells(behind: &str) -> bool {
     false
 }
 
-/// Whether the text after "or" repeats the value in another form.
+/// Returns whether the text after "or" repeats the value in another form.
 pub(super) fn restates(behind: &str) -> bool {
     const WAYS: [&str; 7] =
         ["about", "approximately", "roughly", "equivalently", "simply", "\\approx", "≈"];
@@ -190,7 +190,7 @@ pub(super) fn restates(behind: &str) -> bool {
     WAYS.iter().any(|way| behind.starts_with(way))
 }
 
-/// Whether the text after a value is a reason or a repetition in parentheses.
+/// Returns whether the text after a value is a reason or a repetition in parentheses.
 pub(super) fn is_reason(behind: &str) -> bool {
     const REASONS: &[&str] = &[
         "because",
@@ -266,7 +266,7 @@ pub(super) fn is_reason(behind: &str) -> bool {
     !words.any(|word| DOUBTS.contains(&word))
 }
 
-/// A sentence up to "and", if a clause rather than a value follows.
+/// Returns a sentence up to "and", if a clause rather than a value follows.
 pub(super) fn first_clause(sentence: &str) -> &str {
     let ends = sentence.match_indices(" and ").find(|(at, and)| {
         let next = &sentence[at + and.len()..];
@@ -277,7 +277,7 @@ pub(super) fn first_clause(sentence: &str) -> &str {
     ends.map_or(sentence, |(at, _)| &sentence[..at])
 }
 
-/// A sentence up to a comma, semicolon, or dash after which words follow that add no other value.
+/// Returns a sentence up to a comma, semicolon, or dash after which words follow that add no other value.
 pub(super) fn clause(sentence: &str) -> &str {
     let ends = sentence.match_indices([',', ';', '，', '；', '、', '–', '—', '-']);
     for (at, mark) in ends {
@@ -328,7 +328,7 @@ pub(super) fn clause(sentence: &str) -> &str {
     sentence
 }
 
-/// The value at the start of a sentence: a number, or a formula without its delimiters.
+/// Returns the value at the start of a sentence: a number, or a formula without its delimiters.
 pub(super) fn leading_value(sentence: &str) -> Option<(usize, usize)> {
     let formula = formulas(sentence).first().copied().filter(|(start, end)| {
         let before = sentence[..*start].trim_end_matches(['$', '\\', '(', '[']);

@@ -19,7 +19,7 @@ impl Complex {
     /// The imaginary unit.
     pub const I: Self = Self::new(0.0, 1.0);
 
-    /// From its parts.
+    /// Creates a number from its parts.
     pub const fn new(re: f64, im: f64) -> Self {
         Self { re, im }
     }
@@ -29,17 +29,17 @@ impl Complex {
         self.re.hypot(self.im)
     }
 
-    /// Whether both parts are finite.
+    /// Returns whether both parts are finite.
     pub fn is_finite(self) -> bool {
         self.re.is_finite() && self.im.is_finite()
     }
 
-    /// The real part, if the imaginary part is only rounding error.
+    /// Returns the real part, if the imaginary part is only rounding error.
     pub fn real(self) -> Option<f64> {
         (self.im.abs() <= 1e-9 * self.re.abs().max(1e-3)).then_some(self.re)
     }
 
-    /// The exponential.
+    /// Returns the exponential.
     pub fn exp(self) -> Self {
         // An angle of zero is a special case, since 0 times an infinite length is NaN.
         let length = self.re.exp();
@@ -47,12 +47,12 @@ impl Complex {
         Self::new(length * self.im.cos(), im)
     }
 
-    /// The principal logarithm.
+    /// Returns the principal logarithm.
     pub fn ln(self) -> Self {
         Self::new(self.norm().ln(), self.im.atan2(self.re))
     }
 
-    /// The principal power. It is exactly real if the base, the exponent, and the power are real.
+    /// Returns the principal power. It is exactly real if the base, the exponent, and the power are real.
     pub fn pow(self, exponent: Self) -> Self {
         if self.norm() == 0.0 && exponent.norm() == 0.0 {
             return Self::new(f64::NAN, 0.0);
@@ -73,17 +73,17 @@ impl Complex {
         (self.ln() * exponent).exp()
     }
 
-    /// The sine.
+    /// Returns the sine.
     pub fn sin(self) -> Self {
         Self::new(self.re.sin() * self.im.cosh(), self.re.cos() * self.im.sinh())
     }
 
-    /// The cosine.
+    /// Returns the cosine.
     pub fn cos(self) -> Self {
         Self::new(self.re.cos() * self.im.cosh(), -self.re.sin() * self.im.sinh())
     }
 
-    /// The arcsine.
+    /// Returns the arcsine.
     pub fn asin(self) -> Self {
         if self.im == 0.0 && self.re.abs() <= 1.0 {
             return Self::new(self.re.asin(), 0.0);
@@ -93,7 +93,7 @@ impl Complex {
         Self::new(angle.im, -angle.re)
     }
 
-    /// The arctangent.
+    /// Returns the arctangent.
     pub fn atan(self) -> Self {
         if self.im == 0.0 {
             return Self::new(self.re.atan(), 0.0);
@@ -103,7 +103,7 @@ impl Complex {
         Self::new(difference.im / 2.0, -difference.re / 2.0)
     }
 
-    /// The arccosine.
+    /// Returns the arccosine.
     pub fn acos(self) -> Self {
         Self::new(PI / 2.0, 0.0) - self.asin()
     }

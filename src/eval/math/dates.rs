@@ -3,8 +3,8 @@
 const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 
-/// The canonical spelling of a date: year, month, and day. For `5/6/2024`, the three numbers stay as they
-/// are, since either the day or the month may come first.
+/// Returns the canonical spelling of a date: year, month, and day. For `5/6/2024`, the three numbers stay as
+/// they are, since either the day or the month may come first.
 pub fn date(text: &str) -> Option<String> {
     const LONGEST: usize = 64;
     if text.len() > LONGEST {
@@ -81,7 +81,7 @@ fn is_year(year: u32) -> bool {
     (1000..=2999).contains(&year)
 }
 
-/// A number of at most four digits.
+/// Returns a number of at most four digits.
 fn number(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit());
     if digits { text.parse().ok() } else { None }

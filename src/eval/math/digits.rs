@@ -72,7 +72,7 @@ impl Lexer {
         Some(())
     }
 
-    /// The digits of `.(3)`.
+    /// Returns the digits of `.(3)`.
     fn period_in_brackets(&self) -> Option<String> {
         const MOST: usize = 64;
         let digits: String =
@@ -81,7 +81,8 @@ impl Lexer {
         (closed && !digits.is_empty()).then_some(digits)
     }
 
-    /// The length of the dots after repeating decimals, and the repeating digits: `0.333...`, `0.1666\ldots`.
+    /// Returns the length of the dots after repeating decimals, and the repeating digits: `0.333...`,
+    /// `0.1666\ldots`.
     fn goes_on_for_ever(&self, digits: &str) -> Option<(usize, String)> {
         const DOTS: [&str; 5] = ["...", "…", "\\ldots", "\\dots", "\\cdots"];
         let dots = DOTS
@@ -167,7 +168,8 @@ impl Lexer {
         true
     }
 
-    /// The length of a thousands separator other than a plain comma, if exactly three digits follow it.
+    /// Returns the length of a thousands separator other than a plain comma, if exactly three digits follow
+    /// it.
     fn separator(&self) -> Option<usize> {
         const SEPARATORS: [&str; 16] = [
             "{,}", "{, }", "{ ,}", ",\\!", "\\,", "\\ ", "\\!", " ", "\u{a0}", "\u{202f}",

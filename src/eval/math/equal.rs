@@ -95,8 +95,8 @@ pub(crate) fn compared(a: &str, b: &str, decimals: u32, steps: &mut Steps) -> Ve
     if steps.take(1).is_none() { Verdict::Unread } else { Verdict::Different }
 }
 
-/// The text after the equals sign in `\lim_{x \to 0} f(x) = 5`, if the left side is only something that the
-/// parser does not know.
+/// Returns the text after the equals sign in `\lim_{x \to 0} f(x) = 5`, if the left side is only something
+/// that the parser does not know.
 fn last_side(text: &str) -> Option<&str> {
     const UNREAD: [&str; 9] =
         ["\\lim", "\\gcd", "\\sum", "\\int", "\\prod", "\\max", "\\min", "\\Pr", "\\operatorname"];
@@ -156,7 +156,7 @@ impl Comparison<'_> {
             .unwrap_or_else(|| a.is_scalar() && b.is_scalar() && self.scalars(a, b))
     }
 
-    /// Equations, inequalities and assignments.
+    /// Compares equations, inequalities, and assignments.
     fn chains(&mut self, a: &Expression, b: &Expression) -> Option<bool> {
         let (chain_a, chain_b) =
             (matches!(a, Expression::Chain(..)), matches!(b, Expression::Chain(..)));
@@ -237,7 +237,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Units, percent, degrees.
+    /// Compares values with units, percent, or degrees.
     fn marked(&mut self, a: &Expression, b: &Expression) -> Option<bool> {
         use Expression::{Degrees, Percent, Unit};
         Some(match (a, b) {
@@ -322,7 +322,7 @@ impl Comparison<'_> {
         Some(true)
     }
 
-    /// The value of a plain number, which quickly rules out most pairs of two lists.
+    /// Returns the value of a plain number, which quickly rules out most pairs of two lists.
     fn key(&mut self, item: &Expression) -> Option<f64> {
         let plain =
             !matches!(item, Expression::Percent(_) | Expression::Degrees(_) | Expression::Unit(..));
@@ -368,7 +368,7 @@ impl Comparison<'_> {
         )
     }
 
-    /// Everything else that is not a number or a formula.
+    /// Compares everything else that is not a number or a formula.
     fn structures(&mut self, a: &Expression, b: &Expression) -> Option<bool> {
         use Expression as X;
         Some(match (a, b) {
@@ -464,7 +464,7 @@ impl Comparison<'_> {
         same || rounded && (value_a - value_b).norm() <= tolerance
     }
 
-    /// Whether two numbers differ by no more than half of the last decimal that counts.
+    /// Returns whether two numbers differ by no more than half of the last decimal that counts.
     fn near(&self, a: &BigRational, b: &BigRational) -> bool {
         let difference = (a - b).abs().to_f64();
         let scale = (10.0 * a.abs().to_f64().unwrap_or(1.0)).min(1.0);
@@ -472,7 +472,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Whether the values of two items, if both have one, do not rule out that they are the same.
+/// Returns whether the values of two items, if both have one, do not rule out that they are the same.
 fn may_match(a: Option<f64>, b: Option<f64>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => (a - b).abs() <= 0.02 * a.max(b),
@@ -480,7 +480,7 @@ fn may_match(a: Option<f64>, b: Option<f64>) -> bool {
     }
 }
 
-/// Whether an item only gives the range of a variable that another item has.
+/// Returns whether an item only gives the range of a variable that another item has.
 fn is_range_of_parameter(item: &Expression, items: &[Expression]) -> bool {
     let Expression::Chain(sides, relations) = item else { return false };
     let [Expression::Variable(name), Expression::Variable(set)] = &sides[..] else { return false };
@@ -489,7 +489,7 @@ fn is_range_of_parameter(item: &Expression, items: &[Expression]) -> bool {
         && items.iter().any(|other| other != item && other.variables().contains(name.as_str()))
 }
 
-/// A value times the scale of its unit, such as a million.
+/// Returns a value times the scale of its unit, such as a million.
 fn scaled(value: &Expression, unit: &str) -> Expression {
     match scale(unit).and_then(|scale| i64::try_from(scale).ok()) {
         Some(scale) => Expression::Product(vec![value.clone(), Expression::integer(scale)]),
@@ -497,7 +497,7 @@ fn scaled(value: &Expression, unit: &str) -> Expression {
     }
 }
 
-/// Whether it is a point after its name, a capital letter: `A(3, -4)`.
+/// Returns whether it is a point after its name, a capital letter: `A(3, -4)`.
 fn is_named_point(factors: &[Expression]) -> bool {
     matches!(factors, [Expression::Variable(name), Expression::Bracketed(Bracket::Round, items, _)]
         if name.len() == 1
@@ -505,7 +505,7 @@ fn is_named_point(factors: &[Expression]) -> bool {
             && items.iter().all(|item| item.is_scalar()))
 }
 
-/// Whether it is a time of day with its half: `10:30 a.m.`.
+/// Returns whether it is a time of day with its half: `10:30 a.m.`.
 fn is_clock(parts: &[Expression]) -> bool {
     matches!(parts.last(), Some(Expression::Unit(_, unit)) if is_time(unit))
 }

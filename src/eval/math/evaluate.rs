@@ -14,7 +14,7 @@ use std::f64::consts::{E, PI};
 /// Values of variables, by name.
 pub type Point<'a> = BTreeMap<&'a str, Complex>;
 
-/// The value of an expression at a point; `None` if it has none.
+/// Returns the value of an expression at a point; `None` if it has none.
 pub fn evaluate(expression: &Expression, point: &Point, steps: &mut Steps) -> Option<Complex> {
     steps.take(1)?;
     let value = match expression {
@@ -106,17 +106,17 @@ fn apply(function: Function, values: &[Complex]) -> Option<Complex> {
     })
 }
 
-/// A denominator, unless it is zero within rounding error.
+/// Returns a denominator, unless it is zero within rounding error.
 fn off_pole(denominator: Complex) -> Option<Complex> {
     (denominator.norm() > 1e-12).then_some(denominator)
 }
 
-/// A real number that is small enough to have a fractional part.
+/// Returns a real number that is small enough to have a fractional part.
 fn with_fraction(x: Complex) -> Option<f64> {
     x.real().filter(|x| x.abs() < 1e12)
 }
 
-/// The gamma function (Lanczos' approximation with g = 7 and nine terms).
+/// Returns the gamma function (Lanczos' approximation with g = 7 and nine terms).
 fn gamma(x: f64) -> f64 {
     const TERMS: [f64; 8] = [
         676.520_368_121_885_1,
@@ -154,7 +154,7 @@ pub enum Domain {
     Integer,
 }
 
-/// Random points for the variables.
+/// Returns random points for the variables.
 pub fn points<'a>(names: &BTreeSet<&'a str>, domain: Domain) -> Vec<Point<'a>> {
     let mut random = ChaCha8Rng::seed_from_u64(20_250_217);
     let mut unit = move || f64::from(random.next_u32()) / f64::from(u32::MAX);
@@ -176,8 +176,8 @@ pub fn points<'a>(names: &BTreeSet<&'a str>, domain: Domain) -> Vec<Point<'a>> {
         .collect()
 }
 
-/// Whether variables occur in roots, in logarithms, or with fractional exponents. Such formulas are meant for
-/// positive values.
+/// Returns whether variables occur in roots, in logarithms, or with fractional exponents. Such formulas are
+/// meant for positive values.
 pub fn wants_positive(expression: &Expression) -> bool {
     expression.any(&|part| match part {
         Expression::Root(inner, _) => !inner.variables().is_empty(),
@@ -195,7 +195,7 @@ pub fn wants_positive(expression: &Expression) -> bool {
     })
 }
 
-/// Whether an expression rounds something with variables. Such formulas are meant for integers.
+/// Returns whether an expression rounds something with variables. Such formulas are meant for integers.
 fn has_steps(expression: &Expression) -> bool {
     expression.any(&|part| {
         matches!(part, Expression::Function(Function::Floor | Function::Ceiling, inner)
@@ -203,18 +203,19 @@ fn has_steps(expression: &Expression) -> bool {
     })
 }
 
-/// Whether an expression has an absolute value of something with variables.
+/// Returns whether an expression has an absolute value of something with variables.
 fn has_absolute(expression: &Expression) -> bool {
     expression.any(&|part| matches!(part, Expression::Function(Function::Absolute, _)))
 }
 
-/// Whether two values at a random point are equal within rounding error.
+/// Returns whether two values at a random point are equal within rounding error.
 pub fn close(a: Complex, b: Complex) -> bool {
     let scale = a.norm().max(b.norm());
     (a - b).norm() <= 1e-9 * scale || scale <= 1e-11
 }
 
-/// Whether two expressions agree at every random point where both have a value, with enough such points.
+/// Returns whether two expressions agree at every random point where both have a value, with enough such
+/// points.
 pub fn agree(a: &Expression, b: &Expression, steps: &mut Steps) -> bool {
     let names: BTreeSet<&str> = a.variables().union(&b.variables()).copied().collect();
     let domain = if has_steps(a) && has_steps(b) {
@@ -245,7 +246,8 @@ pub fn agree(a: &Expression, b: &Expression, steps: &mut Steps) -> bool {
     shared >= 3
 }
 
-/// Whether `a` is a constant multiple of `b` at random points, with the sign of the constant if it is real.
+/// Returns whether `a` is a constant multiple of `b` at random points, with the sign of the constant if it is
+/// real.
 pub fn proportion(a: &Expression, b: &Expression, steps: &mut Steps) -> Option<f64> {
     let names: BTreeSet<&str> = a.variables().union(&b.variables()).copied().collect();
     let mut ratio: Option<Complex> = None;

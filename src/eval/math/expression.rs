@@ -73,7 +73,7 @@ pub enum Relation {
 }
 
 impl Relation {
-    /// The relation seen from the other side.
+    /// Returns the relation seen from the other side.
     pub fn mirrored(self) -> Self {
         match self {
             Self::Less => Self::Greater,
@@ -150,12 +150,12 @@ pub enum Expression {
 }
 
 impl Expression {
-    /// An integer.
+    /// Returns an integer.
     pub fn integer(value: i64) -> Self {
         Self::Number(BigRational::from_integer(value.into()), 0)
     }
 
-    /// The direct parts of the expression.
+    /// Returns the direct parts of the expression.
     pub fn parts(&self) -> Vec<&Expression> {
         match self {
             Self::Number(..) | Self::Based(..) | Self::Constant(_) | Self::Variable(_) => vec![],
@@ -183,17 +183,17 @@ impl Expression {
         }
     }
 
-    /// The number of nodes, including itself.
+    /// Returns the number of nodes, including itself.
     pub fn size(&self) -> u64 {
         1 + self.parts().into_iter().map(Self::size).sum::<u64>()
     }
 
-    /// Whether `test` holds for the expression or any part of it.
+    /// Returns whether `test` holds for the expression or any part of it.
     pub fn any(&self, test: &dyn Fn(&Expression) -> bool) -> bool {
         test(self) || self.parts().into_iter().any(|part| part.any(test))
     }
 
-    /// The names of its variables.
+    /// Returns the names of its variables.
     pub fn variables(&self) -> BTreeSet<&str> {
         let mut names = BTreeSet::new();
         self.collect_variables(&mut names);
@@ -209,7 +209,7 @@ impl Expression {
         }
     }
 
-    /// Whether it consists only of arithmetic, so that it is a number once its variables have values.
+    /// Returns whether it consists only of arithmetic, so that it is a number once its variables have values.
     pub fn is_scalar(&self) -> bool {
         !self.any(&|part| {
             matches!(
@@ -229,7 +229,7 @@ impl Expression {
         })
     }
 
-    /// The maximum number of decimals of any number in it.
+    /// Returns the maximum number of decimals of any number in it.
     pub fn decimals(&self) -> u32 {
         let own = if let Self::Number(_, decimals) = self { *decimals } else { 0 };
         self.parts().into_iter().map(Self::decimals).max().unwrap_or(0).max(own)

@@ -59,9 +59,9 @@ pub const ANY: [Extractor; 5] = [
     Extractor::Last,
 ];
 
-/// The final answer that a solution states explicitly: the content of its last `\boxed{}` or `\fbox{}`, else
-/// the text after its last `####` (GSM8K), else the text after "the final answer is". `None` if it states
-/// none. Only the text after the reasoning counts; see [`after_reasoning`].
+/// Returns the final answer that a solution states explicitly: the content of its last `\boxed{}` or
+/// `\fbox{}`, else the text after its last `####` (GSM8K), else the text after "the final answer is". `None`
+/// if it states none. Only the text after the reasoning counts; see [`after_reasoning`].
 ///
 /// ```
 /// use mixdistill::eval::final_answer;
@@ -77,7 +77,7 @@ pub fn final_answer(solution: &str) -> Option<String> {
     extract(after_reasoning(solution, false)?, &STATED)
 }
 
-/// The answer by the first of `extractors` that finds one.
+/// Returns the answer by the first of `extractors` that finds one.
 ///
 /// ```
 /// use mixdistill::eval::{Extractor, extract};
@@ -112,8 +112,8 @@ pub fn extract(text: &str, extractors: &[Extractor]) -> Option<String> {
     None
 }
 
-/// The whole text, without a label (`Total: 18`) and a list marker, if it is an answer rather than prose that
-/// happens to parse as a product of letters.
+/// Returns the whole text, without a label (`Total: 18`) and a list marker, if it is an answer rather than
+/// prose that happens to parse as a product of letters.
 fn whole(text: &str) -> Option<String> {
     let text = text.trim();
     let text = ["- ", "* ", "• "].iter().find_map(|mark| text.strip_prefix(mark)).unwrap_or(text);
@@ -133,7 +133,7 @@ fn whole(text: &str) -> Option<String> {
     (!sentence && is_answer(text) && !mixes_words(text)).then(stated)
 }
 
-/// Whether it parses as words multiplied by numbers: "forty-two (42)".
+/// Returns whether it parses as words multiplied by numbers: "forty-two (42)".
 fn mixes_words(text: &str) -> bool {
     let Some(expression) = parse(text, Reading::Number) else { return false };
     let is_word = |part: &Expression| {
@@ -148,7 +148,7 @@ fn mixes_words(text: &str) -> bool {
         && expression.any(&is_word)
 }
 
-/// Whether a text can be parsed as an answer.
+/// Returns whether a text can be parsed as an answer.
 pub(super) fn is_answer(text: &str) -> bool {
     let text = text.trim();
     text.len() <= MAX_BYTES

@@ -1,6 +1,6 @@
 //! Formulas in prose, found by their delimiters. A `$` before an amount of money is not a delimiter.
 
-/// The positions of the formulas, without their delimiters.
+/// Returns the positions of the formulas, without their delimiters.
 pub(super) fn formulas(text: &str) -> Vec<(usize, usize)> {
     const DELIMITERS: [(&str, &str, bool); 4] =
         [("\\[", "\\]", false), ("$$", "$$", false), ("\\(", "\\)", true), ("$", "$", true)];
@@ -46,7 +46,7 @@ pub(super) fn formulas(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Whether the text between two `$` is an amount and prose, as in "costs $5 and $x$ is".
+/// Returns whether the text between two `$` is an amount and prose, as in "costs $5 and $x$ is".
 fn is_amount(inside: &str, behind: &str) -> bool {
     let rest = inside.trim_start_matches(|c: char| c.is_ascii_digit() || ",.'".contains(c));
     if !inside.starts_with(|c: char| c.is_ascii_digit()) {

@@ -2,7 +2,7 @@
 //! fixed order. It knows no mathematics: `1/2` and `0.5` become `\frac{1}{2}`, but `2/4` does not, and the
 //! order of a list matters.
 
-/// Whether two answers have the same text after the normalization.
+/// Returns whether two answers have the same text after the normalization.
 ///
 /// ```
 /// use mixdistill::eval::hendrycks_equal;
@@ -14,7 +14,7 @@ pub fn hendrycks_equal(a: &str, b: &str) -> bool {
     a == b || hendrycks_normalized(a) == hendrycks_normalized(b)
 }
 
-/// The normalized text of an answer.
+/// Returns the normalized text of an answer.
 ///
 /// ```
 /// use mixdistill::eval::hendrycks_normalized;
@@ -55,7 +55,7 @@ fn without_unit(text: String) -> String {
     }
 }
 
-/// `\sqrt3` as `\sqrt{3}`.
+/// Writes `\sqrt3` as `\sqrt{3}`.
 pub(super) fn with_braced_roots(text: &str) -> String {
     let mut pieces = text.split("\\sqrt");
     let mut output = pieces.next().unwrap_or_default().to_owned();
@@ -71,8 +71,8 @@ pub(super) fn with_braced_roots(text: &str) -> String {
     output
 }
 
-/// `\frac12` and `\frac1{72}` as `\frac{1}{2}` and `\frac{1}{72}`. The whole text is unchanged if a `\frac`
-/// does not have two arguments.
+/// Writes `\frac12` and `\frac1{72}` as `\frac{1}{2}` and `\frac{1}{72}`. The whole text is unchanged if a
+/// `\frac` does not have two arguments.
 pub(super) fn with_braced_fractions(text: &str) -> String {
     let mut pieces = text.split("\\frac");
     let mut output = pieces.next().unwrap_or_default().to_owned();
@@ -93,7 +93,7 @@ pub(super) fn with_braced_fractions(text: &str) -> String {
     output
 }
 
-/// `a/b` as `\frac{a}{b}` if both are integers and there is nothing else.
+/// Writes `a/b` as `\frac{a}{b}` if both are integers and there is nothing else.
 pub(super) fn slash_as_fraction(text: &str) -> Option<String> {
     let (over, under) = text.split_once('/')?;
     let (over, under) = (over.parse::<i64>().ok()?, under.parse::<i64>().ok()?);

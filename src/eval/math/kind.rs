@@ -19,7 +19,7 @@ pub enum AnswerKind {
 }
 
 impl AnswerKind {
-    /// The final answer of a text, if there is one. Only the text after the reasoning counts; see
+    /// Returns the final answer of a text, if there is one. Only the text after the reasoning counts; see
     /// [`after_reasoning`].
     pub fn answer(self, text: &str) -> Option<String> {
         self.answer_after(text, false)

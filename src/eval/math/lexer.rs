@@ -60,7 +60,7 @@ pub struct Token {
     pub spaced: bool,
 }
 
-/// The tokens of a text; `None` if a character has no meaning or the text is too long.
+/// Returns the tokens of a text; `None` if a character has no meaning or the text is too long.
 pub fn tokens(text: &str, reading: Reading) -> Option<Vec<Token>> {
     if text.len() > MAX_BYTES {
         return None;
@@ -468,7 +468,7 @@ impl Lexer {
         Some(())
     }
 
-    /// Whether a line of an aligned chain begins with a relation: `x &= 1 + 2 \\\\ &= 3`.
+    /// Returns whether a line of an aligned chain begins with a relation: `x &= 1 + 2 \\\\ &= 3`.
     fn continues_chain(&self) -> bool {
         const MOST: usize = 32;
         let behind = &self.characters[self.at..];
@@ -476,7 +476,7 @@ impl Lexer {
         next.is_some_and(|c| "=≈".contains(*c))
     }
 
-    /// The text of the next group, or the next character.
+    /// Returns the text of the next group, or the next character.
     fn argument(&mut self) -> Option<String> {
         while self.peek(0).is_some_and(char::is_whitespace) {
             self.at += 1;
@@ -506,7 +506,7 @@ impl Lexer {
     }
 }
 
-/// Whether an environment aligns equations.
+/// Returns whether an environment aligns equations.
 pub(crate) fn lines_up(environment: &str) -> bool {
     let name = environment.trim_end_matches('*');
     ["align", "aligned", "split", "gather", "gathered", "eqnarray", "alignedat"].contains(&name)
@@ -519,8 +519,8 @@ fn joining(joiner: Joiner) -> Meaning {
     }
 }
 
-/// Whether a `\text{}` contains a formula: digits or single capital letters, and no words except "and" and
-/// "or".
+/// Returns whether a `\text{}` contains a formula: digits or single capital letters, and no words except
+/// "and" and "or".
 fn is_formula(text: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
     let known = ["and", "or", "am", "pm", "AM", "PM"];

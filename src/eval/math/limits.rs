@@ -25,7 +25,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The full allowance.
+    /// Returns the full allowance.
     pub fn new() -> Self {
         Self { left: MAX_STEPS }
     }

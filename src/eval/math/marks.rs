@@ -118,7 +118,7 @@ impl Parser {
         })
     }
 
-    /// `m/s`: letters that form a unit together.
+    /// Returns whether letters form a unit together: `m/s`.
     fn is_rate(&self, word: &str) -> bool {
         let per = |kind: Option<&Kind>| matches!(kind, Some(Kind::Word(time)) if ["s", "h", "min"].contains(&time.as_str()));
         ["m", "L", "l", "g", "J"].contains(&word)
@@ -126,7 +126,7 @@ impl Parser {
             && per(self.peek_ahead(2))
     }
 
-    /// The modulus after a residue: `\pmod{10}`, `(mod 10)`, `\text{ mod } 10`.
+    /// Returns the modulus after a residue: `\pmod{10}`, `(mod 10)`, `\text{ mod } 10`.
     fn modulus(&mut self) -> Option<Option<String>> {
         let bracketed = self.peek() == Some(&Kind::Sign(Meaning::Open));
         let word = self.peek_ahead(usize::from(bracketed));
@@ -141,7 +141,7 @@ impl Parser {
         Some(Some(format!("mod {}", label(&modulus))))
     }
 
-    /// A fraction of units in `\text{}`, and its end.
+    /// Returns a fraction of units in `\text{}`, and its end.
     fn fraction_of_units(&self) -> Option<(String, usize)> {
         let mut at = self.at + 1;
         let mut sides = vec![];
@@ -168,8 +168,8 @@ impl Parser {
         canonical(&unit).map(|unit| (unit, at))
     }
 
-    /// Whether a plain word after a value and other words is a unit or a note; `None` if it changes the
-    /// value.
+    /// Returns whether a plain word after a value and other words is a unit or a note; `None` if it changes
+    /// the value.
     fn is_note(&self, word: &str, names: &[String], behind_number: bool) -> Option<bool> {
         // `2am` is a product of three.
         let spaced = self.tokens[self.at].spaced;
@@ -189,7 +189,7 @@ impl Parser {
         (known || adds_nothing(word)).then_some(true)
     }
 
-    /// A unit or another note after a value, in `\text{}` or in plain words.
+    /// Returns a unit or another note after a value, in `\text{}` or in plain words.
     fn unit_behind(&mut self) -> Option<Option<String>> {
         let behind_number = self.at > 0
             && matches!(
@@ -269,7 +269,7 @@ impl Parser {
     }
 }
 
-/// The canonical name of a unit, or the unchanged note.
+/// Returns the canonical name of a unit, or the unchanged note.
 fn unit_name(names: &[String]) -> String {
     if let Some(unit) = canonical(&names.join(" ")) {
         return unit;

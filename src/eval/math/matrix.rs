@@ -7,7 +7,7 @@ use super::number::small_integer;
 /// Maximum number of rows or columns of a matrix in a product.
 const MAX_SIDE: usize = 12;
 
-/// The same expression, with its sums and products of matrices computed.
+/// Computes the sums and products of matrices in an expression.
 pub fn folded(expression: Expression) -> Expression {
     if !expression.any(&|part| matches!(part, Expression::Matrix(_))) {
         return expression;
@@ -137,7 +137,7 @@ fn transposed(rows: &[Vec<Expression>]) -> Option<Expression> {
     })
 }
 
-/// The square or cube of a matrix, or the inverse of one with two rows.
+/// Returns the square or cube of a matrix, or the inverse of one with two rows.
 fn power(rows: &[Vec<Expression>], exponent: &Expression) -> Option<Expression> {
     let matrix = Expression::Matrix(rows.to_vec());
     match (small_integer(exponent)?, rows) {
@@ -158,7 +158,7 @@ fn power(rows: &[Vec<Expression>], exponent: &Expression) -> Option<Expression> 
     }
 }
 
-/// The determinant of a matrix of two or three rows.
+/// Returns the determinant of a matrix of two or three rows.
 fn determinant(rows: &[Vec<Expression>]) -> Option<Expression> {
     let side = rows.len();
     if !rows.iter().all(|row| row.len() == side && row.iter().all(Expression::is_scalar)) {

@@ -53,7 +53,7 @@ pub fn assigned(expression: &Expression) -> Option<Assigned<'_>> {
     }
 }
 
-/// The last side of a chain of several equations, the result of such a calculation:
+/// Returns the last side of a chain of several equations, the result of such a calculation:
 /// `x - p = (2 - p) - p = 2 - 2p`.
 pub fn last_of_chain(expression: &Expression) -> Option<&Expression> {
     let Expression::Chain(sides, relations) = expression else { return None };
@@ -62,7 +62,7 @@ pub fn last_of_chain(expression: &Expression) -> Option<&Expression> {
     (equal > 1 && exact && sides.iter().all(Expression::is_scalar)).then(|| &sides[equal])
 }
 
-/// Whether an expression is only a name.
+/// Returns whether an expression is only a name.
 pub fn is_name(expression: &Expression) -> bool {
     match expression {
         Expression::Variable(_) => true,
@@ -98,7 +98,7 @@ pub fn is_name(expression: &Expression) -> bool {
     }
 }
 
-/// Whether it is the name of a function: `y` or `f(x)`.
+/// Returns whether it is the name of a function: `y` or `f(x)`.
 pub fn is_function_name(name: &Expression) -> bool {
     match name {
         Expression::Variable(name) => name == "y",
@@ -109,7 +109,8 @@ pub fn is_function_name(name: &Expression) -> bool {
     }
 }
 
-/// Whether two names are the same. The argument of a function does not count, and a missing name matches any.
+/// Returns whether two names are the same. The argument of a function does not count, and a missing name
+/// matches any.
 pub fn same_name(a: Option<&Expression>, b: Option<&Expression>) -> bool {
     match (a, b) {
         (Some(Expression::Product(a)), Some(Expression::Product(b))) => a[0] == b[0] || a == b,

@@ -374,7 +374,7 @@ const SCALES: &[(&str, u64)] = &[
     ("trillion", 1_000_000_000_000),
 ];
 
-/// How a word joins two values, if it does.
+/// Returns how a word joins two values, if it does.
 pub fn joiner(word: &str) -> Option<Joiner> {
     // A single capital letter is a name, not "i" or "e".
     let lone = word.len() == 1 && word.starts_with(char::is_uppercase);
@@ -386,12 +386,12 @@ pub fn joiner(word: &str) -> Option<Joiner> {
     OR.contains(&lower).then_some(Joiner::Or)
 }
 
-/// Whether a word joins two values.
+/// Returns whether a word joins two values.
 pub fn is_connective(word: &str) -> bool {
     joiner(word).is_some()
 }
 
-/// Whether a note after a value, such as a unit, does not change the value.
+/// Returns whether a note after a value, such as a unit, does not change the value.
 pub fn adds_nothing(note: &str) -> bool {
     let note = &note.replace("to the nearest", "");
     let mut words = note.split(|c: char| !(c.is_alphabetic() || c == '\'' || c == '’'));
@@ -406,12 +406,12 @@ pub fn adds_nothing(note: &str) -> bool {
         })
 }
 
-/// Whether the text after a value changes its meaning in another language.
+/// Returns whether the text after a value changes its meaning in another language.
 pub fn tells_natively(behind: &str) -> bool {
     TELLING_ENDINGS.iter().any(|ending| behind.contains(ending))
 }
 
-/// Whether words before a value end in a comparison or a negation.
+/// Returns whether words before a value end in a comparison or a negation.
 pub fn compares_at_end(before: &str) -> bool {
     COMPARISONS.iter().any(|comparison| {
         let rest = before.strip_suffix(comparison);
@@ -422,7 +422,7 @@ pub fn compares_at_end(before: &str) -> bool {
     })
 }
 
-/// Whether words before a value only announce it: "the answer is", "exactly".
+/// Returns whether words before a value only announce it: "the answer is", "exactly".
 pub fn announces(words: &str) -> bool {
     const ANNOUNCEMENTS: [&str; 17] = [
         "there are",
@@ -452,7 +452,7 @@ pub fn announces(words: &str) -> bool {
             .is_some_and(adds_nothing)
 }
 
-/// The factor by which a unit multiplies the value before it: `5 million dollars`.
+/// Returns the factor by which a unit multiplies the value before it: `5 million dollars`.
 pub fn scale(unit: &str) -> Option<u64> {
     let first = unit.split(' ').next()?;
     let first = first.strip_suffix('s').unwrap_or(first);

@@ -1,6 +1,6 @@
-//! Exact arithmetic on fractions of big integers, for expressions without variables. An operation whose
-//! result would be too long is not carried out, and every operation takes steps by the length of its numbers,
-//! so that towers of powers cost nothing.
+//! Exact arithmetic on fractions of big integers, for expressions without variables. Operations whose result
+//! would be too long are not performed, and every operation takes steps in proportion to the length of its
+//! numbers, so towers of powers are cheap.
 
 use super::expression::{Expression, Function};
 use super::limits::{MAX_BITS, Steps};
@@ -9,7 +9,7 @@ use num_integer::Integer;
 use num_rational::BigRational;
 use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 
-/// The value of the digits of a number, and the number of its decimals.
+/// Returns the value of the digits of a number, and the number of its decimals.
 pub fn read(
     digits: &str,
     repeating: &str,
@@ -32,7 +32,7 @@ pub fn read(
     if !repeating.is_empty() {
         let nines = ten(repeating.len()) - 1;
         value += BigRational::new(integer(repeating)?, nines * ten(decimals.len()));
-        // An exact number, however many decimals show.
+        // The number is exact, regardless of how many decimals are written.
         places = 0;
     }
     let scale = BigRational::from_integer(ten(exponent.unsigned_abs() as usize));
@@ -40,7 +40,7 @@ pub fn read(
     Some((value, places))
 }
 
-/// The value of an expression if it is a small integer.
+/// Returns the value of an expression if it is a small integer.
 pub fn small_integer(expression: &Expression) -> Option<i64> {
     match expression {
         Expression::Number(value, 0) if value.is_integer() => value.to_integer().to_i64(),
@@ -53,7 +53,7 @@ fn bits(value: &BigRational) -> u64 {
     value.numer().bits().max(value.denom().bits())
 }
 
-/// The steps of an operation on numbers with this many binary digits.
+/// Returns the steps of an operation on numbers with this many binary digits.
 fn cost(bits: u64) -> u64 {
     1 + (bits / 64) * (bits / 64)
 }
@@ -64,7 +64,8 @@ fn checked(value: BigRational, steps: &mut Steps) -> Option<BigRational> {
     (bits <= MAX_BITS).then_some(value)
 }
 
-/// The exact value of an expression; `None` if it is irrational, has variables, is undefined, or is too long.
+/// Returns the exact value of an expression; `None` if it is irrational, has variables, is undefined, or is
+/// too long.
 pub fn exact(expression: &Expression, steps: &mut Steps) -> Option<BigRational> {
     steps.take(1)?;
     match expression {
@@ -135,7 +136,7 @@ pub fn exact(expression: &Expression, steps: &mut Steps) -> Option<BigRational> 
     }
 }
 
-/// The falling factorial: the product of `count` numbers from `from` down.
+/// Returns the falling factorial: the product of `count` numbers from `from` down.
 fn falling(from: &BigInt, count: u64, steps: &mut Steps) -> Option<BigInt> {
     let mut product = BigInt::one();
     for below in 0..count {
@@ -168,7 +169,7 @@ fn power_of(base: &BigRational, power: i32, steps: &mut Steps) -> Option<BigRati
     Some(Pow::pow(base, power))
 }
 
-/// The root, if it is rational.
+/// Returns the root, if it is rational.
 fn root_of(value: &BigRational, index: u32) -> Option<BigRational> {
     if index == 1 {
         return Some(value.clone());

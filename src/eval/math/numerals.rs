@@ -10,7 +10,7 @@ const CURRENCIES: [char; 6] = ['$', '€', '£', '¥', '₹', '₽'];
 /// Names of currencies that come right before the amount.
 const CODES: [&str; 10] = ["usd", "eur", "gbp", "inr", "rs", "cad", "aud", "us", "chf", "rmb"];
 
-/// The position of the last number.
+/// Returns the position of the last number.
 pub(super) fn last_number(text: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut found = None;
@@ -33,8 +33,8 @@ pub(super) fn last_number(text: &str) -> Option<(usize, usize)> {
     found
 }
 
-/// The position of a number at the start of a text, after a sign and a currency at most. Its sign and its
-/// percent sign are part of it.
+/// Returns the position of a number at the start of a text, after a sign and a currency at most. Its sign and
+/// its percent sign are part of it.
 pub(super) fn leading_number(text: &str) -> Option<(usize, usize)> {
     const MOST: usize = 6;
     let (mut at, mut sign) = (0, None);
@@ -57,7 +57,7 @@ pub(super) fn leading_number(text: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// A number in prose. Replaces a decimal comma by a point, since a single number is not a list.
+/// Returns a number in prose. Replaces a decimal comma with a point, since a single number is not a list.
 pub(super) fn numeral(number: &str) -> String {
     match number.split_once(',') {
         Some((whole, decimals))
@@ -76,7 +76,7 @@ fn digit(text: &str, at: usize) -> bool {
     text.as_bytes().get(at).is_some_and(u8::is_ascii_digit)
 }
 
-/// Whether a number begins at a byte.
+/// Returns whether a number begins at a byte.
 fn begins(text: &str, at: usize) -> bool {
     let point = || text.as_bytes().get(at) == Some(&b'.') && digit(text, at + 1);
     // In "No.7", the point ends a word.
@@ -90,12 +90,12 @@ fn digits_end(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// Whether exactly three digits start at a byte.
+/// Returns whether exactly three digits start at a byte.
 fn three(text: &str, at: usize) -> bool {
     digits_end(text, at) == at + 3
 }
 
-/// The end of the number that begins at a byte, with its groups and decimals.
+/// Returns the end of the number that begins at a byte, with its groups and decimals.
 fn end(text: &str, start: usize) -> usize {
     let mut end = digits_end(text, start);
     let few = (1..=3).contains(&(end - start)) && !text[start..end].starts_with('0');
@@ -132,7 +132,7 @@ fn end(text: &str, start: usize) -> usize {
     end
 }
 
-/// The end of a number and its denominator, if any.
+/// Returns the end of a number and its denominator, if any.
 fn fraction_end(text: &str, number_end: usize) -> usize {
     const VULGAR: [char; 5] = ['½', '¼', '¾', '⅓', '⅔'];
     if let Some(sign) = text[number_end..].chars().next().filter(|c| VULGAR.contains(c)) {
@@ -154,8 +154,8 @@ fn fraction_end(text: &str, number_end: usize) -> usize {
     }
 }
 
-/// Whether digits at a byte belong to a word or a code: `AZYUK2A`. They do not after the name of a currency
-/// or a command, or in scripts without spaces between words.
+/// Returns whether digits at a byte belong to a word or a code: `AZYUK2A`. They do not after the name of a
+/// currency or a command, or in scripts without spaces between words.
 fn within_word(text: &str, at: usize) -> bool {
     let before = &text[..at];
     let spaced =
@@ -214,7 +214,7 @@ fn extended(text: &str, mut start: usize, number_end: usize) -> (usize, usize) {
     (start, finish)
 }
 
-/// Whether the word before a sign is prose rather than a variable: "is -5", but not "x -5".
+/// Returns whether the word before a sign is prose rather than a variable: "is -5", but not "x -5".
 fn signed_word(head: &str) -> bool {
     let before = head.trim_end_matches(|c: char| !c.is_alphanumeric());
     let letters = before.chars().rev().take_while(|c| c.is_alphabetic()).count();

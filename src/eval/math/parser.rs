@@ -115,7 +115,7 @@ impl Parser {
         }
     }
 
-    /// One answer or several.
+    /// Parses one answer or several.
     fn list(&mut self) -> Option<Expression> {
         let (mut groups, joiner) = self.items()?;
         if groups.len() > 1 {
@@ -165,7 +165,7 @@ impl Parser {
         Some((groups, joiner))
     }
 
-    /// Whether the range of a variable comes next: `k \in \mathbb{Z}`.
+    /// Returns whether the range of a variable comes next: `k \in \mathbb{Z}`.
     pub(crate) fn range_ahead(&self, ahead: usize) -> bool {
         let bracketed = self.peek_ahead(ahead) == Some(&Kind::Sign(Meaning::Open));
         let first = ahead + usize::from(bracketed);
@@ -176,7 +176,7 @@ impl Parser {
             && if bracketed { closed() } else { self.tokens.len() == self.at + first + 3 }
     }
 
-    /// Whether another number comes right after a value with a unit of measurement.
+    /// Returns whether another number comes right after a value with a unit of measurement.
     fn follows_unit(&self, item: &Expression) -> bool {
         matches!(item, Expression::Unit(_, unit) if is_unit(unit) && !unit.starts_with("mod"))
             && matches!(self.peek(), Some(Kind::Number { .. }))
@@ -215,7 +215,7 @@ impl Parser {
         Some(if parts.len() == 1 { parts.remove(0) } else { Expression::Ratio(parts) })
     }
 
-    /// Unions, intersections, and differences of sets.
+    /// Parses unions, intersections, and differences of sets.
     fn sets(&mut self) -> Option<Expression> {
         let mut first = self.sum()?;
         if self.take_sign(Meaning::Over) {
@@ -378,7 +378,7 @@ impl Parser {
         })
     }
 
-    /// The last factor without its percent sign, if the sign belongs to the whole product, as in
+    /// Returns the last factor without its percent sign, if the sign belongs to the whole product, as in
     /// `2\sqrt{2}\%` and `22/7\%`, but not in `200 \cdot 10\%`.
     fn percent_of_all(&self, factor: &Expression, whole: bool) -> Option<Expression> {
         let Expression::Percent(inner) = factor else { return None };
@@ -386,12 +386,12 @@ impl Parser {
         (whole && ends).then(|| (**inner).clone())
     }
 
-    /// Whether a product continues here.
+    /// Returns whether a product continues here.
     fn goes_on(&self, kind: &Kind) -> bool {
         matches!(kind, Kind::Sign(Meaning::Times | Meaning::Divide)) || self.starts_factor(kind)
     }
 
-    /// Whether a variable comes right before a number in brackets.
+    /// Returns whether a variable comes right before a number in brackets.
     fn applied(&self, last: Option<&Expression>, over: bool) -> bool {
         over && matches!(last, Some(Expression::Variable(_)))
             && !self.tokens[self.at].spaced
@@ -399,7 +399,7 @@ impl Parser {
             && self.peek_ahead(2) == Some(&Kind::Sign(Meaning::Close))
     }
 
-    /// A factor after a multiplication sign, which may have a sign: `2 \cdot -3`.
+    /// Parses a factor after a multiplication sign, which may have a sign: `2 \cdot -3`.
     fn signed_factor(&mut self) -> Option<Expression> {
         if self.take_sign(Meaning::Minus) {
             return self.factor().map(negated);
@@ -414,7 +414,7 @@ impl Parser {
             && matches!(self.tokens[self.at - 1].kind, Kind::Number { .. })
     }
 
-    /// Whether a factor can begin here without a multiplication sign before it.
+    /// Returns whether a factor can begin here without a multiplication sign before it.
     pub(crate) fn starts_factor(&self, kind: &Kind) -> bool {
         match kind {
             Kind::Number { .. }
@@ -450,7 +450,7 @@ fn ends_in_number(expression: &Expression) -> bool {
     matches!(expression, Expression::Number(..) | Expression::Based(..))
 }
 
-/// Whether it is a word rather than a variable.
+/// Returns whether it is a word rather than a variable.
 fn is_word(expression: &Expression) -> bool {
     matches!(expression, Expression::Variable(name)
         if name.chars().count() > 3
@@ -458,7 +458,7 @@ fn is_word(expression: &Expression) -> bool {
             && super::words::greek(name).is_none())
 }
 
-/// Whether it can only be a set, or could be an interval.
+/// Returns whether it can only be a set, or could be an interval.
 fn is_set(expression: &Expression) -> bool {
     matches!(
         expression,
@@ -469,7 +469,7 @@ fn is_set(expression: &Expression) -> bool {
     )
 }
 
-/// The negative, with the sign inside the unit.
+/// Returns the negative, with the sign inside the unit.
 pub(crate) fn negated(expression: Expression) -> Expression {
     match expression {
         Expression::Unit(inner, unit) => Expression::Unit(Box::new(negated(*inner)), unit),

@@ -224,8 +224,8 @@ const ENGLISH: usize = 6;
 /// Maximum number of occurrences of one name to examine.
 const MOST: usize = 64;
 
-/// The ends of all phrases in a text that state an answer, the strongest first: those that call it final,
-/// then the last ones.
+/// Returns the ends of all phrases in a text that state an answer, the strongest first: those that call it
+/// final, then the last ones.
 pub(super) fn statements(text: &str) -> Vec<usize> {
     // Byte offsets stay the same.
     let lower = text.to_ascii_lowercase();
@@ -268,7 +268,7 @@ pub(super) fn statements(text: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The end of a phrase that names the result in the last sentence of the last line.
+/// Returns the end of a phrase that names the result in the last sentence of the last line.
 fn result_on_last_line(lower: &str) -> Option<usize> {
     let text = lower.trim_end();
     let line = text.rfind('\n').map_or(0, |at| at + 1);
@@ -280,7 +280,7 @@ fn result_on_last_line(lower: &str) -> Option<usize> {
     found.max().filter(|end| !text.get(*end..).is_none_or(|rest| rest.contains(". ")))
 }
 
-/// Whether the phrase at the end of a text is in a language with a decimal comma.
+/// Returns whether the phrase at the end of a text is in a language with a decimal comma.
 pub(super) fn has_decimal_comma(before: &str) -> bool {
     const FAR: usize = 40;
     let start = before.char_indices().rev().take(FAR).last().map_or(0, |(at, _)| at);
@@ -288,7 +288,7 @@ pub(super) fn has_decimal_comma(before: &str) -> bool {
     WITH_DECIMAL_COMMA.iter().any(|name| near.contains(name))
 }
 
-/// The end of the link after a name, if there is one.
+/// Returns the end of the link after a name, if there is one.
 fn linked(lower: &str, name_end: usize, bare: bool) -> Option<usize> {
     const WRAPPERS: [char; 8] = ['*', '_', '"', '`', ' ', '\'', '’', '\u{a0}'];
     let rest = &lower[name_end..];
@@ -327,7 +327,7 @@ fn linked(lower: &str, name_end: usize, bare: bool) -> Option<usize> {
     (!goes_on && parted).then_some(lower.len() - behind.len())
 }
 
-/// The text after a name of the answer at the start of a line, as in `Final Answer: 18`; empty for
+/// Returns the text after a name of the answer at the start of a line, as in `Final Answer: 18`; empty for
 /// `Final Answer`. `None` for other lines.
 pub(super) fn labeled(line: &str) -> Option<&str> {
     const MARKS: [char; 5] = ['*', '_', '#', ' ', '"'];

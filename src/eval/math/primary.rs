@@ -9,7 +9,7 @@ use super::spoken;
 use super::words::{self, Meaning};
 
 impl Parser {
-    /// A primary and the marks after it.
+    /// Parses a primary and the marks after it.
     pub(crate) fn factor(&mut self) -> Option<Expression> {
         self.deeper(|parser| {
             let primary = parser.primary()?;
@@ -91,7 +91,7 @@ impl Parser {
         self.take_sign(close).then(|| Expression::Function(function, vec![inside]))
     }
 
-    /// An argument of `\frac` or `\sqrt`: a group, a single token, or a single digit of a number.
+    /// Parses an argument of `\frac` or `\sqrt`: a group, a single token, or a single digit of a number.
     pub(crate) fn argument(&mut self) -> Option<Expression> {
         if let Some(Kind::Number { digits, repeating, exponent }) = self.peek().cloned()
             && repeating.is_empty()
@@ -144,7 +144,7 @@ impl Parser {
         Some(whole)
     }
 
-    /// The arguments of `\frac`, if both are integers.
+    /// Parses the arguments of `\frac`, if both are integers.
     fn integer_fraction(&mut self) -> Option<Expression> {
         let mut arguments = vec![];
         for _ in 0..2 {
@@ -161,7 +161,7 @@ impl Parser {
         Some(Expression::Quotient(Box::new(over), Box::new(under)))
     }
 
-    /// `4210_5`.
+    /// Parses a number with a base: `4210_5`.
     fn based(&mut self, digits: String) -> Option<Expression> {
         self.at += 1;
         let base = match self.factor()? {
@@ -175,7 +175,7 @@ impl Parser {
         valid.then_some(Expression::Based(digits, base))
     }
 
-    /// A run of letters: a word if it has at least four letters, else a product of variables.
+    /// Parses a run of letters: a word if it has at least four letters, else a product of variables.
     fn name(&mut self, word: String) -> Option<Expression> {
         let mut letters = word.chars();
         let first = letters.next()?;
@@ -271,7 +271,8 @@ impl Parser {
         }
     }
 
-    /// Whether plain braces contain a variable, a bar, and a condition. Bars around something come in pairs.
+    /// Returns whether plain braces contain a variable, a bar, and a condition. Bars around something come in
+    /// pairs.
     fn is_set_by_condition(&self) -> bool {
         let variable = matches!(self.peek(), Some(Kind::Word(word)) if word.chars().count() == 1);
         let bar = Kind::Sign(Meaning::Bar);
@@ -282,7 +283,7 @@ impl Parser {
         inside.filter(|token| token.kind == bar).count() % 2 == 1
     }
 
-    /// A set up to its closing brace.
+    /// Parses a set up to its closing brace.
     fn set(&mut self, close: Kind) -> Option<Expression> {
         if self.take(&close) {
             return Some(Expression::Set(vec![]));
@@ -315,7 +316,7 @@ impl Parser {
     }
 }
 
-/// The name of a subscript or a marked expression.
+/// Returns the name of a subscript or a marked expression.
 pub(crate) fn label(expression: &Expression) -> String {
     match expression {
         Expression::Number(value, _) => value.to_string(),

@@ -6,9 +6,9 @@ use crate::data::chat::reasoning::MARKS;
 /// Maximum number of markers to examine in a text.
 const MOST: usize = 256;
 
-/// The part of an answer that can state the final answer: the text after the reasoning, or the whole text if
-/// it has no reasoning. `None` if the reasoning never ends. `opened_by_prompt` says whether the prompt ended
-/// with the opening marker, so that the text starts inside the reasoning.
+/// Returns the part of an answer that can state the final answer: the text after the reasoning, or the whole
+/// text if it has no reasoning. `None` if the reasoning never ends. `opened_by_prompt` says whether the
+/// prompt ended with the opening marker, so that the text starts inside the reasoning.
 ///
 /// An opening marker counts at the beginning of the text or on its own line; elsewhere, the text only
 /// mentions it. A closing marker without an opening one also ends a reasoning, which the template opened.
@@ -62,7 +62,7 @@ fn closing(opening: &str) -> Option<&'static str> {
     MARKS.iter().find(|(open, _)| *open == opening).map(|(_, close)| *close)
 }
 
-/// The first marker from `from` on: its position, its text, and whether it opens.
+/// Returns the first marker from `from` on: its position, its text, and whether it opens.
 fn next_marker(lower: &str, from: usize) -> Option<(usize, &'static str, bool)> {
     let starts = lower[from..].match_indices(['<', '[', '◁']).map(|(at, _)| from + at);
     starts.into_iter().find_map(|at| {

@@ -42,7 +42,7 @@ pub fn plain_character(character: char) -> char {
     }
 }
 
-/// A text with its digits in ASCII.
+/// Returns a text with its digits in ASCII.
 pub fn plain(text: &str) -> Cow<'_, str> {
     if text.is_ascii() || text.chars().all(|c| plain_character(c) == c) {
         return Cow::Borrowed(text);

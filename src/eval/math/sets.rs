@@ -7,7 +7,7 @@ use super::evaluate::{Point, evaluate};
 use super::expression::{Bracket, Constant, Expression, Joiner, Relation};
 use super::limits::Steps;
 
-/// Whether an expression stands for a set of real numbers, judging by its form.
+/// Returns whether an expression stands for a set of real numbers, judging by its form.
 pub fn is_region(expression: &Expression) -> bool {
     match expression {
         Expression::Bracketed(_, items, _) => {
@@ -22,7 +22,7 @@ pub fn is_region(expression: &Expression) -> bool {
     }
 }
 
-/// Whether an expression is one or several inequalities in one variable.
+/// Returns whether an expression is one or several inequalities in one variable.
 pub fn is_condition(expression: &Expression) -> bool {
     match expression {
         Expression::Chain(sides, relations) => {
@@ -47,7 +47,7 @@ fn condition_variables(expression: &Expression) -> usize {
     expression.variables().into_iter().filter(|name| *name != "ℝ").count()
 }
 
-/// Whether two sets of real numbers are the same; `None` if that is unknown.
+/// Returns whether two sets of real numbers are the same; `None` if that is unknown.
 pub fn same_region(a: &Expression, b: &Expression, steps: &mut Steps) -> Option<bool> {
     let names = |set: &Expression| -> Vec<String> {
         set.variables().into_iter().filter(|name| *name != "ℝ").map(str::to_owned).collect()
@@ -80,7 +80,8 @@ pub fn same_region(a: &Expression, b: &Expression, steps: &mut Steps) -> Option<
     Some(true)
 }
 
-/// The numbers at which a set may begin or end: those that it mentions, their negatives, and their roots.
+/// Returns the numbers at which a set may begin or end: those that it mentions, their negatives, and their
+/// roots.
 fn landmarks(set: &Expression, numbers: &mut Vec<f64>, steps: &mut Steps) -> Option<()> {
     const MOST: usize = 512;
     if set.is_scalar() && set.variables().is_empty() {
@@ -153,7 +154,7 @@ fn contains(set: &Expression, number: f64, steps: &mut Steps) -> Option<bool> {
     }
 }
 
-/// Whether any of the parts contains the number as `wanted` says.
+/// Returns whether any of the parts contains the number as `wanted` says.
 fn any(parts: &[Expression], number: f64, wanted: bool, steps: &mut Steps) -> Option<bool> {
     for part in parts {
         if contains(part, number, steps)? == wanted {
@@ -163,7 +164,7 @@ fn any(parts: &[Expression], number: f64, wanted: bool, steps: &mut Steps) -> Op
     Some(false)
 }
 
-/// Whether `high` is greater than `low` or, if `same`, equal to it.
+/// Returns whether `high` is greater than `low` or, if `same`, equal to it.
 fn after(low: f64, high: f64, same: bool) -> bool {
     let scale = low.abs().max(high.abs()).max(1e-3);
     let near = low == high || scale.is_finite() && (high - low).abs() <= 1e-9 * scale;
@@ -177,12 +178,12 @@ fn side(side: &Expression, point: &Point, steps: &mut Steps) -> Option<f64> {
     }
 }
 
-/// An end of an interval.
+/// Returns an end of an interval.
 fn end(expression: &Expression, steps: &mut Steps) -> Option<f64> {
     side(expression, &Point::new(), steps)
 }
 
-/// ∞ or its negative.
+/// Returns ∞ or its negative.
 pub fn infinite(expression: &Expression) -> Option<f64> {
     match expression {
         Expression::Constant(Constant::Infinity) => Some(f64::INFINITY),

@@ -4,7 +4,7 @@
 use super::expression::Expression;
 use super::limits::MAX_SIGNS;
 
-/// The values of an expression with ±; `None` if it has no ± or too many.
+/// Returns the values of an expression with ±; `None` if it has no ± or too many.
 pub fn expanded(expression: &Expression) -> Option<Vec<Expression>> {
     if !expression.is_scalar() {
         return None;
@@ -37,7 +37,7 @@ fn count(expression: &Expression, signs: &mut u32, together: &mut bool) {
     }
 }
 
-/// The expression with each ± replaced according to `negative`.
+/// Returns the expression with each ± replaced according to `negative`.
 fn with_signs(expression: &Expression, negative: &mut dyn FnMut(bool) -> bool) -> Expression {
     use Expression as X;
     let mut one = |part: &Expression| with_signs(part, negative);

@@ -1,7 +1,7 @@
 //! Answers in words that stand for a symbol or a number: `\text{eight}`, "all real numbers", "no solution".
 //! Words that say the same in more or fewer words are also one answer.
 
-/// The mathematical form of words.
+/// Returns the mathematical form of words.
 pub fn symbol(words: &[String]) -> Option<String> {
     let words: Vec<&str> = essential(words);
     let symbol = match words.as_slice() {
@@ -15,7 +15,7 @@ pub fn symbol(words: &[String]) -> Option<String> {
     Some(symbol.to_owned())
 }
 
-/// The words in the singular, without those that only complete the sentence.
+/// Returns the words in the singular, without those that only complete the sentence.
 pub fn essential(words: &[String]) -> Vec<&str> {
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     for opening in [&["there", "is"][..], &["there", "are"], &["there", "exists"]] {
@@ -51,7 +51,7 @@ pub fn essential(words: &[String]) -> Vec<&str> {
     words
 }
 
-/// A number in English words: "twenty three", "two hundred and five".
+/// Returns a number in English words: "twenty three", "two hundred and five".
 pub fn number(words: &[&str]) -> Option<u64> {
     const MOST: usize = 12;
     if words.is_empty() || words.len() > MOST || words == ["hundred"] {
@@ -93,7 +93,7 @@ pub fn number(words: &[&str]) -> Option<u64> {
     total.checked_add(group)
 }
 
-/// A number below twenty, or a ten, in one English word.
+/// Returns a number below twenty, or a ten, in one English word.
 pub(super) fn small(word: &str) -> Option<u64> {
     const SMALL: [&str; 20] = [
         "zero",

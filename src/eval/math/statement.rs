@@ -17,8 +17,8 @@ use super::words::plain_word;
 /// Marks of emphasis and quotation around an answer.
 pub(super) const WRAPPERS: [char; 8] = ['*', '_', '"', '`', '“', '”', '「', '」'];
 
-/// The text after the last phrase that states an answer and has something like an answer after it, else the
-/// words after the last phrase.
+/// Returns the text after the last phrase that states an answer and has something like an answer after it,
+/// else the words after the last phrase.
 pub(super) fn phrase(text: &str) -> Option<String> {
     const MOST: usize = 16;
     let places = statements(text);
@@ -57,7 +57,7 @@ pub(super) fn with_point(answer: String) -> String {
     if number { format!("{whole}.{rest}") } else { answer }
 }
 
-/// Whether an answer is more than words.
+/// Returns whether an answer is more than words.
 pub(super) fn is_value(answer: &str) -> bool {
     answer.contains(|c: char| c.is_numeric() || "\\$={(".contains(c)) || answer.chars().count() == 1
 }
@@ -79,7 +79,7 @@ fn is_comment(words: &str) -> bool {
     COMMENTS.iter().any(|comment| words.starts_with(comment))
 }
 
-/// The answer at the start of a text: a formula, which may span lines, or its first sentence.
+/// Returns the answer at the start of a text: a formula, which may span lines, or its first sentence.
 fn stated(rest: &str) -> Option<String> {
     if let Some((first, last)) = formulas(rest).first().copied()
         && rest[..first].trim_end_matches(['$', '\\', '(', '[']).trim().is_empty()
@@ -112,14 +112,14 @@ fn stated(rest: &str) -> Option<String> {
     answer_in(line[..end].trim_end_matches(WRAPPERS))
 }
 
-/// Whether a text between delimiters looks like mathematics, even if it cannot be parsed.
+/// Returns whether a text between delimiters looks like mathematics, even if it cannot be parsed.
 fn is_latex(formula: &str) -> bool {
     formula.contains(['^', '_', '{'])
         || formula.contains('\\')
             && formula.split('\\').skip(1).any(|c| c.starts_with(char::is_alphabetic))
 }
 
-/// The answer in a sentence: all of it, the value at its start, or its last formula or number.
+/// Returns the answer in a sentence: all of it, the value at its start, or its last formula or number.
 pub(super) fn answer_in(sentence: &str) -> Option<String> {
     let sentence = sentence.trim();
     if sentence.is_empty() {
@@ -176,8 +176,8 @@ pub(super) fn answer_in(sentence: &str) -> Option<String> {
 /// Maximum number of formulas to examine from the end.
 const MOST_FORMULAS: usize = 256;
 
-/// The last formulas that can be parsed and that only "and", "or", and commas separate, or the last number if
-/// it comes after them.
+/// Returns the last formulas that can be parsed and that only "and", "or", and commas separate, or the last
+/// number if it comes after them.
 pub(super) fn last(text: &str) -> Option<String> {
     let (place, formula) = match last_formula(text) {
         Some((place, formula)) => (place, Some(formula)),
@@ -200,7 +200,7 @@ pub(super) fn last(text: &str) -> Option<String> {
     }
 }
 
-/// The last formulas that can be parsed, and their position.
+/// Returns the last formulas that can be parsed, and their position.
 pub(super) fn last_formula(text: &str) -> Option<((usize, usize), String)> {
     let formulas = formulas(text);
     let readable = |(start, end): &(usize, usize)| is_answer(&text[*start..*end]);
@@ -223,8 +223,8 @@ pub(super) fn last_formula(text: &str) -> Option<((usize, usize), String)> {
     Some(((before, last.1), texts.collect::<Vec<_>>().join(", ")))
 }
 
-/// The text after the last `####` that something like an answer follows. In Markdown, `####` also starts a
-/// heading. A heading is not an answer unless it names the answer or announces one.
+/// Returns the text after the last `####` that something like an answer follows. In Markdown, `####` also
+/// starts a heading. A heading is not an answer unless it names the answer or announces one.
 pub(super) fn marker(text: &str) -> Option<String> {
     const MOST: usize = 64;
     for (at, mark) in text.rmatch_indices("####").take(MOST) {
@@ -264,7 +264,7 @@ fn of_heading(line: &str, below: &str, is_last: bool) -> Option<String> {
     None
 }
 
-/// Whether a heading is numbered: `2. Count`, `3) Add`, `1: Setup`.
+/// Returns whether a heading is numbered: `2. Count`, `3) Add`, `1: Setup`.
 fn is_numbered(line: &str) -> bool {
     let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let marked = rest.len() < line.len()
@@ -275,7 +275,7 @@ fn is_numbered(line: &str) -> bool {
     marked && mark && next.starts_with(char::is_alphabetic)
 }
 
-/// Whether a line is a heading by its first word.
+/// Returns whether a line is a heading by its first word.
 fn is_heading(line: &str) -> bool {
     const HEADINGS: [&str; 24] = [
         "step",

@@ -7,7 +7,7 @@ use super::spoken::{essential, symbol};
 use super::units::{canonical, opposite};
 use super::words;
 
-/// The words of an answer without the commands that wrap them; `None` if there is anything else.
+/// Returns the words of an answer without the commands that wrap them; `None` if there is anything else.
 fn plain_words(answer: &str) -> Option<Vec<String>> {
     let wrappers =
         ["text", "mbox", "textbf", "textit", "textnormal", "textrm", "mathrm", "boxed", "fbox"];
@@ -33,8 +33,8 @@ fn plain_words(answer: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// Whether an answer consists only of words: one word of at least three letters without a mathematical
-/// meaning, or several words in `\text{}`.
+/// Returns whether an answer consists only of words: one word of at least three letters without a
+/// mathematical meaning, or several words in `\text{}`.
 pub fn only_words(answer: &str) -> bool {
     let Some(words) = plain_words(answer) else { return false };
     let prose = |word: &String| word.chars().count() > 2 && words::plain_word(word).is_none();
@@ -53,7 +53,7 @@ pub fn only_words(answer: &str) -> bool {
     }
 }
 
-/// Whether it begins with a single letter outside of `\text{}` and continues in `\text{}`.
+/// Returns whether it begins with a single letter outside of `\text{}` and continues in `\text{}`.
 fn value_with_note(answer: &str) -> bool {
     let mut characters = answer.trim().trim_start_matches('$').chars();
     characters.next().is_some_and(char::is_alphabetic)
@@ -62,14 +62,14 @@ fn value_with_note(answer: &str) -> bool {
             .any(|command| characters.as_str().trim_start().starts_with(command))
 }
 
-/// Whether two answers are the same words: "Alice and Bob" are "Bob and Alice".
+/// Returns whether two answers are the same words: "Alice and Bob" are "Bob and Alice".
 pub fn same_words(a: &str, b: &str) -> bool {
     let (Some(words_a), Some(words_b)) = (plain_words(a), plain_words(b)) else { return false };
     let (words_a, words_b) = (essential(&words_a), essential(&words_b));
     words_a == words_b || parts(a).is_some_and(|a| Some(a) == parts(b))
 }
 
-/// The parts that commas and connectives join, sorted, with the connective last.
+/// Returns the parts that commas and connectives join, sorted, with the connective last.
 fn parts(answer: &str) -> Option<Vec<String>> {
     let joiner = if answer.contains(" or ") { " or " } else { " and " };
     let words = plain_words(&answer.replace(',', joiner))?;
@@ -87,7 +87,7 @@ fn parts(answer: &str) -> Option<Vec<String>> {
     Some(parts)
 }
 
-/// The mathematical form of an answer in words.
+/// Returns the mathematical form of an answer in words.
 pub fn spoken(answer: &str) -> Option<String> {
     const LONGEST: usize = 128;
     if answer.len() > LONGEST || answer.contains(',') {
@@ -96,7 +96,7 @@ pub fn spoken(answer: &str) -> Option<String> {
     symbol(&plain_words(answer)?)
 }
 
-/// The letter of an answer that is only a letter: `B`, `(B)`, `\text{(B)}`.
+/// Returns the letter of an answer that is only a letter: `B`, `(B)`, `\text{(B)}`.
 pub fn lone_letter(answer: &str) -> Option<char> {
     let (letter, rest) = leading_letter(answer)?;
     rest.trim_matches(|c: char| c.is_whitespace() || ").}$:".contains(c))
@@ -104,7 +104,7 @@ pub fn lone_letter(answer: &str) -> Option<char> {
         .then_some(letter)
 }
 
-/// The letter that labels an answer: that of `(B) 12` or `B. twelve`.
+/// Returns the letter that labels an answer: that of `(B) 12` or `B. twelve`.
 pub fn labeled(answer: &str) -> Option<char> {
     let (letter, rest) = leading_letter(answer)?;
     let bracketed = rest.starts_with(')') || rest.starts_with(". ") || rest.starts_with(": ");
@@ -117,7 +117,7 @@ pub fn labeled(answer: &str) -> Option<char> {
     (bracketed && !more.is_empty() && !formula && !another && !telling).then_some(letter)
 }
 
-/// A capital from A to J at the start, after brackets and wrappers at most, and the rest.
+/// Returns a capital from A to J at the start, after brackets and wrappers at most, and the rest.
 fn leading_letter(answer: &str) -> Option<(char, &str)> {
     let mut rest = answer.trim_start();
     for wrapper in ["\\boxed{", "\\text{", "\\textbf{", "\\mathrm{", "\\mbox{", "(", "$"] {
@@ -127,23 +127,24 @@ fn leading_letter(answer: &str) -> Option<(char, &str)> {
     Some((letter, &rest[1..]))
 }
 
-/// Whether it is a unit of measurement rather than a note.
+/// Returns whether it is a unit of measurement rather than a note.
 pub fn is_unit(unit: &str) -> bool {
     canonical(unit).is_some()
 }
 
-/// Whether it is the half of the day of a time, such as `a.m.`.
+/// Returns whether it is the half of the day of a time, such as `a.m.`.
 pub fn is_time(unit: &str) -> bool {
     matches!(unit, "am" | "pm")
 }
 
-/// Whether values with these units may be the same: the units are the same, or one of them is only a note.
+/// Returns whether values with these units may be the same: the units are the same, or one of them is only a
+/// note.
 pub fn compatible_units(a: &str, b: &str) -> bool {
     a == b || !(is_unit(a) && is_unit(b) || opposite(a, b))
 }
 
-/// Whether two answers have the same text, if one of them cannot be parsed. Uses the rules of Hendrycks et
-/// al. about form, but drops only units and nouns.
+/// Returns whether two answers have the same text, if one of them cannot be parsed. Uses the rules of
+/// Hendrycks et al. about form, but drops only units and nouns.
 pub fn same_text(a: &str, b: &str) -> bool {
     a.len().max(b.len()) <= MAX_BYTES && (a.trim() == b.trim() || plain_text(a) == plain_text(b))
 }
@@ -187,7 +188,7 @@ fn plain_text(answer: &str) -> String {
     slash_as_fraction(&text).unwrap_or(text)
 }
 
-/// `x^{2}` as `x^2`.
+/// Writes `x^{2}` as `x^2`.
 fn with_bare_scripts(text: &str) -> String {
     let mut output = String::with_capacity(text.len());
     let mut rest = text;
@@ -205,7 +206,7 @@ fn with_bare_scripts(text: &str) -> String {
     output + rest
 }
 
-/// A text without its spaces, except between two digits or two words: `1 2` is not `12`.
+/// Returns a text without its spaces, except between two digits or two words: `1 2` is not `12`.
 fn without_spaces(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut pieces = text.split_whitespace();
@@ -232,7 +233,7 @@ fn without_note(text: &str) -> &str {
     }
 }
 
-/// A text in which `\text{}` and similar commands are replaced by their words.
+/// Returns a text in which `\text{}` and similar commands are replaced by their words.
 fn without_wrappers(text: &str) -> String {
     const MOST: usize = 64;
     const WRAPPERS: [&str; 8] = [

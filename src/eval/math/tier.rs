@@ -23,7 +23,7 @@ impl Tier {
     pub const ALL: [Self; 3] = [Self::Exact, Self::Hendrycks, Self::Mathematical];
 }
 
-/// Whether two answers are equal by the given tier alone.
+/// Returns whether two answers are equal by the given tier alone.
 ///
 /// ```
 /// use mixdistill::eval::{Tier, equal};
@@ -52,10 +52,11 @@ pub fn equal_to_decimals(gold: &str, answer: &str, decimals: u32) -> bool {
     mathematically_equal(gold, answer, decimals)
 }
 
-/// Whether two final answers are the same: lenient about form, but never about content. The parser decides if
-/// it can read both answers. Otherwise, their texts are compared. The normalization of [`Tier::Hendrycks`]
-/// alone never makes answers equal, because it drops content. Units, nouns, moduli, and percent signs may be
-/// missing. A second value, a negation, a condition, or a comparison makes a different answer.
+/// Returns whether two final answers are the same: lenient about form, but never about content. The parser
+/// decides if it can read both answers. Otherwise, their texts are compared. The normalization of
+/// [`Tier::Hendrycks`] alone never makes answers equal, because it drops content. Units, nouns, moduli, and
+/// percent signs may be missing. A second value, a negation, a condition, or a comparison makes a different
+/// answer.
 ///
 /// ```
 /// use mixdistill::eval::same_answer;
@@ -72,7 +73,7 @@ pub fn same_answer(gold: &str, answer: &str) -> bool {
     first_tier(gold, answer).is_some()
 }
 
-/// The strictest tier by which two answers are equal, if they are the same answer.
+/// Returns the strictest tier by which two answers are equal, if they are the same answer.
 fn first_tier(gold: &str, answer: &str) -> Option<Tier> {
     if equal(Tier::Exact, gold, answer) {
         return Some(Tier::Exact);
@@ -109,7 +110,7 @@ pub fn grade(gold_text: &str, answer_text: &str) -> Grade {
     Grade { stated, correct: tier.is_some(), tier }
 }
 
-/// The number of steps that the mathematical comparison of two answers takes, at most
+/// Returns the number of steps that the mathematical comparison of two answers takes, at most
 /// [`MAX_STEPS`](super::MAX_STEPS).
 pub fn steps_of_comparison(gold: &str, answer: &str) -> u64 {
     let mut steps = Steps::new();

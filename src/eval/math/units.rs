@@ -6,8 +6,8 @@ use super::words;
 /// Maximum number of units in a product.
 const MOST: usize = 8;
 
-/// The canonical name of a unit for all of its spellings: its sorted factors with their powers. `None` if any
-/// part of it is not a unit.
+/// Returns the canonical name of a unit for all of its spellings: its sorted factors with their powers.
+/// `None` if any part of it is not a unit.
 ///
 /// A half of the day and a modulus count as units.
 pub fn canonical(text: &str) -> Option<String> {
@@ -65,7 +65,7 @@ pub fn canonical(text: &str) -> Option<String> {
     Some(factors.iter().map(written).collect::<Vec<_>>().join(" "))
 }
 
-/// A power after a unit, and its length: `^2`, `^{-2}`, `²`, `⁻¹`.
+/// Returns a power after a unit, and its length: `^2`, `^{-2}`, `²`, `⁻¹`.
 fn power(text: &str) -> Option<(i32, usize)> {
     const RAISED: [(&str, i32); 5] = [("²", 2), ("³", 3), ("⁻¹", -1), ("⁻²", -2), ("⁻³", -3)];
     if let Some((raised, power)) = RAISED.iter().find(|(raised, _)| text.starts_with(raised)) {
@@ -82,7 +82,7 @@ fn power(text: &str) -> Option<(i32, usize)> {
         .then_some((if negative { -power } else { power }, length))
 }
 
-/// Whether a note is the opposite of another, such as an increase and a decrease.
+/// Returns whether a note is the opposite of another, such as an increase and a decrease.
 pub fn opposite(a: &str, b: &str) -> bool {
     const OPPOSITES: [(&str, &str); 16] = [
         ("increase", "decrease"),
@@ -109,7 +109,7 @@ pub fn opposite(a: &str, b: &str) -> bool {
     })
 }
 
-/// The currency that an answer names, if it names exactly one.
+/// Returns the currency that an answer names, if it names exactly one.
 pub fn currency(text: &str) -> Option<&'static str> {
     const SIGNS: [(&str, &str); 7] = [
         ("\\$", "dollar"),

@@ -63,7 +63,7 @@ pub enum Meaning {
     End,
 }
 
-/// LaTeX commands, without the backslash.
+/// Returns the meaning of a LaTeX command, without the backslash.
 pub fn command(name: &str) -> Option<Meaning> {
     use Meaning as M;
     use Relation as R;
@@ -133,7 +133,7 @@ pub fn command(name: &str) -> Option<Meaning> {
     })
 }
 
-/// Functions, by their names in LaTeX and in plain text.
+/// Returns a function, by its name in LaTeX or in plain text.
 pub fn function(name: &str) -> Option<Function> {
     use Function as F;
     Some(match name {
@@ -161,7 +161,7 @@ pub fn function(name: &str) -> Option<Function> {
     })
 }
 
-/// Greek letters. Variants of a letter count as that letter.
+/// Returns a Greek letter. Variants of a letter count as that letter.
 pub fn greek(name: &str) -> Option<&'static str> {
     const LETTERS: &[&str] = &[
         "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
@@ -173,7 +173,7 @@ pub fn greek(name: &str) -> Option<&'static str> {
     LETTERS.iter().copied().find(|letter| *letter == plain)
 }
 
-/// Single characters other than letters and digits.
+/// Returns the meaning of a single character other than a letter or digit.
 pub fn character(character: char) -> Option<Meaning> {
     use Meaning as M;
     use Relation as R;
@@ -241,7 +241,7 @@ pub fn plain_word(word: &str) -> Option<Meaning> {
     })
 }
 
-/// The canonical name of a unit of measurement; `None` for words that are not units.
+/// Returns the canonical name of a unit of measurement; `None` for words that are not units.
 pub fn unit(word: &str) -> Option<&'static str> {
     const UNITS: &[&[&str]] = &[
         &["mm", "millimeter", "millimeters", "millimetres"],

@@ -45,7 +45,7 @@ const KNOWN: [&str; 32] = [
 /// Initializations that do not change the base model's weights.
 const INITIALIZATIONS: [&str; 4] = ["eva", "gaussian", "mica", "orthogonal"];
 
-/// The adapter's settings. In a vision-language model (`is_part`), only the text part has adapters.
+/// Returns the adapter's settings. In a vision-language model (`is_part`), only the text part has adapters.
 pub(super) fn write_config(
     config: &LoraConfig,
     targets: &LoraTargets,
@@ -81,12 +81,12 @@ pub(super) fn write_config(
     all
 }
 
-/// The list, or null if it is empty, as PEFT writes it.
+/// Returns the list, or null if it is empty, as PEFT writes it.
 fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
     if list.is_empty() { Value::Null } else { json!(list) }
 }
 
-/// The choice of modules, as the settings state it.
+/// Returns the choice of modules, as the settings state it.
 fn chosen(config: &LoraConfig) -> Value {
     let excluded = &config.exclude_modules;
     json!({
@@ -100,7 +100,7 @@ fn chosen(config: &LoraConfig) -> Value {
     })
 }
 
-/// The choice of modules, as paths in the whole vision-language model.
+/// Returns the choice of modules, as paths in the whole vision-language model.
 fn chosen_of_part(config: &LoraConfig, targets: &LoraTargets) -> Value {
     let whole = |path: &str| match path.strip_prefix("model.") {
         Some(rest) => format!("{WITHIN}{rest}"),
@@ -150,7 +150,7 @@ const MERGE: &str = "Merge it with PEFT (`AutoPeftModelForCausalLM.from_pretrain
 /// Hint if PEFT cannot merge the adapter either.
 const TRAIN: &str = "Train an adapter without this feature; PEFT cannot merge it either";
 
-/// The feature that a PEFT setting turns on, for the most common ones.
+/// Returns the feature that a PEFT setting turns on, for the most common ones.
 fn meaning(key: &str) -> Option<&'static str> {
     Some(match key {
         "arrow_config" => "adapters routed by token",
@@ -275,7 +275,7 @@ fn is_set(value: &Value, key: &str) -> Read<bool> {
     }
 }
 
-/// Names or a regular expression; `None` for null.
+/// Reads names or a regular expression; returns `None` for null.
 fn names(value: &Value, key: &str) -> Read<Option<ModuleNames>> {
     match &value[key] {
         Value::Null => Ok(None),
@@ -285,7 +285,7 @@ fn names(value: &Value, key: &str) -> Read<Option<ModuleNames>> {
     }
 }
 
-/// A list of strings, or a single one.
+/// Reads a list of strings, or a single one.
 fn texts(value: &Value, key: &str) -> Read<Vec<String>> {
     let wrong = |value: &Value| mend(format!("`{key}` is {value}, not a list of names"));
     match &value[key] {
@@ -300,7 +300,7 @@ fn texts(value: &Value, key: &str) -> Read<Vec<String>> {
     }
 }
 
-/// Block numbers: a list, or a single one.
+/// Reads block numbers: a list, or a single one.
 fn numbers(value: &Value) -> Read<Vec<usize>> {
     let value = &value["layers_to_transform"];
     let number = |value: &Value| {
@@ -334,7 +334,7 @@ fn patterns<T>(
     }
 }
 
-/// The base model that the adapter's settings name.
+/// Returns the base model that the adapter's settings name.
 pub(super) fn base_of(settings: &Value) -> String {
     match (settings["base_model_name_or_path"].as_str(), settings["revision"].as_str()) {
         (None | Some(""), _) => "an unnamed model".into(),

@@ -8,7 +8,7 @@ use crate::model::weights::listed;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Returns what is wrong, and a hint.
+/// Returns the problem and a hint.
 pub(super) fn misfit(
     settings: &Value,
     model: &DecoderConfig,
@@ -55,7 +55,7 @@ pub(super) fn misfit(
     (what, hint)
 }
 
-/// Whether an adapter tensor belongs to the module of a model tensor.
+/// Returns whether an adapter tensor belongs to the module of a model tensor.
 fn is_of(name: &str, tensor: &str) -> bool {
     let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
     name.strip_prefix(PREFIX).is_some_and(|path| path.starts_with(module))

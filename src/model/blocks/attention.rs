@@ -127,8 +127,8 @@ impl SelfAttentionConfig {
         self.rotated.then(table)
     }
 
-    /// Factors of the queries, `[tokens, 1]`, for kernels that scale scores by `1 / sqrt(head_dim)`. `None`
-    /// if all are 1.
+    /// Returns the factors of the queries, `[tokens, 1]`, for kernels that scale scores by `1 /
+    /// sqrt(head_dim)`. `None` if all are 1.
     pub(in crate::model) fn query_scale(
         &self,
         positions: &[u32],
@@ -145,7 +145,8 @@ impl SelfAttentionConfig {
         Some(Tensor::from_data(scales, device))
     }
 
-    /// The first key that the token at `place` of its row attends to, if its example begins at `start`.
+    /// Returns the first key that the token at `place` of its row attends to, if its example begins at
+    /// `start`.
     pub(in crate::model) fn first_key(&self, place: usize, start: usize) -> usize {
         match self.sliding_window {
             Some(window) => start.max((place + 1).saturating_sub(window)),
@@ -316,7 +317,8 @@ impl AttentionMetadata {
         Self { dropout, ..metadata }
     }
 
-    /// From the position of each token, and the index in its row of the first token of its example.
+    /// Builds the metadata from the position of each token, and the index in its row of the first token of
+    /// its example.
     fn new(
         config: &SelfAttentionConfig,
         [rows, length]: [usize; 2],
@@ -349,7 +351,7 @@ impl AttentionMetadata {
         }
     }
 
-    /// The same, on the device without autodiff.
+    /// Returns the same metadata on the device without autodiff.
     pub(in crate::model) fn inner(&self) -> Self {
         Self {
             place: TokenPlaces {
@@ -362,7 +364,7 @@ impl AttentionMetadata {
         }
     }
 
-    /// The same, with dropout of the adapters' inputs.
+    /// Adds dropout of the adapters' inputs.
     #[cfg(test)]
     pub(in crate::model) fn with_dropout(self, dropout: DropoutKeys) -> Self {
         Self { dropout: Some(dropout), ..self }
@@ -377,7 +379,7 @@ impl AttentionMetadata {
     }
 }
 
-/// The examples of a batch.
+/// Returns the examples of a batch.
 fn examples(batch: &Batch) -> Sequences {
     let (mut ranges, mut token) = (vec![], 0);
     while token < batch.lengths.len() {
@@ -478,7 +480,7 @@ impl SelfAttention {
         self.forward_to(x, None, metadata)
     }
 
-    /// The same plus `residual`, if given, in one operation.
+    /// Like [`SelfAttention::forward`], plus `residual`, if given, in one operation.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -488,7 +490,7 @@ impl SelfAttention {
         self.o_proj.forward_to(self.mixed(x, metadata), residual, metadata.dropout())
     }
 
-    /// The output of the heads, `[tokens, heads * head_dim]`.
+    /// Returns the output of the heads, `[tokens, heads * head_dim]`.
     fn mixed(&self, x: Tensor<2>, metadata: &AttentionMetadata) -> Tensor<2> {
         let Heads { qkv: [q, k, v], gate } =
             self.heads(x, &metadata.place, metadata.dropout.as_ref());
@@ -497,7 +499,7 @@ impl SelfAttention {
         gated(y, gate)
     }
 
-    /// Queries, keys, and values, normalized and rotated.
+    /// Returns the queries, keys, and values, normalized and rotated.
     fn heads(&self, x: Tensor<2>, place: &TokenPlaces, dropout: Option<&DropoutKeys>) -> Heads {
         let [q, k, v] = self.projected(x, dropout);
         let (q, gate) = self.without_gate(q);
@@ -531,7 +533,7 @@ impl SelfAttention {
         (part(0), Some(part(dim)))
     }
 
-    /// Queries, keys, and values, as projected.
+    /// Returns the queries, keys, and values, as projected.
     fn projected(&self, x: Tensor<2>, dropout: Option<&DropoutKeys>) -> [Tensor<2>; 3] {
         if let Some(all) = &self.qkv_proj {
             let all = all.forward(x, dropout);
@@ -545,7 +547,8 @@ impl SelfAttention {
         LoraLinear::forward_all([q, k, v], x, dropout)
     }
 
-    /// Attention of new tokens, which are appended to the cache. The result includes `residual`, if given.
+    /// Computes the attention of new tokens, which are appended to the cache. The result includes `residual`,
+    /// if given.
     pub(super) fn forward_cached(
         &self,
         x: Tensor<2>,
@@ -569,7 +572,7 @@ impl SelfAttention {
         gated(y, gate)
     }
 
-    /// The linear layers, by name.
+    /// Returns the linear layers, by name.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
         let layers = [
             ("q_proj", self.q_proj.as_mut()),

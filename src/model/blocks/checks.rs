@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// The error for an invalid setting of the model.
+/// Returns the error for an invalid setting of the model.
 pub(in crate::model) fn refuse<T>(key: &str, what: String, hint: &str) -> Result<T> {
     Err(Error::config(format!("model.{key}"), what, hint))
 }

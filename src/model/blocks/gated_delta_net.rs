@@ -88,12 +88,12 @@ impl GatedDeltaNetConfig {
         2 * self.key_width() + self.value_width()
     }
 
-    /// Total width of the layer's matrices, without the residual stream's side.
+    /// Returns the total width of the layer's matrices, without the residual stream's side.
     pub(in crate::model) fn row_width(&self) -> usize {
         self.channels() + 2 * self.value_width() + 2 * self.num_value_heads
     }
 
-    /// The sizes, by their keys in `config.json`.
+    /// Returns the sizes, by their keys in `config.json`.
     pub(in crate::model) fn config_json(&self) -> [(&'static str, usize); 5] {
         [
             ("linear_conv_kernel_dim", self.conv_kernel_dim),
@@ -104,7 +104,7 @@ impl GatedDeltaNetConfig {
         ]
     }
 
-    /// Input and output widths of the linear layers.
+    /// Returns the input and output widths of the linear layers.
     pub(in crate::model) fn linear_layers(&self) -> [(&'static str, [usize; 2]); 5] {
         let (width, values, heads) = (self.hidden_size, self.value_width(), self.num_value_heads);
         [
@@ -116,7 +116,7 @@ impl GatedDeltaNetConfig {
         ]
     }
 
-    /// Names and shapes of the tensors in weight files.
+    /// Returns the names and shapes of the tensors in weight files.
     pub(in crate::model) fn tensor_shapes(&self, prefix: &str) -> BTreeMap<String, Vec<usize>> {
         let heads = self.num_value_heads;
         let matrices = self.linear_layers().map(|(name, [input, output])| {
@@ -220,7 +220,7 @@ pub struct ChannelConv {
 }
 
 impl ChannelConv {
-    /// `[channels, taps]`.
+    /// Returns the taps, `[channels, taps]`.
     fn taps(&self) -> Tensor<2> {
         let weight = self.weight.val();
         let [channels, _, taps] = weight.dims();
@@ -279,7 +279,7 @@ impl GatedDeltaNet {
         self.forward_to(x, None, metadata)
     }
 
-    /// The same plus `residual`, if given, in one operation.
+    /// Like [`GatedDeltaNet::forward`], plus `residual`, if given, in one operation.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -294,7 +294,7 @@ impl GatedDeltaNet {
         self.out_proj.forward_to(self.gated(y, gate), residual, dropout)
     }
 
-    /// The same for new tokens, which continue the state of the cache.
+    /// Like [`GatedDeltaNet::forward_to`], for new tokens, which continue the state of the cache.
     pub(super) fn forward_cached(
         &self,
         x: Tensor<2>,
@@ -324,7 +324,7 @@ impl GatedDeltaNet {
         Projected { mixed, gate, log_decay, beta: sigmoid(in_f32(b)) }
     }
 
-    /// Queries, keys, and values.
+    /// Returns the queries, keys, and values.
     fn split(&self, mixed: Tensor<2>) -> [Tensor<2>; 3] {
         let (keys, values) = (self.shape.key_width(), self.shape.value_width());
         [(0, keys), (keys, keys), (2 * keys, values)]
@@ -336,7 +336,7 @@ impl GatedDeltaNet {
         gated(gate, self.norm.forward_parts(y), Activation::Silu)
     }
 
-    /// The linear layers, by name.
+    /// Returns the linear layers, by name.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
         vec![
             ("in_proj_qkv", &mut self.in_proj_qkv),

@@ -37,7 +37,8 @@ pub enum NormPlacement {
 }
 
 impl NormPlacement {
-    /// The block's norms, by their names in weight files. `post_attention_layernorm` has different positions.
+    /// Returns the block's norms, by their names in weight files. `post_attention_layernorm` has different
+    /// positions.
     pub(crate) fn norms(self) -> &'static [&'static str] {
         match self {
             Self::Before => &["input_layernorm", "post_attention_layernorm"],
@@ -166,7 +167,7 @@ impl DecoderLayer {
         self.forward_stream(Stream::new(x), metadata).value()
     }
 
-    /// As [`DecoderLayer::forward`], for a [`Stream`] between blocks.
+    /// Like [`DecoderLayer::forward`], for a [`Stream`] between blocks.
     pub(in crate::model) fn forward_stream(
         &self,
         stream: Stream,
@@ -212,7 +213,7 @@ impl DecoderLayer {
         }
     }
 
-    /// The linear layers, by path within the block.
+    /// Returns the linear layers, by path within the block.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(String, &mut LoraLinear)> {
         let full = self.self_attn.iter_mut().flat_map(SelfAttention::linear_layers_mut);
         let linear = self.linear_attn.iter_mut().flat_map(GatedDeltaNet::linear_layers_mut);
@@ -223,7 +224,7 @@ impl DecoderLayer {
             .collect()
     }
 
-    /// The norms before and after the attention.
+    /// Returns the norms before and after the attention.
     fn attention_norms(&self) -> [Option<&RmsNorm>; 2] {
         let after = match self.placement {
             NormPlacement::Before => None,
@@ -232,7 +233,7 @@ impl DecoderLayer {
         [self.input_layernorm.as_ref(), after]
     }
 
-    /// The norms before and after the feed-forward part.
+    /// Returns the norms before and after the feed-forward part.
     fn mlp_norms(&self) -> [Option<&RmsNorm>; 2] {
         let before = match self.placement {
             NormPlacement::Before => self.post_attention_layernorm.as_ref(),

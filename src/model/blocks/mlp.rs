@@ -102,7 +102,7 @@ impl Mlp {
         self.forward_to(x, None, None)
     }
 
-    /// The same plus `residual`, if given, in one operation.
+    /// Like [`Mlp::forward`], plus `residual`, if given, in one operation.
     pub(super) fn forward_to(
         &self,
         x: Tensor<2>,
@@ -130,7 +130,7 @@ impl Mlp {
         }
     }
 
-    /// The linear layers, by name.
+    /// Returns the linear layers, by name.
     pub(in crate::model) fn linear_layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLinear)> {
         let layers = [
             ("gate_proj", self.gate_proj.as_mut()),

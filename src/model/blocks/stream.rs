@@ -15,12 +15,12 @@ impl Stream {
         Self { value, added: None }
     }
 
-    /// A stream with a pending addend.
+    /// Returns a stream with a pending addend.
     pub(super) fn with(value: Tensor<2>, added: Tensor<2>) -> Self {
         Self { value, added: Some(added) }
     }
 
-    /// The value, including the addend.
+    /// Returns the value, including the addend.
     pub(in crate::model) fn value(self) -> Tensor<2> {
         match self.added {
             Some(added) => self.value + added,
@@ -28,7 +28,7 @@ impl Stream {
         }
     }
 
-    /// The value, and the normalized value.
+    /// Returns the value, and the normalized value.
     pub(super) fn normed(self, norm: Option<&RmsNorm>) -> (Tensor<2>, Tensor<2>) {
         match (self.added, norm) {
             (Some(added), Some(norm)) => norm.forward_sum(self.value, added),

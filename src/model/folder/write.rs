@@ -136,7 +136,7 @@ impl DecoderLm {
     }
 }
 
-/// The error for merged adapter biases on layers without a bias.
+/// Returns the error for merged adapter biases on layers without a bias.
 pub(in crate::model) fn biases_without_place(folder: &Path, names: &[&str]) -> Error {
     Error::Model {
         path: folder.to_owned(),
@@ -189,7 +189,7 @@ fn copy_bytes(from: &Path, to: &Path) -> Result<()> {
     copy().map(|_| ()).map_err(|e| Error::io("copy", from, e))
 }
 
-/// A number for one token, a list for several.
+/// Returns a number for one token, a list for several.
 fn one_or_all(tokens: &[u32]) -> Value {
     match tokens {
         [one] => json!(one),
@@ -220,7 +220,7 @@ pub fn check_new_folder(folder: &Path) -> Result<()> {
     check_new_place(folder, "folder")
 }
 
-/// The same for a `kind` of path: `folder` or `file`.
+/// Like [`check_new_folder`], for a `kind` of path: `folder` or `file`.
 pub(in crate::model) fn check_new_place(path: &Path, kind: &str) -> Result<()> {
     let refuse =
         |what: String, hint: String| Err(Error::Model { path: path.to_owned(), what, hint });
@@ -238,7 +238,7 @@ pub(in crate::model) fn check_new_place(path: &Path, kind: &str) -> Result<()> {
     Ok(())
 }
 
-/// The temporary path of a folder that is being written.
+/// Returns the temporary path of a folder that is being written.
 pub(crate) fn writing_place(folder: &Path) -> PathBuf {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     folder.with_file_name(format!(".{name}.writing"))

@@ -76,7 +76,7 @@ impl Generate for DecoderLm {
 }
 
 impl DecoderLm {
-    /// As [`Generate::generate`], without the trait in scope.
+    /// Like [`Generate::generate`], without the trait in scope.
     ///
     /// # Errors
     /// See [`Generate::generate`].
@@ -151,9 +151,9 @@ impl BlockCache {
 }
 
 impl SharedPrefix {
-    /// `None` if the prefix is short or a small share of the longest prompt, because whole prompts are then
-    /// faster to compute. Also `None` with linear attention, whose state cannot be truncated to a shorter
-    /// prefix.
+    /// Computes the prefix. Returns `None` if it is short or a small share of the longest prompt, because
+    /// whole prompts are then faster to compute. Also `None` with linear attention, whose state cannot be
+    /// truncated to a shorter prefix.
     fn of(model: &DecoderLm, prompts: &[Vec<u32>]) -> Option<Rc<Self>> {
         /// Minimum length in tokens, and minimum share of the longest prompt, as a divisor.
         const LEAST: usize = 16;
@@ -220,7 +220,7 @@ struct CachedKinds {
 }
 
 impl<'a> CachedRows<'a> {
-    /// All prompts must start with the prefix.
+    /// Creates the rows. All prompts must start with the prefix.
     fn new(
         model: &'a DecoderLm,
         prompts: Vec<Vec<u32>>,
@@ -288,8 +288,8 @@ impl<'a> CachedRows<'a> {
         self.filled = prefix.tokens;
     }
 
-    /// Number of new tokens to compute together: all if the cache is empty. Otherwise, their scores with all
-    /// cached tokens must fit the limit.
+    /// Returns the number of new tokens to compute together: all if the cache is empty. Otherwise, their
+    /// scores with all cached tokens must fit the limit.
     fn tokens_at_a_time(&self, new: usize) -> usize {
         if self.filled == 0 {
             return new;
@@ -299,7 +299,7 @@ impl<'a> CachedRows<'a> {
         (self.most_scores / of_token).clamp(1, new)
     }
 
-    /// The inputs of `new` tokens after `start` positions, for linear attention.
+    /// Returns the inputs of `new` tokens after `start` positions, for linear attention.
     fn linear_step(&self, start: usize, new: usize) -> Option<LinearStep> {
         let linear = self.linear.as_ref()?;
         Some(match start {
@@ -308,7 +308,7 @@ impl<'a> CachedRows<'a> {
         })
     }
 
-    /// The inputs of `new` tokens after `start` positions, for an attention.
+    /// Returns the inputs of `new` tokens after `start` positions, for an attention.
     fn step(&self, kind: usize, start: usize, new: usize) -> CacheStep {
         let (rows, keys, device) = (self.paddings.len(), start + new, &self.device);
         let attention = &self.attentions[kind];
@@ -407,12 +407,12 @@ impl RowScores for CachedRows<'_> {
         }
     }
 
-    /// If at least half of the rows are finished, because dropping them copies the caches.
+    /// Returns true if at least half of the rows are finished, because dropping them copies the caches.
     fn drops(&self, active: usize, rows: usize) -> bool {
         active * 2 <= rows
     }
 
-    /// A prompt that is no longer than the filled positions can take the place of a padded one.
+    /// Returns whether a prompt is no longer than the filled positions, so that it can replace a padded one.
     fn fits(&self, tokens: usize) -> bool {
         tokens <= self.filled
     }

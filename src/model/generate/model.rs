@@ -89,7 +89,7 @@ pub trait Generate {
         self.generate_as(prompts, &numbers, stop_conditions, config, observe)
     }
 
-    /// As [`Generate::generate`], with a number for each prompt that selects its random stream. The same
+    /// Like [`Generate::generate`], with a number for each prompt that selects its random stream. The same
     /// number and seed give the same stream in any call.
     ///
     /// # Errors

@@ -18,13 +18,13 @@ pub(super) trait RowScores {
     /// logits of the next token, `[rows, vocabulary]`.
     fn next(&mut self, new: Option<&[u32]>) -> Result<Tensor<2>>;
 
-    /// Whether dropping the finished rows pays off if `active` of `rows` rows are unfinished.
+    /// Returns whether dropping the finished rows pays off if `active` of `rows` rows are unfinished.
     fn drops(&self, active: usize, rows: usize) -> bool;
 
     /// Keeps only the given rows, in this order.
     fn keep(&mut self, rows: &[usize]);
 
-    /// Whether a prompt of `tokens` tokens can replace a finished row now.
+    /// Returns whether a prompt of `tokens` tokens can replace a finished row now.
     fn fits(&self, tokens: usize) -> bool;
 
     /// Replaces finished rows by prompts that fit, and returns the logits of their next tokens,
@@ -264,7 +264,7 @@ impl Decoding<'_> {
         Ok(tokens.into_iter().map(|token| token as u32).collect())
     }
 
-    /// The distinct tokens of a row.
+    /// Returns the distinct tokens of a row.
     fn distinct_tokens(&self, place: usize) -> Vec<u32> {
         let Some(row) = &self.rows[place] else { return vec![] };
         let mut tokens = [&self.prompts[row.index][..], &row.tokens].concat();

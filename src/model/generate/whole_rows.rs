@@ -91,7 +91,7 @@ impl RowScores for WholeRows<'_> {
         self.last_scores(&(0..self.texts.len()).collect::<Vec<_>>())
     }
 
-    /// Always, because a finished row costs as much as any other and would outgrow the context.
+    /// Returns true, because a finished row costs as much as any other and would outgrow the context.
     fn drops(&self, active: usize, rows: usize) -> bool {
         active < rows
     }

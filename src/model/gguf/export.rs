@@ -39,7 +39,7 @@ pub struct GgufOptions {
 }
 
 impl Default for GgufOptions {
-    /// f16, without a Modelfile, on the fastest backend.
+    /// Defaults to f16, without a Modelfile, on the fastest backend.
     fn default() -> Self {
         Self {
             tensor_type: TensorType::F16,
@@ -212,7 +212,7 @@ impl Types {
     }
 }
 
-/// The general metadata, which every family has.
+/// Returns the general metadata, which every family has.
 fn general(
     family: &GgufFamily,
     options: &GgufOptions,
@@ -226,7 +226,7 @@ fn general(
         let name = if full.is_file() { full.file_stem() } else { full.file_name() };
         name.unwrap_or_default().to_string_lossy().into_owned()
     };
-    // The name of a model on the hub, without its revision.
+    // The name of a model on the Hub, without its revision.
     let of_hub = || model.split_once('@').map_or(model, |(name, _)| name).to_owned();
     let name = options.name.clone();
     let name = name.unwrap_or_else(|| if path.exists() { of_folder() } else { of_hub() });
@@ -241,7 +241,7 @@ fn general(
     entries.map(|(key, value)| (key.to_owned(), value)).to_vec()
 }
 
-/// The number of parameters with at least two digits: `1.2B`, `135M`.
+/// Returns the number of parameters with at least two digits: `1.2B`, `135M`.
 fn size_label(config: &DecoderConfig) -> String {
     let count: usize =
         config.tensor_shapes().values().map(|shape| shape.iter().product::<usize>()).sum();
@@ -270,7 +270,8 @@ fn vocabulary(files: &TextModelFiles, options: &GgufOptions) -> Result<Vocabular
     source.vocabulary()
 }
 
-/// The tensors in the order of the file, by their names in folders: the embedding, the layers, the rest.
+/// Returns the tensors in the order of the file, by their names in folders: the embedding, the layers, the
+/// rest.
 fn in_order(config: &DecoderConfig, family: &GgufFamily) -> Vec<(String, Vec<usize>)> {
     let mut shapes = config.tensor_shapes();
     if family.needs_head && config.tie_word_embeddings {

@@ -109,7 +109,7 @@ impl GgufFamily {
         FAMILIES.iter().find(|family| family.name == name)
     }
 
-    /// The supported names, as a list in text.
+    /// Returns the supported names, as a list in text.
     pub fn names() -> String {
         let mut names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
         names.dedup();

@@ -1,4 +1,4 @@
-//! A GGUF file in place of a model folder.
+//! A GGUF file instead of a model folder.
 
 use super::families::GgufFamily;
 use super::names::gguf_names;
@@ -104,22 +104,22 @@ impl GgufModel {
         &self.others
     }
 
-    /// The equivalent of a folder's text file.
+    /// Returns the equivalent of a folder's text file.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.texts.get(name).map(String::as_str)
     }
 
-    /// The equivalents of all text files of a folder.
+    /// Returns the equivalents of all text files of a folder.
     pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.texts.iter().map(|(name, text)| (*name, text.as_str()))
     }
 
-    /// Names and shapes of the tensors, as in folders.
+    /// Returns the names and shapes of the tensors, as in folders.
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         self.tensors.iter().map(|(name, held)| (name.clone(), held.shape.clone())).collect()
     }
 
-    /// The storage type of a tensor, by its name in folders.
+    /// Returns the storage type of a tensor, by its name in folders.
     pub fn tensor_type(&self, name: &str) -> Option<TensorType> {
         self.file.tensors().get(&self.tensors.get(name)?.own).map(|info| info.kind)
     }
@@ -173,7 +173,7 @@ impl GgufModel {
     }
 }
 
-/// A tensor's shape in GGUF files, which drop the dimension of size 1 of a convolution.
+/// Returns a tensor's shape in GGUF files, which drop the dimension of size 1 of a convolution.
 pub(super) fn shape_in_files(shape: &[usize]) -> Vec<usize> {
     match shape[..] {
         [channels, 1, taps] => vec![channels, taps],
@@ -222,7 +222,7 @@ fn held(
     }
 }
 
-/// The equivalents of a folder's text files.
+/// Returns the equivalents of a folder's text files.
 fn texts(config: &DecoderConfig, read: TokenizerTexts) -> BTreeMap<&'static str, String> {
     let TokenizerTexts { tokenizer, settings, ends, template } = read;
     let ends = match ends[..] {

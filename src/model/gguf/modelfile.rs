@@ -1,6 +1,6 @@
 //! Writes Modelfiles, from which Ollama creates a model of a GGUF file.
 //!
-//! Ollama uses Go templates, chat templates are Jinja. The text between messages is taken from a few
+//! Ollama uses Go templates, but chat templates are Jinja. The text between messages is taken from a few
 //! conversations that the chat template renders. If these parts do not reproduce the conversations, the
 //! Modelfile has no template, and Ollama uses the one in the GGUF file.
 
@@ -14,7 +14,7 @@ const USER: &str = "<user's text>";
 const ANSWER: &str = "<assistant's text>";
 const LATER: &str = "<user's later text>";
 
-/// The text of a Modelfile at the path `place` for a GGUF file.
+/// Returns the text of a Modelfile at the path `place` for a GGUF file.
 pub(super) fn modelfile(files: &TextModelFiles, gguf: &Path, place: &Path) -> String {
     let name = gguf.file_name().unwrap_or_default().to_string_lossy();
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -61,7 +61,7 @@ struct Parts {
     after_answer: String,
 }
 
-/// The text between the messages of a conversation. `None` if a message is missing or changed.
+/// Returns the text between the messages of a conversation. `None` if a message is missing or changed.
 fn between<const N: usize>(laid_out: &str, texts: [&str; N]) -> Option<Vec<String>> {
     let mut rest = laid_out;
     let mut parts = vec![];
@@ -120,7 +120,7 @@ impl Parts {
         made.iter().all(|(expected, made)| *expected == made).then_some(parts)
     }
 
-    /// A conversation as Ollama renders it with [`Parts::template`].
+    /// Returns a conversation as Ollama renders it with [`Parts::template`].
     fn conversation(&self, system: Option<&str>, turns: &[&str]) -> String {
         let mut text = match (system, &self.around_system) {
             (Some(system), Some([before, after])) => format!("{before}{system}{after}"),
@@ -135,7 +135,7 @@ impl Parts {
         text
     }
 
-    /// The Go template. Ollama appends the answer, followed by the text after the last answer.
+    /// Returns the Go template. Ollama appends the answer, followed by the text after the last answer.
     fn template(&self) -> String {
         let Self { opening, around_system, before_user, to_answer, after_answer } = self;
         let [opening, before_user, to_answer, after_answer] =
@@ -162,7 +162,7 @@ impl Parts {
     }
 }
 
-/// A text as an action, so that Go's `{{-` does not trim its spaces.
+/// Returns a text as an action, so that Go's `{{-` does not trim its spaces.
 fn quoted(text: &str) -> String {
     match text {
         "" => String::new(),
@@ -170,7 +170,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// A text as a Go string literal.
+/// Returns a text as a Go string literal.
 fn go_text(text: &str) -> String {
     let mut spelled = String::from("\"");
     for c in text.chars() {

@@ -33,7 +33,7 @@ const PARTS: [(&str, &str); 20] = [
     ("mlp.down_proj", "ffn_down"),
 ];
 
-/// Names of norms, which depend on their position in a layer.
+/// Returns the names of norms, which depend on their position in a layer.
 fn norms(config: &DecoderConfig) -> &'static [(&'static str, &'static str)] {
     let properties = config.architecture.properties();
     if properties.full_attention_interval.is_some() {
@@ -59,7 +59,7 @@ fn norms(config: &DecoderConfig) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The name in GGUF of a tensor or module of a model folder. `None` if there is none.
+/// Returns the name in GGUF of a tensor or module of a model folder. `None` if there is none.
 pub(super) fn gguf_name(config: &DecoderConfig, name: &str) -> Option<String> {
     let (module, suffix) = match name.strip_suffix(".weight") {
         Some(module) => (module, ".weight"),
@@ -73,7 +73,7 @@ pub(super) fn gguf_name(config: &DecoderConfig, name: &str) -> Option<String> {
     Some(format!("blk.{layer}.{own}{suffix}"))
 }
 
-/// The name in GGUF of each tensor of a model, by its name in folders.
+/// Returns the name in GGUF of each tensor of a model, by its name in folders.
 pub(super) fn gguf_names(config: &DecoderConfig) -> BTreeMap<String, String> {
     let shapes = config.tensor_shapes();
     let named = |name: String| Some((name.clone(), gguf_name(config, &name)?));

@@ -105,8 +105,8 @@ const TABLE: [PreTokenizer; 8] = [
     },
 ];
 
-/// The pre-tokenizer's name of a byte-level tokenizer, by its fingerprint as in llama.cpp's converter, else
-/// by the parts of `json`, its `tokenizer.json`.
+/// Returns the pre-tokenizer's name of a byte-level tokenizer, by its fingerprint as in llama.cpp's
+/// converter, else by the parts of `json`, its `tokenizer.json`.
 ///
 /// # Errors
 /// The errors of the tokenizer.
@@ -124,12 +124,12 @@ pub(super) fn name_of(tokenizer: &TextTokenizer, json: &Value) -> Result<Option<
     Ok(found.filter(|_| is_plain(&json["normalizer"])).map(|row| row.names[0]))
 }
 
-/// Whether a normalizer is absent, or one that llama.cpp also ignores for these tokenizers.
+/// Returns whether a normalizer is absent, or one that llama.cpp also ignores for these tokenizers.
 fn is_plain(normalizer: &Value) -> bool {
     normalizer.is_null() || normalizer["type"] == "NFC"
 }
 
-/// Whether a pre-tokenizer consists of these steps.
+/// Returns whether a pre-tokenizer consists of these steps.
 fn are(pre_tokenizer: &Value, steps: &[Step]) -> bool {
     let one = std::slice::from_ref(pre_tokenizer);
     let parts = match pre_tokenizer["pretokenizers"].as_array() {
@@ -157,8 +157,8 @@ fn is(part: &Value, step: Step) -> bool {
     }
 }
 
-/// The pre-tokenizer of a `tokenizer.json` for a name, and whether pieces that are tokens skip the merges.
-/// `None` for an unknown name.
+/// Returns the pre-tokenizer of a `tokenizer.json` for a name, and whether pieces that are tokens skip the
+/// merges. `None` for an unknown name.
 pub(super) fn parts_of(name: &str) -> Option<(Value, bool)> {
     let row = TABLE.iter().find(|row| row.names.contains(&name))?;
     let part = |step: &Step| match step {
@@ -174,18 +174,18 @@ pub(super) fn parts_of(name: &str) -> Option<(Value, bool)> {
     Some((json!({"type": "Sequence", "pretokenizers": parts}), row.ignores_merges))
 }
 
-/// Whether llama.cpp adds BOS for a pre-tokenizer if the file does not specify it.
+/// Returns whether llama.cpp adds BOS for a pre-tokenizer if the file does not specify it.
 pub(super) fn adds_bos(name: &str) -> bool {
     TABLE.iter().any(|row| row.adds_bos && row.names.contains(&name))
 }
 
-/// Whether llama.cpp has a pre-tokenizer of this name.
+/// Returns whether llama.cpp has a pre-tokenizer of this name.
 pub(super) fn is_known(name: &str) -> bool {
     PRINTS.iter().any(|(_, known)| *known == name)
         || TABLE.iter().any(|row| row.names.contains(&name))
 }
 
-/// Names that can be read, as a list in text.
+/// Returns the names that can be read, as a list in text.
 pub(super) fn known_names() -> String {
     let names: Vec<&str> = TABLE.iter().flat_map(|row| row.names).copied().collect();
     names.join(", ")

@@ -5,7 +5,7 @@ use crate::gguf::{GgufArray, GgufFile, GgufValue};
 use crate::model::config::{DecoderConfig, LayerType, MOST_LAYERS};
 use crate::model::rope::{RopeScaling, RopeType, yarn_scale};
 
-/// The error says what is wrong with the metadata.
+/// The error describes the invalid metadata.
 pub(super) type Read<T> = Result<T, String>;
 
 /// Reads the keys of a family.
@@ -63,7 +63,7 @@ impl<'a> Keys<'a> {
         self.value(key).and_then(GgufValue::as_str)
     }
 
-    /// The values of a tensor, if it exists.
+    /// Returns the values of a tensor, if it exists.
     fn numbers(&self, tensor: &str) -> Read<Option<Vec<f64>>> {
         if !self.file.tensors().contains_key(tensor) {
             return Ok(None);
@@ -147,7 +147,7 @@ pub(super) fn read_settings(file: &GgufFile, family: &'static GgufFamily) -> Rea
     Ok(config)
 }
 
-/// Whether the head is tied: it is missing, or it is required and has the bytes of the embedding.
+/// Returns whether the head is tied: it is missing, or it is required and has the bytes of the embedding.
 fn is_tied(file: &GgufFile, family: &GgufFamily) -> bool {
     let tensors = file.tensors();
     let Some(head) = tensors.get("output.weight") else { return true };
@@ -162,7 +162,7 @@ fn is_tied(file: &GgufFile, family: &GgufFamily) -> bool {
         })
 }
 
-/// Sliding windows, and which layers have them.
+/// Reads sliding windows, and which layers have them.
 fn windows(keys: &Keys<'_>, config: &mut DecoderConfig) -> Read<()> {
     let window = keys.optional_size("attention.sliding_window")?.filter(|window| *window > 0);
     let (Some(window), properties) = (window, config.architecture.properties()) else {
@@ -194,7 +194,7 @@ fn windows(keys: &Keys<'_>, config: &mut DecoderConfig) -> Read<()> {
     Ok(())
 }
 
-/// Linear attention, and which layers have it.
+/// Reads linear attention, and which layers have it.
 fn linear_attention(keys: &Keys<'_>, config: &mut DecoderConfig, usual: usize) -> Read<()> {
     let (width, heads) = (keys.size("ssm.inner_size")?, keys.size("ssm.time_step_rank")?);
     if heads == 0 || !width.is_multiple_of(heads) {

@@ -118,7 +118,7 @@ fn value<'a>(file: &'a GgufFile, key: &str) -> Option<&'a GgufValue> {
     file.metadata().get(&format!("tokenizer.ggml.{key}"))
 }
 
-/// The post-processor that puts a token before every text.
+/// Returns the post-processor that puts a token before every text.
 fn puts_before(id: u32, text: &str) -> Value {
     let token = json!({"SpecialToken": {"id": text, "type_id": 0}});
     let part = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
@@ -131,14 +131,14 @@ fn puts_before(id: u32, text: &str) -> Value {
 }
 
 impl Tokens<'_> {
-    /// Whether a token only pads the vocabulary to the embedding's size.
+    /// Returns whether a token only pads the vocabulary to the embedding's size.
     fn is_filler(&self, id: usize) -> bool {
         let number = self.texts[id].strip_prefix("[PAD").and_then(|text| text.strip_suffix(']'));
         self.kinds[id] == i64::from(kind::UNUSED)
             && number.is_some_and(|n| n.parse::<u32>().is_ok())
     }
 
-    /// Added tokens, which are matched before anything else: special and user-defined ones.
+    /// Returns the added tokens, which are matched before anything else: special and user-defined ones.
     fn added(&self, model: &str) -> Vec<Value> {
         let one = |(id, text): (usize, &String)| {
             let special = match i32::try_from(self.kinds[id]).ok()? {
@@ -155,7 +155,7 @@ impl Tokens<'_> {
         self.texts.iter().enumerate().filter_map(one).collect()
     }
 
-    /// The vocabulary, without fillers.
+    /// Returns the vocabulary, without fillers.
     fn vocabulary(&self) -> Map<String, Value> {
         let own = self.texts.iter().enumerate().filter(|(id, _)| !self.is_filler(*id));
         own.map(|(id, text)| (text.clone(), id.into())).collect()
@@ -194,8 +194,8 @@ impl Tokens<'_> {
         }
     }
 
-    /// SentencePiece's BPE, which first merges the adjacent pieces that form the piece with the highest
-    /// score.
+    /// Returns SentencePiece's BPE, which first merges the adjacent pieces that form the piece with the
+    /// highest score.
     fn sentence_piece(&self) -> Result<Value, String> {
         let scores = self.scores()?;
         let vocabulary = self.vocabulary();

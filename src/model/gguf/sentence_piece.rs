@@ -33,7 +33,7 @@ enum Field<'a> {
     Other,
 }
 
-/// The fields of a message. `None` if it is invalid.
+/// Parses the fields of a message. `None` if it is invalid.
 fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
     let mut fields = vec![];
     while !bytes.is_empty() {
@@ -62,7 +62,7 @@ fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     Some(head)
 }
 
-/// A varint: seven bits per byte, lowest first.
+/// Reads a varint: seven bits per byte, lowest first.
 fn integer(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {

@@ -16,7 +16,7 @@ pub(super) struct Settings {
     pub notices: Vec<String>,
 }
 
-/// The name of a RoPE scaling in files.
+/// Returns the name of a RoPE scaling in files.
 pub(super) fn scaling_name(kind: RopeType) -> Option<&'static str> {
     match kind {
         RopeType::Linear => Some("linear"),
@@ -160,7 +160,7 @@ fn scale_rope(scaling: &RopeScaling, family: &GgufFamily, put: &mut impl FnMut(&
     }
 }
 
-/// The context length of the file, and a notice if it differs from the model's.
+/// Returns the context length of the file, and a notice if it differs from the model's.
 fn context(config: &DecoderConfig, family: &GgufFamily) -> (usize, Option<String>) {
     let longest = config.max_position_embeddings;
     let slides = config.all_layer_types().contains(&LayerType::SlidingAttention);

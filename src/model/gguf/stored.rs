@@ -39,7 +39,7 @@ impl GgufModel {
     }
 }
 
-/// The scale at the start of a block.
+/// Returns the scale at the start of a block.
 fn scale(block: &[u8]) -> f32 {
     f16::from_le_bytes([block[0], block[1]]).to_f32()
 }

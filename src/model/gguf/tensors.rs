@@ -33,21 +33,21 @@ pub(super) struct ValueHeads {
 }
 
 impl ValueHeads {
-    /// The index in folders of the row or column at `place` in llama.cpp.
+    /// Returns the index in folders of the row or column at `place` in llama.cpp.
     fn source(self, place: usize) -> usize {
         let Self { key_heads, group, width } = self;
         let (head, within) = (place / width, place % width);
         (head % key_heads * group + head / key_heads) * width + within
     }
 
-    /// The inverse order.
+    /// Returns the inverse order.
     fn turned(self) -> Self {
         Self { key_heads: self.group, group: self.key_heads, ..self }
     }
 }
 
 impl Change {
-    /// The change of a tensor, by its name in folders.
+    /// Returns the change of a tensor, by its name in folders.
     pub fn of(config: &DecoderConfig, family: &GgufFamily, name: &str) -> Self {
         if family.rotates_neighbors {
             for (part, heads) in [
@@ -66,7 +66,7 @@ impl Change {
         if plus_one && name.ends_with("norm.weight") { Self::PlusOne } else { Self::None }
     }
 
-    /// The change of a part of linear attention.
+    /// Returns the change of a part of linear attention.
     fn of_linear(config: &DecoderConfig, part: &str) -> Self {
         let Some(linear) = config.any_linear_attention() else { return Self::None };
         let key_heads = linear.num_key_heads;
@@ -83,7 +83,7 @@ impl Change {
         }
     }
 
-    /// Whether it affects a matrix's columns, which belong to A in an adapter.
+    /// Returns whether it affects a matrix's columns, which belong to A in an adapter.
     pub fn is_of_columns(self) -> bool {
         matches!(self, Self::ValueColumns(_))
     }
@@ -120,7 +120,7 @@ impl Change {
         }
     }
 
-    /// The row of llama.cpp's tensor, which has `rows` rows, that becomes row `row` in folders.
+    /// Returns the row of llama.cpp's tensor, which has `rows` rows, that becomes row `row` in folders.
     pub fn undone_row(self, row: usize, rows: usize) -> usize {
         match self {
             Self::Neighbors(heads) => {

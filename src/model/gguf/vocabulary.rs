@@ -219,7 +219,7 @@ impl VocabularySource<'_> {
         })
     }
 
-    /// The ID of a special token, from `tokenizer_config.json` or `config.json`.
+    /// Returns the ID of a special token, from `tokenizer_config.json` or `config.json`.
     fn named(&self, name: &str) -> Option<u32> {
         let token = &self.settings[format!("{name}_token")];
         let text = token.as_str().or_else(|| token["content"].as_str());
@@ -229,7 +229,7 @@ impl VocabularySource<'_> {
         })
     }
 
-    /// All tokens, without scores.
+    /// Returns all tokens, without scores.
     fn tokens(&self, json: &Value) -> Result<Tokens> {
         let size = self.size;
         let mut tokens = Tokens {
@@ -268,7 +268,7 @@ impl VocabularySource<'_> {
         Ok(())
     }
 
-    /// A token's ID, which must be within the embedding.
+    /// Returns a token's ID, which must be within the embedding.
     fn number(&self, id: &Value) -> Result<usize> {
         let found = id.as_u64().and_then(|id| usize::try_from(id).ok());
         found.filter(|id| *id < self.size).ok_or_else(|| {
@@ -278,8 +278,8 @@ impl VocabularySource<'_> {
         })
     }
 
-    /// The tokens of a BPE tokenizer from SentencePiece, with the scores of `tokenizer.model`, or without
-    /// that file with scores that give the same order of merges.
+    /// Returns the tokens of a BPE tokenizer from SentencePiece, with the scores of `tokenizer.model`, or
+    /// without that file with scores that give the same order of merges.
     fn scored(&self, json: &Value) -> Result<Tokens> {
         let mut tokens = self.tokens(json)?;
         if let Some(bytes) = &self.sentence_piece {
@@ -308,7 +308,7 @@ impl VocabularySource<'_> {
         Ok(tokens)
     }
 
-    /// The tokens of a Unigram tokenizer.
+    /// Returns the tokens of a Unigram tokenizer.
     fn unigram(&self, json: &Value) -> Result<Tokens> {
         let size = self.size;
         let mut tokens = Tokens {
@@ -334,7 +334,7 @@ impl VocabularySource<'_> {
         Ok(tokens)
     }
 
-    /// Whether a space is added before a text.
+    /// Returns whether a space is added before a text.
     fn adds_space(&self, json: &Value) -> bool {
         if let Some(adds) = self.settings["add_prefix_space"].as_bool() {
             return adds;
@@ -357,13 +357,14 @@ fn put_scored(tokens: Tokens, put: &mut impl FnMut(&str, GgufValue)) {
     put("token_type", GgufValue::Array(GgufArray::I32(tokens.kinds)));
 }
 
-/// Whether a token represents a byte, such as `<0x0A>`.
+/// Returns whether a token represents a byte, such as `<0x0A>`.
 pub(super) fn is_byte(text: &str) -> bool {
     let digits = text.strip_prefix("<0x").and_then(|text| text.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
 }
 
-/// Whether a token is special in some models that do not mark it as such, as in llama.cpp's converter.
+/// Returns whether a token is special in some models that do not mark it as such, as in llama.cpp's
+/// converter.
 fn looks_special(text: &str) -> bool {
     let between = |left: &str, right: &str| text.starts_with(left) && text.ends_with(right);
     ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)
@@ -372,7 +373,7 @@ fn looks_special(text: &str) -> bool {
         || between("<unused", ">")
 }
 
-/// The merges of a BPE model, in order.
+/// Returns the merges of a BPE model, in order.
 fn merges(model: &Value) -> Vec<[String; 2]> {
     let pair = |merge: &Value| match merge {
         Value::String(text) => {

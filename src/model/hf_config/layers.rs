@@ -100,7 +100,7 @@ fn read_types(
     }
 }
 
-/// The types without `layer_types`, if every n-th layer has full attention.
+/// Returns the types without `layer_types`, if every n-th layer has full attention.
 fn by_interval(value: &Value, usual: usize, layers: usize) -> Read<Vec<LayerType>> {
     let interval = match value["full_attention_interval"].is_null() {
         true => usual,
@@ -116,7 +116,7 @@ fn by_interval(value: &Value, usual: usize, layers: usize) -> Read<Vec<LayerType
     Ok((0..layers).map(kind).collect())
 }
 
-/// The types without `layer_types`, if other keys determine them. Empty if the family's rule does.
+/// Returns the types without `layer_types`, if other keys determine them. Empty if the family's rule does.
 fn counted_types(
     value: &Value,
     properties: &ArchitectureProperties,

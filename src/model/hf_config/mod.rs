@@ -20,13 +20,13 @@ pub(super) struct Refusal {
 }
 
 impl From<String> for Refusal {
-    /// An invalid value, independent of the family.
+    /// Returns an invalid value, independent of the family.
     fn from(what: String) -> Self {
         Self { what, hint: "Fix this setting, or download config.json again" }
     }
 }
 
-/// A setting that requires an unsupported computation.
+/// Returns a setting that requires an unsupported computation.
 fn unsupported(what: impl Into<String>) -> Refusal {
     let hint = "Choose a model without this setting";
     Refusal { what: what.into(), hint }
@@ -34,8 +34,8 @@ fn unsupported(what: impl Into<String>) -> Refusal {
 
 type Read<T> = std::result::Result<T, Refusal>;
 
-/// The part of a `config.json` that describes the decoder: all of it, or for a vision-language model its text
-/// part, in the form of a text-only model.
+/// Returns the part of a `config.json` that describes the decoder: all of it, or for a vision-language model
+/// its text part, in the form of a text-only model.
 pub(super) fn text_part(value: &Value) -> Read<Cow<'_, Value>> {
     let class = value["architectures"][0].as_str();
     let Some(class) = class.filter(|class| Architecture::is_within(class)) else {
@@ -149,7 +149,7 @@ pub(super) fn read_config(value: &Value) -> Read<DecoderConfig> {
     })
 }
 
-/// A size, or the default of the class if it is missing.
+/// Returns a size, or the default of the class if it is missing.
 fn size_or_usual(value: &Value, key: &str, properties: &ArchitectureProperties) -> Read<usize> {
     match properties.sizes.iter().find(|(name, _)| *name == key) {
         Some((_, usual)) if value[key].is_null() => Ok(*usual),
@@ -157,7 +157,7 @@ fn size_or_usual(value: &Value, key: &str, properties: &ArchitectureProperties) 
     }
 }
 
-/// The dropouts of a configuration, by key and rate, which training does not apply.
+/// Returns the dropouts of a configuration, by key and rate, which training does not apply.
 pub(super) fn dropouts(value: &Value) -> Read<Vec<(&'static str, f64)>> {
     let keys = ["attention_dropout", "resid_pdrop", "embd_pdrop"];
     let rates = keys.map(|key| number(value, key, 0.0).map(|rate| (key, rate)));
@@ -204,7 +204,7 @@ fn read_activation(value: &Value, properties: &ArchitectureProperties) -> Read<A
     }
 }
 
-/// The scale of attention scores. `None`: `1 / sqrt(head_dim)`.
+/// Returns the scale of attention scores. `None`: `1 / sqrt(head_dim)`.
 fn read_score_scale(value: &Value, properties: &ArchitectureProperties) -> Read<Option<f64>> {
     match properties.score_scale {
         None => Ok(None),
@@ -273,7 +273,7 @@ fn flag(value: &Value, key: &str, default: bool) -> Read<bool> {
     }
 }
 
-/// The token IDs under a key: a number or a list.
+/// Returns the token IDs under a key: a number or a list.
 pub(super) fn token_ids(value: &Value, key: &str) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match &value[key] {

@@ -216,12 +216,13 @@ fn check(value: &Value, key: &str) -> Read<()> {
     Ok(())
 }
 
-/// The name of the RoPE scaling, which may have either of two keys.
+/// Returns the name of the RoPE scaling, which may have either of two keys.
 fn rope_type(rope: &Value) -> &str {
     rope["rope_type"].as_str().or(rope["type"].as_str()).unwrap_or("default")
 }
 
-/// RoPE settings in a comparable form: without the base and null values, and with all numbers as floats.
+/// Returns RoPE settings in a comparable form: without the base and null values, and with all numbers as
+/// floats.
 fn plain(rope: &Value) -> (&str, BTreeMap<&str, Value>) {
     let kind = rope_type(rope);
     let said_elsewhere = ["rope_type", "type", "rope_theta", "partial_rotary_factor"];
@@ -232,7 +233,7 @@ fn plain(rope: &Value) -> (&str, BTreeMap<&str, Value>) {
     (kind, fields.map(|(name, field)| (name.as_str(), number(field))).collect())
 }
 
-/// A RoPE setting that may be in three places, which must agree.
+/// Returns a RoPE setting that may be in three places, which must agree.
 fn agreed(value: &Value, key: &str, default: f64) -> Read<f64> {
     let places = [(key.to_owned(), value)]
         .into_iter()

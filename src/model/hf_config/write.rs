@@ -87,7 +87,7 @@ pub(in crate::model) fn write_config(config: &DecoderConfig) -> Value {
     value
 }
 
-/// The fields that apply to the type of scaling.
+/// Returns the fields that apply to the type of scaling.
 fn write_scaling(scaling: &RopeScaling) -> Value {
     let all = json!(scaling);
     let fields: &[&str] = match scaling.rope_type {

@@ -51,7 +51,7 @@ pub struct LoraConfig {
     /// `norm`: all modules whose paths end with one of these names. Empty means none.
     pub modules_to_save: Vec<String>,
     /// Whether an embedding that is tied to the head stays tied if `lora.modules_to_save` trains either.
-    /// `false`, PEFT's default, makes two matrices of it.
+    /// `false`, PEFT's default, splits it into two matrices.
     pub ensure_weight_tying: bool,
     /// Gives B a bias. Such an adapter can only be merged if the model's class has biases in these layers.
     /// Cannot be combined with `lora.use_dora`.
@@ -125,7 +125,7 @@ impl From<GivenLora> for LoraConfig {
 }
 
 impl Default for LoraConfig {
-    /// Rank 16 and alpha 32 on all linear layers.
+    /// Defaults to rank 16 and alpha 32 on all linear layers.
     fn default() -> Self {
         Self {
             rank: 16,
@@ -164,13 +164,13 @@ impl LoraConfig {
         alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    /// Whether `target_modules` means all linear layers.
+    /// Returns whether `target_modules` means all linear layers.
     pub(super) fn targets_all(&self) -> bool {
         matches!(&self.target_modules, ModuleNames::Pattern(all) if all.eq_ignore_ascii_case(ALL_LINEAR))
     }
 
-    /// The settings for a model: `all-linear` becomes the names of its layers, and fused layers replace their
-    /// parts.
+    /// Returns the settings for a model: `all-linear` becomes the names of its layers, and fused layers
+    /// replace their parts.
     pub(crate) fn for_model(&self, model: &DecoderConfig) -> Self {
         let layers = model.linear_layers();
         let target_modules = match &self.target_modules {
@@ -192,8 +192,8 @@ impl LoraConfig {
         Self { target_modules, ..self.clone() }
     }
 
-    /// The same for settings of a user: if they cover all of attention, they also cover linear attention, or
-    /// only that in a model without full attention.
+    /// Like [`LoraConfig::for_model`], for settings of a user: if they cover all of attention, they also
+    /// cover linear attention, or only that in a model without full attention.
     pub(crate) fn of_user(&self, model: &DecoderConfig) -> Self {
         let mut config = self.for_model(model);
         let attention = &PROJECTIONS[..4];
@@ -298,7 +298,7 @@ impl LoraConfig {
         check_expressions(self)
     }
 
-    /// A description such as `rank 8, alpha 16, dropout 0, on q_proj, v_proj`.
+    /// Returns a description such as `rank 8, alpha 16, dropout 0, on q_proj, v_proj`.
     pub(crate) fn words(&self) -> String {
         let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(", ");
         let scale = if self.rslora { ", rank-stabilized" } else { "" };
@@ -333,8 +333,8 @@ impl LoraConfig {
         text
     }
 
-    /// The settings as stored in a checkpoint: without those that earlier versions lack, unless they differ
-    /// from their defaults.
+    /// Returns the settings as stored in a checkpoint: without those that earlier versions lack, unless they
+    /// differ from their defaults.
     pub(crate) fn identity(&self) -> Value {
         const NEW: [&str; 9] = [
             "exclude_modules",

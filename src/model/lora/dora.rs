@@ -26,7 +26,7 @@ pub struct Magnitude {
 }
 
 impl Magnitude {
-    /// `squares`: squared norm of each output's frozen weights.
+    /// Creates the norms. `squares` has the squared norm of each output's frozen weights.
     pub(super) fn new(weight: Tensor<1>, squares: Tensor<1>) -> Self {
         let squares = off_graph(squares);
         Self { weight: Param::from_tensor(weight), squares, fixed: None }
@@ -44,9 +44,9 @@ impl Magnitude {
 }
 
 impl LoraLinear {
-    /// The norm of each output's weights including the adapter, `[output]`, without gradient. Computed as `|w
-    /// + s d|^2 = |w|^2 + 2 s w d + s^2 |d|^2` with `d = A b`, which needs neither `A B` nor dequantized
-    /// weights.
+    /// Returns the norm of each output's weights including the adapter, `[output]`, without gradient.
+    /// Computed as `|w + s d|^2 = |w|^2 + 2 s w d + s^2 |d|^2` with `d = A b`, which needs neither `A B` nor
+    /// dequantized weights.
     fn lengths(&self, magnitude: &Magnitude) -> Tensor<1> {
         let squares = magnitude.squares.clone();
         let parts = (&self.lora_A, &self.lora_B, &self.adapter);
@@ -62,7 +62,7 @@ impl LoraLinear {
         (squares + mixed * (2.0 * scale) + square * (scale * scale)).clamp_min(LEAST * LEAST).sqrt()
     }
 
-    /// Factors of the outputs, `[output]`.
+    /// Returns the factors of the outputs, `[output]`.
     fn output_scale(&self, magnitude: &Magnitude) -> Tensor<1> {
         let weight = magnitude.weight.val();
         let on_graph = |tensor: Tensor<1>| match weight.device().is_autodiff() {
@@ -82,7 +82,7 @@ impl LoraLinear {
         self.lora_magnitude_vector.iter_mut().for_each(|m| m.fixed = Some(fixed.clone()));
     }
 
-    /// The output. `inner` is the product of the input and A.
+    /// Returns the output. `inner` is the product of the input and A.
     pub(super) fn forward_dora(
         &self,
         magnitude: &Magnitude,

@@ -30,7 +30,7 @@ impl ModuleNames {
 }
 
 impl Default for ModuleNames {
-    /// None.
+    /// Defaults to none.
     fn default() -> Self {
         Self::List(vec![])
     }
@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for ModuleNames {
             type Value = ModuleNames;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list of texts")
+                f.write_str("a string or a list of strings")
             }
 
             fn visit_newtype_struct<D: Deserializer<'de>>(
@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for ModuleNames {
 pub struct Patterns<T>(pub Vec<(String, T)>);
 
 impl<T> Default for Patterns<T> {
-    /// None.
+    /// Defaults to none.
     fn default() -> Self {
         Self(vec![])
     }

@@ -47,7 +47,7 @@ pub(super) struct Expression {
 }
 
 impl Expression {
-    /// `whole` is the expression that is compiled for `text`.
+    /// Compiles an expression. `whole` is the expression that is compiled for `text`.
     fn new(key: &'static str, text: &str, whole: &str, deadline: Deadline) -> Result<Self> {
         deadline.check(key)?;
         let regex = RegexBuilder::new(whole)
@@ -63,22 +63,22 @@ impl Expression {
         Ok(Self { key, text: text.to_owned(), regex, deadline })
     }
 
-    /// An expression that matches whole paths.
+    /// Creates an expression that matches whole paths.
     pub(super) fn of_path(key: &'static str, text: &str, deadline: Deadline) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(?:{text})\z"), deadline)
     }
 
-    /// An expression that matches the ends of paths, after a dot.
+    /// Creates an expression that matches the ends of paths, after a dot.
     pub(super) fn of_end(key: &'static str, text: &str, deadline: Deadline) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(.*\.)?({text})$"), deadline)
     }
 
-    /// An expression that matches the paths of a module and of everything within it.
+    /// Creates an expression that matches the paths of a module and of everything within it.
     pub(super) fn of_module(key: &'static str, text: &str, deadline: Deadline) -> Result<Self> {
         Self::new(key, text, &format!(r"\A(?:(^|.*\.){text}($|\..*))"), deadline)
     }
 
-    /// An expression that finds the number of a block in the list of that name, or in any list.
+    /// Creates an expression that finds the number of a block in the list of that name, or in any list.
     fn of_number(text: Option<&String>, deadline: Deadline) -> Result<Self> {
         let whole = match text {
             Some(name) => format!(r"\A(?:(?:^|.*?\.){name}\.(?P<idx>\d+)\.)"),
@@ -115,7 +115,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// Whether a path equals a name or ends with it after a dot.
+/// Returns whether a path equals a name or ends with it after a dot.
 pub(super) fn ends_with(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }

@@ -57,12 +57,12 @@ pub(crate) struct LoraTargets {
 }
 
 impl LoraSource {
-    /// Whether names without a match are an error.
+    /// Returns whether names without a match are an error.
     fn is_strict(self) -> bool {
         self != Self::File
     }
 
-    /// The paths by which a module may be named.
+    /// Returns the paths by which a module may be named.
     fn paths(self, path: &str) -> Vec<String> {
         let plain = path.to_owned();
         match (self, path.strip_prefix("model.")) {
@@ -74,7 +74,7 @@ impl LoraSource {
     }
 }
 
-/// Whether any of these paths matches.
+/// Returns whether any of these paths matches.
 fn any(paths: &[String], mut is_meant: impl FnMut(&str) -> Result<bool>) -> Result<bool> {
     for path in paths {
         if is_meant(path)? {
@@ -89,7 +89,7 @@ fn refuse<T>(key: &str, what: String, hint: &str) -> Result<T> {
 }
 
 impl LoraConfig {
-    /// The adapter of a layer that no pattern matches.
+    /// Returns the adapter of a layer that no pattern matches.
     pub(crate) fn of_layer(&self) -> LayerLora {
         LayerLora {
             rank: self.rank,
@@ -101,7 +101,8 @@ impl LoraConfig {
         }
     }
 
-    /// The targets of these settings in a model. The settings must come from [`LoraConfig::for_model`].
+    /// Returns the targets of these settings in a model. The settings must come from
+    /// [`LoraConfig::for_model`].
     ///
     /// # Errors
     /// [`Error::Config`] if the model lacks a target, or an expression is invalid or takes too long.
@@ -139,7 +140,7 @@ impl LoraConfig {
         Ok(LoraTargets { layers, saved, unties })
     }
 
-    /// The linear layers that get adapters.
+    /// Returns the linear layers that get adapters.
     fn targeted<'a>(
         &self,
         model: &DecoderConfig,
@@ -286,7 +287,7 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// The tensors of the modules that are trained in full.
+    /// Returns the tensors of the modules that are trained in full.
     fn saved_in<'a>(
         &self,
         model: &DecoderConfig,

@@ -25,8 +25,8 @@ const BLOCKS: usize = 4;
 /// Queries per block that keep a GPU busy, if the row has as many.
 const QUERIES: usize = 256;
 
-/// Queries per block: a multiple of `step`, so that blocks start at aligned addresses, with at most `most`
-/// scores unless a single step has more.
+/// Returns the number of queries per block: a multiple of `step`, so that blocks start at aligned addresses,
+/// with at most `most` scores unless a single step has more.
 fn query_block(Extent { shape, longest }: Extent, step: usize, most: usize) -> usize {
     let wanted = shape.seq.div_ceil(BLOCKS).max(QUERIES).min(longest.max(QUERIES));
     let keys = (wanted + longest).min(shape.seq);
@@ -72,13 +72,13 @@ impl Call {
         self.shape.batch * self.shape.kv_heads
     }
 
-    /// The keys that queries may see: none after the last query, and none before the longest segment that
-    /// ends with the first query.
+    /// Returns the keys that queries may see: none after the last query, and none before the longest segment
+    /// that ends with the first query.
     fn keys_of(&self, queries: &Range<usize>) -> Range<usize> {
         (queries.start + 1).saturating_sub(self.extent.longest)..queries.end
     }
 
-    /// The layout by head, with vectors of `vector` elements and blocks of `block` tokens.
+    /// Returns the layout by head, with vectors of `vector` elements and blocks of `block` tokens.
     fn layout(&self, heads: usize, block: usize, vector: usize) -> kernels::ByHeadLaunch {
         let AttentionShape { batch, seq, head_dim, .. } = self.shape;
         let vectors = head_dim / vector;
@@ -142,8 +142,8 @@ impl Call {
         self.lay_out(tensors, kv_heads, seq, false).map(|x| with_shape(x, size))
     }
 
-    /// A block of the result of [`Call::queries`] as `[batch * kv_heads, group * rows, dim]`, in the same
-    /// memory.
+    /// Returns a block of the result of [`Call::queries`] as `[batch * kv_heads, group * rows, dim]`, in the
+    /// same memory.
     fn block_of(&self, x: &CubeTensor, queries: &Range<usize>) -> CubeTensor {
         let AttentionShape { batch, heads, head_dim, .. } = self.shape;
         let start = batch * heads * queries.start * head_dim * x.dtype.size();
@@ -152,7 +152,7 @@ impl Call {
         with_shape(block, [self.matrices(), self.shape.group() * queries.len(), head_dim])
     }
 
-    /// A range of rows of `[batch * kv_heads, seq, dim]`.
+    /// Returns a range of rows of `[batch * kv_heads, seq, dim]`.
     fn rows_of(&self, x: &CubeTensor, rows: &Range<usize>) -> CubeTensor {
         slice(x.clone(), &[0..self.matrices(), rows.clone(), 0..self.shape.head_dim])
     }
@@ -197,12 +197,12 @@ impl Call {
         sums
     }
 
-    /// The products of a block's queries and keys, in f32.
+    /// Returns the products of a block's queries and keys, in f32.
     fn products(&self, queries: &CubeTensor, keys: &CubeTensor) -> CubeTensor {
         product(queries.clone(), CubeBackend::float_transpose(keys.clone()), DType::F32)
     }
 
-    /// The scores of a block, in vectors of `vector` keys.
+    /// Returns the scores of a block, in vectors of `vector` keys.
     fn scores(&self, queries: &Range<usize>, vector: usize) -> kernels::ScoresLaunch {
         let AttentionShape { seq, heads, .. } = self.shape;
         let (keys, scale) = (self.keys_of(queries), self.shape.scale() as f32);
@@ -287,8 +287,8 @@ impl Call {
         [probs, slopes]
     }
 
-    /// What the backward pass needs for each query and head: its log-sum-exp, and the sum over its keys of
-    /// each probability times its gradient.
+    /// Returns what the backward pass needs for each query and head: its log-sum-exp, and the sum over its
+    /// keys of each probability times its gradient.
     fn sums(&self, grad: &CubeTensor, out: CubeTensor, log_sum_exps: CubeTensor) -> CubeTensor {
         let AttentionShape { batch, seq, heads, head_dim, .. } = self.shape;
         let sums = unwritten(grad, [batch, heads, seq, 2], DType::F32);
@@ -371,7 +371,7 @@ fn with_shape(x: CubeTensor, shape: [usize; 3]) -> CubeTensor {
     CubeTensor::new_contiguous(x.client, x.device, shape.into(), x.handle, x.dtype)
 }
 
-/// Whether to compute the scores of long rows in tiles instead of in blocks in memory.
+/// Returns whether to compute the scores of long rows in tiles instead of in blocks in memory.
 ///
 /// Products of blocks use 16-bit matrix hardware, which tiles do not; in f32 both use ordinary arithmetic.
 /// This is a fixed rule instead of a measurement, so that the same row gives the same bits in every run.

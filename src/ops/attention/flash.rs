@@ -72,12 +72,12 @@ impl Sizes {
         }
     }
 
-    /// Shared memory for the rows of a tile.
+    /// Returns shared memory for the rows of a tile.
     fn rows<N: Size>(&self) -> Shared<[Vector<f32, N>]> {
         Shared::<[Vector<f32, N>]>::new_slice(comptime!(self.tile * self.vectors))
     }
 
-    /// Zero sums for a unit's columns.
+    /// Returns zero sums for a unit's columns.
     fn no_sums<N: Size>(&self) -> Array<Vector<f32, N>> {
         zero_sums(comptime!(self.vectors / self.lanes))
     }
@@ -103,7 +103,7 @@ impl Sizes {
         }
     }
 
-    /// The product of two rows in shared memory.
+    /// Returns the product of two rows in shared memory.
     fn dot<N: Size>(
         &self,
         a: &Shared<[Vector<f32, N>]>,
@@ -395,7 +395,7 @@ impl Division {
         Some(Self { tile, lanes, vector, vectors })
     }
 
-    /// The kernels' sizes for a side with `heads` heads.
+    /// Returns the kernels' sizes for a side with `heads` heads.
     fn sizes(self, Extent { shape, longest }: Extent, heads: usize) -> SizesLaunch {
         let count = shape.batch * heads * shape.seq.div_ceil(self.tile);
         SizesLaunch::new(
@@ -411,13 +411,13 @@ impl Division {
         )
     }
 
-    /// One cube for each tile of a side with `heads` heads.
+    /// Returns one cube for each tile of a side with `heads` heads.
     fn cubes(self, shape: AttentionShape, heads: usize, x: &CubeTensor) -> (CubeCount, CubeDim) {
         cubes(shape.batch * heads * shape.seq.div_ceil(self.tile), self.tile * self.lanes, x)
     }
 }
 
-/// Whether the device supports this implementation.
+/// Returns whether the device supports this implementation.
 pub(super) fn fits(shape: AttentionShape, x: &CubeTensor) -> bool {
     Division::new(shape, x).is_some()
 }

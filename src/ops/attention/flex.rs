@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 impl AttentionKernel for Flex {
-    /// The log-sum-exp is `[batch, heads, seq]`.
+    /// Returns the log-sum-exp as `[batch, heads, seq]`.
     fn attention_forward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -82,7 +82,7 @@ impl AttentionKernel for Flex {
     }
 }
 
-/// `sum + more`
+/// Computes `sum + more`.
 fn add(mut sum: Buffer, more: &[f32]) -> Buffer {
     /// Elements per parallel task.
     const BLOCK: usize = 16 * 1024;
@@ -152,7 +152,7 @@ struct Block {
 }
 
 impl<'a> Task<'a> {
-    /// Task `index`, of one for each row and key-value head.
+    /// Creates task `index`, of one for each row and key-value head.
     fn new(shape: AttentionShape, starts: &'a [usize], index: usize) -> Self {
         let (row, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
         Self { shape, starts: &starts[row * shape.seq..], row, kv_head }
@@ -172,8 +172,8 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// For each row of a block's matrices: its head, its query, and the range of its keys within the block's
-    /// keys.
+    /// Returns, for each row of a block's matrices, its head, its query, and the range of its keys within the
+    /// block's keys.
     fn rows(&self, block: &Block) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
         let (first, group) = (block.keys.start, self.shape.group());
         let heads = self.kv_head * group..(self.kv_head + 1) * group;
@@ -183,14 +183,14 @@ impl<'a> Task<'a> {
             .map(move |(head, query)| (head, query, self.starts[query] - first..query + 1 - first))
     }
 
-    /// The range of a query's head in `q`, the output, and their gradients.
+    /// Returns the range of a query's head in `q`, the output, and their gradients.
     fn place(&self, head: usize, query: usize) -> Range<usize> {
         let (shape, token) = (self.shape, self.row * self.shape.seq + query);
         let start = token * shape.width() + head * shape.head_dim;
         start..start + shape.head_dim
     }
 
-    /// The index of a query's log-sum-exp.
+    /// Returns the index of a query's log-sum-exp.
     fn place_of_sum(&self, head: usize, query: usize) -> usize {
         (self.row * self.shape.heads + head) * self.shape.seq + query
     }
@@ -206,7 +206,7 @@ impl<'a> Task<'a> {
         Matrix::dense(&out[..count * dim], [count, dim])
     }
 
-    /// The block's keys in a tensor like `k`.
+    /// Returns the block's keys in a tensor like `k`.
     fn keys<'b>(&self, data: &'b [f32], block: &Block) -> Matrix<'b> {
         let size = [block.keys.len(), self.shape.head_dim];
         Matrix::new(&data[block.kv_offset..], size, [self.shape.kv_width(), 1])

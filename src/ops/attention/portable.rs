@@ -24,8 +24,9 @@ const LEAST_QUERIES: usize = 32;
 /// its difference from any visible score is 0.
 const HIDDEN: f32 = -1e30;
 
-/// Queries per block: as many as memory allows, but for short segments only a few of them, because most
-/// scores of a block then belong to other segments. Much smaller blocks would be limited by launch overhead.
+/// Returns the number of queries per block: as many as memory allows, but only a few for short segments,
+/// because most scores of a block then belong to other segments. Much smaller blocks would be limited by
+/// launch overhead.
 pub(super) fn query_block(Extent { shape, longest }: Extent) -> usize {
     let most = if longest < shape.seq { longest.max(SHORT_BLOCK) } else { shape.seq };
     let keys = (most + longest).min(shape.seq);
@@ -172,20 +173,20 @@ impl<B: Backend> Call<B> {
         B::float_reshape(x, [self.shape.tokens(), self.shape.kv_width()].into())
     }
 
-    /// A range of queries of `[batch, kv_heads, group, seq, n]`.
+    /// Returns a range of queries of `[batch, kv_heads, group, seq, n]`.
     fn slice_queries(&self, x: FloatTensor<B>, queries: &Range<usize>) -> FloatTensor<B> {
         let all = x.shape();
         let slices = [0..all[0], 0..all[1], 0..all[2], queries.clone(), 0..all[4]];
         B::float_slice(x, &slices.map(Slice::from))
     }
 
-    /// The keys that queries may see: none after the last query, and none before the longest segment that
-    /// ends with the first query.
+    /// Returns the keys that queries may see: none after the last query, and none before the longest segment
+    /// that ends with the first query.
     fn keys_of(&self, queries: &Range<usize>) -> Range<usize> {
         (queries.start + 1).saturating_sub(self.longest)..queries.end
     }
 
-    /// A range of keys of `[batch, kv_heads, seq, dim]`.
+    /// Returns a range of keys of `[batch, kv_heads, seq, dim]`.
     fn slice_keys(&self, x: FloatTensor<B>, keys: &Range<usize>) -> FloatTensor<B> {
         B::float_slice(x, &self.key_slices(keys))
     }
@@ -244,8 +245,8 @@ impl<B: Backend> Call<B> {
         B::float_add(self.split_group(scores, queries.len()), self.mask(queries))
     }
 
-    /// The mask `[batch, 1, 1, queries, keys]`: 0 for visible keys, a large negative number for hidden ones.
-    /// Addition broadcasts it over heads, so no mask of the scores' size is created.
+    /// Returns the mask `[batch, 1, 1, queries, keys]`: 0 for visible keys, a large negative number for
+    /// hidden ones. Addition broadcasts it over heads, so no mask of the scores' size is created.
     fn mask(&self, queries: &Range<usize>) -> FloatTensor<B> {
         let seen = self.keys_of(queries);
         let (batch, rows, cols) = (self.shape.batch, queries.len(), seen.len());

@@ -33,7 +33,7 @@ struct Call {
 
 #[cube]
 impl Call {
-    /// The index of the first key of a cube's head in the cache.
+    /// Returns the index of the first key of a cube's head in the cache.
     fn first_place(&self) -> usize {
         let (token, head) = (CUBE_POS / self.heads, CUBE_POS % self.heads);
         let kv_head = head / (self.heads / self.kv_heads);
@@ -41,7 +41,7 @@ impl Call {
     }
 }
 
-/// The product of the query and the key at `first`.
+/// Returns the product of the query and the key at `first`.
 #[cube]
 fn dot<F: Float, N: Size>(
     query: &Shared<[Vector<f32, N>]>,

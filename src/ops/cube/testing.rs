@@ -11,7 +11,7 @@ use burn_flex::FlexTensor;
 /// Types, and the largest allowed difference relative to the largest magnitude.
 pub const TYPES: [(DType, f64); 3] = [(DType::F32, 5e-6), (DType::F16, 4e-3), (DType::BF16, 3e-2)];
 
-/// The types of [`TYPES`] that the device supports.
+/// Returns the types of [`TYPES`] that the device supports.
 pub fn types() -> impl Iterator<Item = (DType, f64)> {
     let device = CubeDevice::default();
     TYPES.into_iter().filter(move |(dtype, _)| CubeBackend::supports_dtype(&device, *dtype))
@@ -32,7 +32,7 @@ impl Input {
         Self::of((0..count).map(|i| number(i) * scale).collect(), shape, dtype)
     }
 
-    /// The given numbers.
+    /// Returns the given numbers.
     pub fn of(values: Vec<f64>, shape: &[usize], dtype: DType) -> Self {
         let rounded = TensorData::new(values, shape.to_vec()).convert_dtype(dtype);
         Self { values: rounded.iter().collect(), shape: shape.to_vec() }

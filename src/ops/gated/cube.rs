@@ -8,7 +8,7 @@ use burn::backend::TensorMetadata;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
-/// `sigmoid(z)` and the slope of `z`, for the activation `x sigmoid(z)`.
+/// Returns `sigmoid(z)` and the slope of `z`, for the activation `x sigmoid(z)`.
 #[cube]
 fn sigmoid_and_slope<N: Size>(
     x: Vector<f32, N>,

@@ -157,7 +157,7 @@ struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// Task `index`, of one for each sequence and key head.
+    /// Creates task `index`, of one for each sequence and key head.
     fn new(call: &DeltaCall, inputs: [&'a [f32]; 5], index: usize) -> Self {
         let shape = call.shape;
         let (sequence, key_head) = (index / shape.key_heads, index % shape.key_heads);
@@ -173,7 +173,7 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// The value heads of the task.
+    /// Returns the value heads of the task.
     fn heads(&self) -> Range<usize> {
         let group = self.shape.group();
         self.key_head * group..(self.key_head + 1) * group
@@ -184,30 +184,30 @@ impl<'a> Task<'a> {
         self.shape.key_dim * self.shape.value_dim
     }
 
-    /// The range of the task's states.
+    /// Returns the range of the task's states.
     fn states(&self) -> Range<usize> {
         let first = self.sequence * self.shape.value_heads + self.heads().start;
         first * self.state_size()..(first + self.shape.group()) * self.state_size()
     }
 
-    /// The range of a token's key head in `q`, `k`, and their gradients.
+    /// Returns the range of a token's key head in `q`, `k`, and their gradients.
     fn key_place(&self, token: usize) -> Range<usize> {
         let start = token * self.shape.key_width() + self.key_head * self.shape.key_dim;
         start..start + self.shape.key_dim
     }
 
-    /// The range of a token's value head in `v`, the output, and their gradients.
+    /// Returns the range of a token's value head in `v`, the output, and their gradients.
     fn value_place(&self, token: usize, head: usize) -> Range<usize> {
         let start = token * self.shape.value_width() + head * self.shape.value_dim;
         start..start + self.shape.value_dim
     }
 
-    /// The index of a token's value head in decays and betas.
+    /// Returns the index of a token's value head in decays and betas.
     fn place(&self, token: usize, head: usize) -> usize {
         token * self.shape.value_heads + head
     }
 
-    /// The values of one head and chunk in a tensor like `v`.
+    /// Returns the values of one head and chunk in a tensor like `v`.
     fn values<'b>(&self, data: &'b [f32], chunk: &Range<usize>, head: usize) -> Matrix<'b> {
         let start = self.value_place(chunk.start, head).start;
         let size = [chunk.len(), self.shape.value_dim];
@@ -308,7 +308,7 @@ impl<'a> Task<'a> {
         solve(&scratch.minus_a, size, &mut scratch.written[..len]);
     }
 
-    /// `exp(G) q S + P U`.
+    /// Computes `exp(G) q S + P U`.
     fn write_outputs(
         &self,
         chunk: &Range<usize>,
@@ -334,7 +334,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// `S <- exp(G_end) S + (exp(G_end - G) k)^T U`.
+    /// Computes `S <- exp(G_end) S + (exp(G_end - G) k)^T U`.
     fn next_state(&self, size: usize, state: &mut [f32], scratch: &mut Scratch) {
         let DeltaShape { key_dim, value_dim, .. } = self.shape;
         scale_in_place(state, scratch.from_start[size - 1]);

@@ -47,7 +47,7 @@ fn of_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_sum_dim(x, 3)
 }
 
-/// A range of the first dimension.
+/// Returns a range of the first dimension.
 fn part<B: Backend>(x: &FloatTensor<B>, range: Range<usize>) -> FloatTensor<B> {
     B::float_slice(x.clone(), &[Slice::from(range)])
 }
@@ -109,7 +109,7 @@ impl Layout {
         self.counts.iter().sum()
     }
 
-    /// The chunks of each step.
+    /// Returns the chunks of each step.
     fn steps(&self) -> Vec<Range<usize>> {
         let mut end = 0;
         let step = |count: &usize| {
@@ -147,7 +147,7 @@ impl Layout {
         B::float_reshape(x, [chunks, heads * group, size, width].into())
     }
 
-    /// The transpose of [`Layout::for_values`].
+    /// Returns the transpose of [`Layout::for_values`].
     fn for_keys<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         let [chunks, heads, size, width] = x.shape().dims();
         let group = self.shape.group();
@@ -158,7 +158,7 @@ impl Layout {
         B::float_reshape(B::float_sum_dim(x, 2), [chunks, heads / group, size, width].into())
     }
 
-    /// A number for each pair of positions in a chunk, `[1, 1, size, size]`.
+    /// Returns a number for each pair of positions in a chunk, `[1, 1, size, size]`.
     fn pairs<B: Backend>(
         &self,
         device: &Device<B>,
@@ -201,7 +201,7 @@ impl<B: Backend> Units<B> {
         Self { values: mul::<B>(&x, &factors), factors }
     }
 
-    /// The gradient of the input of the division, from that of the result.
+    /// Returns the gradient of the input of the division, from that of the result.
     fn backward(&self, grad: FloatTensor<B>) -> FloatTensor<B> {
         let along = of_rows::<B>(mul::<B>(&self.values, &grad));
         let grad = sub::<B>(grad, mul::<B>(&self.values, &along));
@@ -267,25 +267,25 @@ impl<B: Backend> Chunks<B> {
         }
     }
 
-    /// `beta exp(G) k`, which reads the state at the start of a chunk.
+    /// Returns `beta exp(G) k`, which reads the state at the start of a chunk.
     fn reading_keys(&self) -> FloatTensor<B> {
         mul::<B>(&mul::<B>(&self.k, &self.from_start), &self.beta)
     }
 
-    /// `exp(G_end - G) k`, which writes to the state at the end of a chunk.
+    /// Returns `exp(G_end - G) k`, which writes to the state at the end of a chunk.
     fn writing_keys(&self) -> FloatTensor<B> {
         mul::<B>(&self.k, &self.to_end)
     }
 
-    /// `exp(G) q`.
+    /// Returns `exp(G) q`.
     fn reading_queries(&self) -> FloatTensor<B> {
         mul::<B>(&self.q, &self.from_start)
     }
 }
 
-/// `(1 + a)^-1` for matrices that are 0 on and above the diagonal. Diagonal blocks are inverted, doubling in
-/// size each time: if `L` and `R` are the inverses of two neighboring blocks and `C` is the block below the
-/// first, the inverse of both has `-R C L` in the place of `C`.
+/// Computes `(1 + a)^-1` for matrices that are 0 on and above the diagonal. Diagonal blocks are inverted,
+/// doubling in size each time: if `L` and `R` are the inverses of two neighboring blocks and `C` is the block
+/// below the first, the inverse of both has `-R C L` in the place of `C`.
 fn inverse<B: Backend>(a: FloatTensor<B>, layout: &Layout) -> FloatTensor<B> {
     let (device, dtype) = (a.device(), FloatDType::from(a.dtype()));
     let below = |half: usize| {

@@ -35,7 +35,7 @@ pub(crate) fn sum_rows(partials: &[f32], width: usize, rows: usize) -> Vec<f32> 
     sum.unwrap_or_default()
 }
 
-/// `sum += values`
+/// Computes `sum += values`.
 pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
     let add = |(sum, x): (&mut f32, &f32)| *sum += x;
     sum.par_iter_mut().with_min_len(64 * 1024).zip(values).for_each(add);

@@ -57,12 +57,12 @@ unsafe impl Send for Buffer {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for Buffer {}
 
-/// The layout of a buffer's memory.
+/// Returns the layout of a buffer's memory.
 fn layout(len: usize) -> Memory {
     // Never request zero bytes from the system.
     let bytes = len.max(1).checked_mul(size_of::<f32>());
     let layout = bytes.and_then(|bytes| Memory::from_size_align(bytes, LINE).ok());
-    layout.unwrap_or_else(|| panic!("a tensor of {len} values is beyond all memory"))
+    layout.unwrap_or_else(|| panic!("a tensor of {len} values exceeds the address space"))
 }
 
 /// Kept memory and its free parts. The allocator (TLSF) takes constant time and joins free neighbors.
@@ -81,7 +81,7 @@ impl Slabs {
         let class = (whole.next_power_of_two() / 64).max(LINE);
         let size = whole.next_multiple_of(class) - HEAD;
         let layout = Memory::from_size_align(size, LINE);
-        let layout = layout.unwrap_or_else(|_| panic!("{size} bytes are beyond all memory"));
+        let layout = layout.unwrap_or_else(|_| panic!("{size} bytes exceed the address space"));
         let mut slabs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(start) = slabs.allocate(layout) {
             return start;
@@ -102,7 +102,7 @@ impl Slabs {
     }
 }
 
-/// New zeroed pages; huge pages if the system has them, which make a step 5% faster.
+/// Allocates zeroed pages; huge pages if the system has them, which make a step 5% faster.
 fn pages(bytes: usize) -> MmapMut {
     let map = MmapMut::map_anon(bytes).or_else(|_| {
         // Kept blocks may be the memory that is missing.
@@ -145,7 +145,7 @@ impl Large {
 }
 
 impl Buffer {
-    /// A buffer with arbitrary values.
+    /// Returns a buffer with arbitrary values.
     pub(crate) fn any(len: usize) -> Self {
         // Long-lived buffers should not waste much memory: a quarter at most.
         Self::with_most_over(len, len * size_of::<f32>() / 4)
@@ -156,7 +156,7 @@ impl Buffer {
         Self::with_most_over(len, usize::MAX)
     }
 
-    /// A large buffer uses a block with at most `most_over` excess bytes.
+    /// Allocates a buffer; a large one uses a block with at most `most_over` excess bytes.
     fn with_most_over(len: usize, most_over: usize) -> Self {
         let layout = layout(len);
         if layout.size() >= LARGE {
@@ -175,8 +175,8 @@ impl Buffer {
         Self { data: start.cast(), len, memory: Origin::System }
     }
 
-    /// A long-lived copy, such as a weight. It shares huge pages with other such copies; they are released
-    /// when all of them are freed.
+    /// Returns a long-lived copy, such as a weight. It shares huge pages with other such copies; they are
+    /// released when all of them are freed.
     pub(crate) fn lasting_copy(values: &[f32]) -> Self {
         let mut buffer = Self::lasting(values.len());
         buffer.fill_with(values);
@@ -221,7 +221,7 @@ impl Buffer {
         });
     }
 
-    /// A buffer of zeros.
+    /// Returns a buffer of zeros.
     pub(crate) fn zeros(len: usize) -> Self {
         let mut buffer = Self::any(len);
         let all = buffer.shared();
@@ -232,7 +232,7 @@ impl Buffer {
         buffer
     }
 
-    /// A copy of values.
+    /// Returns a copy of values.
     pub(crate) fn copy_of(values: &[f32]) -> Self {
         let mut buffer = Self::any(values.len());
         buffer.fill_with(values);

@@ -55,7 +55,7 @@ pub(super) fn decode_integers(run: Run, out: &mut [f32], scale: impl Fn(usize) -
     });
 }
 
-/// The value of the 4-bit code at an index.
+/// Returns the value of the 4-bit code at an index.
 #[inline(always)]
 fn table_value(codes: &[u8], place: usize, table: &[f32; 16]) -> f32 {
     let byte = codes[place / 2];
@@ -116,7 +116,7 @@ pub(super) mod x86 {
         _mm512_permutexvar_ps(_mm512_srlv_epi32(twice, _mm512_set1_epi64(4)), table)
     }
 
-    /// The two codes of each of the first eight bytes, the upper half first.
+    /// Returns the two codes of each of the first eight bytes, the upper half first.
     #[inline(always)]
     pub(in super::super) unsafe fn in_order(bytes: __m128i) -> __m128i {
         // SAFETY: every x86-64 CPU has SSE2.

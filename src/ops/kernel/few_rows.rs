@@ -51,7 +51,7 @@ pub(super) enum Vectors {
 }
 
 impl Vectors {
-    /// Rows of `x` per tile with a transposed `w`. Their sums fill most registers.
+    /// Returns the number of rows of `x` per tile with a transposed `w`, whose sums fill most registers.
     pub(super) fn rows(self) -> usize {
         match self {
             Self::Avx512 => MOST_TILE_ROWS,
@@ -59,7 +59,8 @@ impl Vectors {
         }
     }
 
-    /// The widest vectors that this CPU supports. Without any, products of few rows are ordinary ones.
+    /// Returns the widest vectors that this CPU supports. Without any, products of few rows are ordinary
+    /// ones.
     pub(super) fn detect() -> Option<Self> {
         use std::arch::is_x86_feature_detected as has;
         match (has!("avx512f"), has!("avx2") && has!("fma")) {
@@ -70,7 +71,7 @@ impl Vectors {
     }
 }
 
-/// `y = x w`, with `x` `[rows, inner]` and `y` `[rows, columns]`, both without gaps.
+/// Computes `y = x w`, with `x` `[rows, inner]` and `y` `[rows, columns]`, both without gaps.
 pub(super) fn product(
     vectors: Vectors,
     y: SharedMut,
@@ -87,7 +88,7 @@ pub(super) fn product(
     });
 }
 
-/// Columns `range` of the product. Nothing else may use them meanwhile.
+/// Computes columns `range` of the product. Nothing else may use them meanwhile.
 pub(super) fn product_of_columns(
     vectors: Vectors,
     y: SharedMut,
@@ -102,7 +103,7 @@ pub(super) fn product_of_columns(
     }
 }
 
-/// Columns `range` of the product with a row-major matrix.
+/// Computes columns `range` of the product with a row-major matrix.
 fn sums_of_lines(
     vectors: Vectors,
     y: SharedMut,
@@ -200,7 +201,7 @@ struct Ahead {
     lines: Range<usize>,
 }
 
-/// Columns `range` of the product with a transposed matrix.
+/// Computes columns `range` of the product with a transposed matrix.
 fn dot_products(
     vectors: Vectors,
     y: SharedMut,
@@ -231,7 +232,7 @@ pub(super) struct DotTile<'a> {
     pub ahead: Option<(*const f32, usize)>,
 }
 
-/// Dot products of all rows of `x` with a few lines.
+/// Computes dot products of all rows of `x` with a few lines.
 pub(super) fn dot_tile(
     vectors: Vectors,
     y: SharedMut,
@@ -289,7 +290,8 @@ macro_rules! kernels {
             /// Values per vector.
             const LANES: usize = size_of::<$vector>() / size_of::<f32>();
 
-            /// `out[r] += factors[k][row + r] * lines[k]` for all `k` in order; starts from 0 if `set`.
+            /// Computes `out[r] += factors[k][row + r] * lines[k]` for all `k` in order; starts from 0 if
+            /// `set`.
             #[target_feature(enable = $features)]
             pub(super) fn add_lines<const R: usize>(
                 out: [&mut [f32]; R],
@@ -419,7 +421,7 @@ avx2_dots! {
     dots_2_avx2: a 0 b 1;
 }
 
-/// The sums of four vectors.
+/// Returns the sums of four vectors.
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub(super) fn sums_of_16(
     [a, b, c, d]: [std::arch::x86_64::__m512; 4],
@@ -438,7 +440,7 @@ pub(super) fn sums_of_16(
     _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
 }
 
-/// The sums of four vectors.
+/// Returns the sums of four vectors.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn sums_of_8([a, b, c, d]: [std::arch::x86_64::__m256; 4]) -> std::arch::x86_64::__m128 {
     use std::arch::x86_64::*;
@@ -472,7 +474,7 @@ mod tests {
     use super::super::{Matrix, MatrixMut, Threads};
     use super::*;
 
-    /// Small integers, whose products and sums are exact.
+    /// Returns small integers, whose products and sums are exact.
     fn values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + seed * 31) % 17) as f32 - 8.0).collect()
     }

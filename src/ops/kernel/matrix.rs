@@ -35,18 +35,18 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// A matrix of `size` `[rows, columns]` with row and column `strides` in `data`.
+    /// Returns a matrix of `size` `[rows, columns]` with row and column `strides` in `data`.
     pub(crate) fn new(data: &'a [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
         check_reach(data.len(), size, strides);
         Self { data, size, strides }
     }
 
-    /// A row-major matrix without gaps.
+    /// Returns a row-major matrix without gaps.
     pub(crate) fn dense(data: &'a [f32], size: [usize; 2]) -> Self {
         Self::new(data, size, [size[1], 1])
     }
 
-    /// A block of rows and columns.
+    /// Returns a block of rows and columns.
     fn block(self, rows: Range<usize>, columns: Range<usize>) -> Self {
         let [row_stride, col_stride] = self.strides;
         check_block(self.size, &rows, &columns);
@@ -54,7 +54,7 @@ impl<'a> Matrix<'a> {
         Self::new(data, [rows.len(), columns.len()], self.strides)
     }
 
-    /// A range of columns.
+    /// Returns a range of columns.
     pub(super) fn columns(self, columns: Range<usize>) -> Self {
         let rows = self.size[0];
         if rows == 0 || columns.is_empty() {
@@ -63,13 +63,13 @@ impl<'a> Matrix<'a> {
         self.block(0..rows, columns)
     }
 
-    /// `[rows, columns]`.
+    /// Returns `[rows, columns]`.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn size(self) -> [usize; 2] {
         self.size
     }
 
-    /// The values, if the matrix is row-major without gaps.
+    /// Returns the values, if the matrix is row-major without gaps.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn values(self) -> Option<&'a [f32]> {
         (self.strides == [self.size[1], 1]).then(|| &self.data[..self.size[0] * self.size[1]])
@@ -98,18 +98,18 @@ impl DenseMatrix {
         Self { data: contiguous(matrix), column_major, size }
     }
 
-    /// `[rows, columns]`.
+    /// Returns `[rows, columns]`.
     pub(crate) fn size(&self) -> [usize; 2] {
         self.size
     }
 
-    /// Row and column strides.
+    /// Returns the row and column strides.
     pub(crate) fn strides(&self) -> [usize; 2] {
         let [rows, cols] = self.size;
         if self.column_major { [1, rows] } else { [cols, 1] }
     }
 
-    /// The matrix for reading.
+    /// Returns the matrix for reading.
     pub(crate) fn view(&self) -> Matrix<'_> {
         Matrix::new(self.data.storage::<f32>(), self.size, self.strides())
     }
@@ -122,7 +122,7 @@ impl DenseMatrix {
         }
     }
 
-    /// A tensor of the same shape and order that takes over `data`.
+    /// Returns a tensor of the same shape and order that takes over `data`.
     pub(crate) fn like(&self, data: Buffer) -> FlexTensor {
         let layout = Layout::contiguous(self.data.shape());
         let layout = if self.column_major { layout.transpose(0, 1) } else { layout };
@@ -142,7 +142,7 @@ pub(crate) enum Threads {
     All,
 }
 
-/// Whether [`Threads::OneFewRows`] is fast on this machine for this number of rows.
+/// Returns whether [`Threads::OneFewRows`] is fast on this machine for this number of rows.
 pub(crate) fn has_few_rows(rows: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
     return rows <= few_rows::MOST_ROWS && few_rows::Vectors::detect().is_some();
@@ -164,8 +164,8 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// At most one block per thread. Each block must read its rows of `a` and pack its columns of `b`; the
-    /// division that minimizes both is chosen.
+    /// Divides the work into at most one block per thread. Each block must read its rows of `a` and pack its
+    /// columns of `b`; the chosen division minimizes both.
     fn new([rows, cols]: [usize; 2], inner: usize, b_is_transposed: bool, threads: usize) -> Self {
         /// Minimum number of multiplications that is worth a thread.
         const LEAST_WORK: usize = 1 << 19;
@@ -198,7 +198,8 @@ impl Blocks {
     }
 }
 
-/// Part `index` of `count` of `size` rows or columns. All parts except the last consist of whole units.
+/// Returns part `index` of `count` of `size` rows or columns. All parts except the last consist of whole
+/// units.
 fn part(size: usize, index: usize, count: usize, unit: usize) -> Range<usize> {
     let bound = |index: usize| (size.div_ceil(unit) * index / count * unit).min(size);
     bound(index)..bound(index + 1)
@@ -217,7 +218,7 @@ pub(crate) struct MatrixMut<'a> {
 unsafe impl Sync for MatrixMut<'_> {}
 
 impl<'a> MatrixMut<'a> {
-    /// A matrix of `size` `[rows, columns]` with row and column `strides` in `data`.
+    /// Returns a matrix of `size` `[rows, columns]` with row and column `strides` in `data`.
     pub(crate) fn new(data: &'a mut [f32], size: [usize; 2], strides: [usize; 2]) -> Self {
         let ([rows, cols], [row_stride, col_stride]) = (size, strides);
         // Elements must not overlap, or threads could write the same one.
@@ -230,12 +231,12 @@ impl<'a> MatrixMut<'a> {
         Self { data: data.as_mut_ptr(), size, strides, buffer: PhantomData }
     }
 
-    /// A row-major matrix without gaps.
+    /// Returns a row-major matrix without gaps.
     pub(crate) fn dense(data: &'a mut [f32], size: [usize; 2]) -> Self {
         Self::new(data, size, [size[1], 1])
     }
 
-    /// A matrix in raw memory of `len` elements.
+    /// Returns a matrix in raw memory of `len` elements.
     ///
     /// # Safety
     /// Nothing else may use the elements of the matrix while it lives.
@@ -244,7 +245,7 @@ impl<'a> MatrixMut<'a> {
         Self { data, size, strides, buffer: PhantomData }
     }
 
-    /// A block of rows and columns.
+    /// Returns a block of rows and columns.
     ///
     /// # Safety
     /// Nothing else may use its elements while the block lives.
@@ -262,7 +263,7 @@ impl<'a> MatrixMut<'a> {
         MatrixMut { data: self.data, size: self.size, strides: self.strides, buffer: PhantomData }
     }
 
-    /// A range of columns.
+    /// Returns a range of columns.
     pub(super) fn columns(&mut self, columns: Range<usize>) -> MatrixMut<'_> {
         let rows = self.size[0];
         if rows == 0 || columns.is_empty() {
@@ -281,7 +282,7 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
-    /// The elements, if the matrix is row-major without gaps.
+    /// Returns the elements, if the matrix is row-major without gaps.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn values(&mut self) -> Option<&mut [f32]> {
         let [rows, cols] = self.size;
@@ -290,12 +291,12 @@ impl<'a> MatrixMut<'a> {
             .then(|| unsafe { std::slice::from_raw_parts_mut(self.data, rows * cols) })
     }
 
-    /// `self = alpha * a @ b`
+    /// Computes `self = alpha * a @ b`
     pub(crate) fn set_product(self, alpha: f32, a: Matrix, b: Matrix, threads: Threads) {
         self.gemm(false, alpha, a, b, threads);
     }
 
-    /// `self += a @ b`
+    /// Computes `self += a @ b`
     pub(crate) fn add_product(self, a: Matrix, b: Matrix, threads: Threads) {
         self.gemm(true, 1.0, a, b, threads);
     }
@@ -394,7 +395,7 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
-    /// `[rows, columns]`.
+    /// Returns `[rows, columns]`.
     pub(super) fn size(&self) -> [usize; 2] {
         self.size
     }
@@ -456,7 +457,7 @@ impl<'a> MatrixMut<'a> {
 }
 
 impl<'a> SharedMut<'a> {
-    /// A row-major matrix that starts at `offset` and has the stride `row_stride`.
+    /// Returns a row-major matrix that starts at `offset` and has the stride `row_stride`.
     ///
     /// # Safety
     /// Nothing else may use the elements while the matrix lives.

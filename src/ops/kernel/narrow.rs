@@ -13,8 +13,8 @@ use rayon::prelude::*;
 /// Maximum number of columns for which these products are faster.
 pub(super) const MOST_COLUMNS: usize = 48;
 
-/// `y = x w` by dot products of the rows of `x` with the columns of `w`; `x` is `[rows, inner]` and `y`
-/// `[rows, columns]`, both without gaps. The order of a row's sums does not depend on the other rows.
+/// Computes `y = x w` by dot products of the rows of `x` with the columns of `w`; `x` is `[rows, inner]` and
+/// `y` `[rows, columns]`, both without gaps. The order of a row's sums does not depend on the other rows.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn dot_products(
     vectors: Vectors,
@@ -38,7 +38,7 @@ pub(super) fn dot_products(
     });
 }
 
-/// `out = alpha * a @ b`, or added to it, computed as the transposed product.
+/// Computes `out = alpha * a @ b`, or added to it, computed as the transposed product.
 pub(super) fn transposed_product(
     out: &mut MatrixMut,
     accumulate: bool,

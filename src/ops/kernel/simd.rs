@@ -37,7 +37,7 @@ macro_rules! simd_fn {
 }
 pub(crate) use simd_fn;
 
-/// `e^x` to about 2 units in the last place, without branches or calls, so that loops vectorize.
+/// Computes `e^x` to about 2 units in the last place, without branches or calls, so that loops vectorize.
 ///
 /// The polynomial is from Cephes' `expf`. NaN stays NaN. Results below the smallest normal number become
 /// about `1e-38`, and those above the largest number about `2e38`.
@@ -72,7 +72,7 @@ fn sum_lanes(lanes: [f32; LANES]) -> f32 {
     half.iter().sum()
 }
 
-/// Sum of `a[i] * b[i]`.
+/// Returns the sum of `a[i] * b[i]`.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -85,7 +85,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(lanes) + a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// The largest element. NaN is not reported here, but in [`exp_sum`].
+/// Returns the largest element. NaN is not reported here, but in [`exp_sum`].
 #[inline(always)]
 pub(crate) fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];

@@ -65,7 +65,7 @@ impl WeightMatrix {
         }
     }
 
-    /// `[input, output]`.
+    /// Returns `[input, output]`.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.size(),
@@ -73,7 +73,7 @@ impl WeightMatrix {
         }
     }
 
-    /// `out = x W`
+    /// Computes `out = x W`
     pub(crate) fn set_product(&self, out: MatrixMut, x: Matrix) {
         match self {
             Self::Dense(weight) => out.set_product(1.0, x, weight.view(), Threads::All),
@@ -81,7 +81,7 @@ impl WeightMatrix {
         }
     }
 
-    /// `out += x W`
+    /// Computes `out += x W`
     pub(crate) fn add_product(&self, out: MatrixMut, x: Matrix) {
         match self {
             Self::Dense(weight) => out.add_product(x, weight.view(), Threads::All),
@@ -89,7 +89,7 @@ impl WeightMatrix {
         }
     }
 
-    /// `out = grad W^T`
+    /// Computes `out = grad W^T`
     pub(crate) fn set_input_gradient(&self, out: MatrixMut, grad: Matrix) {
         match self {
             Self::Dense(weight) => {
@@ -191,14 +191,14 @@ impl Scales<'_> {
     }
 }
 
-/// The bytes of numbers.
+/// Returns the bytes of numbers.
 fn bytes<T: Copy>(values: &[T]) -> &[u8] {
     // SAFETY: the values are integers or floats, which have no padding, and `u8` needs no alignment.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 impl StoredMatrix {
-    /// A matrix of these values, row by row; bf16 without an encoding.
+    /// Returns a matrix of these values, row by row; bf16 without an encoding.
     #[cfg(test)]
     pub(super) fn of_values(values: &[f32], size: [usize; 2], encoding: Option<Encoding>) -> Self {
         use crate::ops::encoding::EncodedValues;
@@ -236,13 +236,13 @@ impl StoredMatrix {
         Some(Self { codes, kind, size: *size })
     }
 
-    /// `[input, output]`.
+    /// Returns `[input, output]`.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         let [output, input] = self.size;
         [input, output]
     }
 
-    /// The codes and their scales.
+    /// Returns the codes and their scales.
     pub(super) fn codes(&self) -> Codes<'_> {
         let (encoding, scale_codes, scales) = match &self.kind {
             Kind::Bf16 => return Codes::ShortFloats(bytes(self.codes.storage::<bf16>())),
@@ -300,7 +300,7 @@ impl StoredMatrix {
         }
     }
 
-    /// `out = x W^T`, or added to it, where `W` is `[output, input]`.
+    /// Computes `out = x W^T`, or added to it, where `W` is `[output, input]`.
     fn product(&self, mut out: MatrixMut, accumulate: bool, x: Matrix) {
         #[cfg(target_arch = "x86_64")]
         if !accumulate && stored_rows::stored_product(&mut out, x, self) {
@@ -315,7 +315,7 @@ impl StoredMatrix {
         });
     }
 
-    /// `out = grad W`, or added to it.
+    /// Computes `out = grad W`, or added to it.
     pub(crate) fn input_gradient(&self, mut out: MatrixMut, accumulate: bool, grad: Matrix) {
         if self.size[0] == 0 && !accumulate {
             out.fill(0.0);

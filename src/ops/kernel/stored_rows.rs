@@ -29,13 +29,13 @@ struct Line<'a> {
     scales: &'a [f32],
 }
 
-/// `y = x W^T`. Returns false if this is not a product of few rows.
+/// Computes `y = x W^T`. Returns false if this is not a product of few rows.
 pub(super) fn stored_product(y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
     let Some(vectors) = Vectors::detect() else { return false };
     product_with(vectors, y, x, w)
 }
 
-/// The same with given vectors.
+/// Like [`stored_product`], with given vectors.
 fn product_with(vectors: Vectors, y: &mut MatrixMut, x: Matrix, w: &StoredMatrix) -> bool {
     let ([rows, inner], [_, columns]) = (x.size(), y.size());
     assert!(y.size()[0] == rows && w.sizes() == [inner, columns], "matrix sizes do not match");
@@ -73,7 +73,7 @@ fn product_with(vectors: Vectors, y: &mut MatrixMut, x: Matrix, w: &StoredMatrix
     true
 }
 
-/// The columns of the product from `column` on.
+/// Computes the columns of the product from `column` on.
 fn product_of_lines(
     vectors: Vectors,
     y: SharedMut,

@@ -5,12 +5,12 @@ use burn::backend::Flex;
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_flex::FlexTensor;
 
-/// Whether all tensors are f32, the only type that the kernels support.
+/// Returns whether all tensors are f32, the only type that the kernels support.
 pub(crate) fn all_f32<const N: usize>(tensors: [&FlexTensor; N]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
 }
 
-/// A row-major tensor that fills its whole buffer. The handle stays unique if the argument's was.
+/// Returns a row-major tensor that fills its whole buffer. The handle stays unique if the argument's was.
 ///
 /// `storage` ignores offset and strides, so every kernel reads its inputs through this function.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {

@@ -57,7 +57,7 @@ fn forward_kernel<X: Float, W: Float, N: Size>(
     }
 }
 
-/// The value to normalize: the sum, rounded to its type.
+/// Returns the value to normalize: the sum, rounded to its type.
 #[cube]
 fn value<X: Float, N: Size>(
     x: &Tensor<Vector<X, N>>,

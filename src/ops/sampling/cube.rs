@@ -17,7 +17,7 @@ use burn_cubecl::cubecl::prelude::*;
 /// Below any score. Finite, because WGSL has no infinity.
 const LEAST: f32 = -1e30;
 
-/// An integer with the same order as the score.
+/// Returns an integer with the same order as the score.
 #[cube]
 fn key_of(score: f32) -> u32 {
     let bits = u32::reinterpret(score);
@@ -45,7 +45,7 @@ impl Row {
         ((score - self.most) * self.inverse_temperature).exp()
     }
 
-    /// The weight, or with `counted` the number, of tokens whose score is at least that of a key.
+    /// Returns the weight, or with `counted` the number, of tokens whose score is at least that of a key.
     fn tally(
         &self,
         least: u32,
@@ -67,8 +67,8 @@ impl Row {
         cube_sum(sum, scratch, self.units)
     }
 
-    /// The largest key such that the tokens from it on have at least the weight, or with `counted` the
-    /// number, `wanted`; with `beyond` more than that.
+    /// Returns the largest key such that the tokens from it on have at least the weight, or with `counted`
+    /// the number, `wanted`; with `beyond` more than that.
     fn key_with(
         &self,
         wanted: f32,
@@ -94,7 +94,7 @@ impl Row {
         min(key, key_of(self.most))
     }
 
-    /// The weight of the tokens with this key. At least one must exist.
+    /// Returns the weight of the tokens with this key. At least one must exist.
     fn weight_of(&self, key: u32, scores: &Tensor<f32>, scratch: &mut Shared<[f32]>) -> f32 {
         let mut weight = 0.0f32;
         for i in range_stepped(UNIT_POS as usize, self.vocabulary, self.units) {
@@ -106,7 +106,7 @@ impl Row {
         cube_max(weight, scratch, self.units)
     }
 
-    /// The token with this key that is preceded by `before` tokens with the same key.
+    /// Returns the token with this key that is preceded by `before` tokens with the same key.
     fn token_of(
         &self,
         key: u32,

@@ -16,7 +16,7 @@ use burn_cubecl::cubecl::prelude::*;
 /// Below any logit. Finite, because WGSL has no infinity.
 const LEAST: f32 = -1e30;
 
-/// The largest element of a row, and the sum of `exp((x - largest) * factor)`.
+/// Returns the largest element of a row, and the sum of `exp((x - largest) * factor)`.
 #[cube]
 fn exponential_sum<L: Float, N: Size>(
     logits: &Tensor<Vector<L, N>>,
@@ -45,7 +45,7 @@ fn exponential_sum<L: Float, N: Size>(
     (most, cube_sum(vector_total(sums), scratch, units))
 }
 
-/// The target's logit relative to the largest one, in the unit that has it; 0 in the others.
+/// Returns the target's logit relative to the largest one, in the unit that has it; 0 in the others.
 #[cube]
 fn of_target<L: Float, N: Size>(
     logits: &Tensor<Vector<L, N>>,
@@ -144,8 +144,8 @@ fn loss_kernel<L: Float, G: Float, I: Int, N: Size>(
     }
 }
 
-/// What a token or the bucket adds to the divergence, from the log probabilities of teacher and student; and
-/// its `w`.
+/// Returns what a token or the bucket adds to the divergence, from the log probabilities of teacher and
+/// student; and its `w`.
 #[cube]
 fn bin(log_p: f32, log_q: f32, beta: f32, #[comptime] kind: u32) -> (f32, f32) {
     let (p, q) = (log_p.exp(), log_q.exp());
@@ -161,7 +161,7 @@ fn bin(log_p: f32, log_q: f32, beta: f32, #[comptime] kind: u32) -> (f32, f32) {
     }
 }
 
-/// The largest logit of a row.
+/// Returns the largest logit of a row.
 #[cube]
 fn largest<L: Float>(
     logits: &Tensor<L>,
@@ -263,7 +263,7 @@ fn divergence_kernel<L: Float, I: Int>(
     }
 }
 
-/// The gradient of a logit, from its exponential, or from the negative index of a teacher's token.
+/// Returns the gradient of a logit, from its exponential, or from the negative index of a teacher's token.
 #[cube]
 fn of_logit(exp: f32, token_grads: &mut Tensor<f32>, first_bin: usize, of_others: f32) -> f32 {
     let mut grad = exp * of_others;

@@ -32,7 +32,7 @@ impl RunConfig {
         problems.check()
     }
 
-    /// All chat template variables that are set: the setting, and the variable's name.
+    /// Returns all chat template variables that are set: the setting, and the variable's name.
     pub(in crate::recipe) fn template_variables(&self) -> impl Iterator<Item = (String, &str)> {
         let sources = self.data.sources.iter().map(|source| {
             (format!("data.sources.{}.template_variables", source.name), &source.template_variables)
@@ -46,7 +46,7 @@ impl RunConfig {
         })
     }
 
-    /// A teacher requires a distillation objective, and the other way round.
+    /// Checks that there is a teacher if and only if the objective distills from one.
     fn validate_teacher(&self) -> Result<()> {
         match (&self.teacher, &self.train.objective.distillation) {
             (None, Some(_)) => {

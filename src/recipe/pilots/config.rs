@@ -104,7 +104,7 @@ impl PilotsConfig {
         Ok(())
     }
 
-    /// The shares in ascending order without duplicates, including the fallback.
+    /// Returns the shares in ascending order without duplicates, including the fallback.
     pub(super) fn all_shares(&self) -> Vec<f64> {
         let mut shares = self.shares.clone();
         // Turns -0.0 into 0.0.

@@ -28,7 +28,7 @@ pub(super) struct Outcome {
 
 /// Trains and grades pilots.
 pub(super) trait Pilots {
-    /// Trained tokens of a pilot with this share and length.
+    /// Returns the number of trained tokens of a pilot with this share and length.
     fn cost(&self, share: f64, steps: usize) -> Result<u64>;
 
     /// Runs a pilot. `place` is its number, from 1, and the number of pilots.
@@ -38,7 +38,7 @@ pub(super) trait Pilots {
     fn run(&mut self, round: usize, share: f64, steps: usize, place: [usize; 2])
     -> Result<Outcome>;
 
-    /// Minimum number of steps of a pilot. Shorter pilots run with a warning.
+    /// Returns the minimum number of steps of a pilot. Shorter pilots run with a warning.
     fn fewest_steps(&self) -> usize;
 
     /// Reports a warning before the pilots of a round run.
@@ -83,7 +83,7 @@ pub(super) struct Halved {
     pub warnings: Vec<String>,
 }
 
-/// The number of shares in each round.
+/// Returns the number of shares in each round.
 pub(super) fn sizes(shares: usize) -> Vec<usize> {
     let mut sizes = vec![shares];
     while let Some(last @ 3..) = sizes.last().copied() {
@@ -138,7 +138,8 @@ impl Halving {
         Ok(Halved { best, sure, gain, runner_up, lead, rounds, warnings })
     }
 
-    /// A warning for a round whose pilots have too few steps, with the budget that would give them enough.
+    /// Returns a warning for a round whose pilots have too few steps, with the budget that would give them
+    /// enough.
     fn short(
         &self,
         pilots: &dyn Pilots,
@@ -168,7 +169,8 @@ impl Halving {
         )))
     }
 
-    /// The largest number of steps such that a pilot of each share fits into `room` trained tokens together.
+    /// Returns the largest number of steps such that a pilot of each share fits into `room` trained tokens
+    /// together.
     fn longest(&self, pilots: &dyn Pilots, shares: &[f64], room: u64) -> Result<usize> {
         let cost = |steps: usize| -> Result<u64> {
             shares.iter().map(|share| pilots.cost(*share, steps)).sum()
@@ -210,7 +212,7 @@ impl Halving {
         Ok(low)
     }
 
-    /// A round with its pilots in the order of their shares, each with its rank.
+    /// Returns a round with its pilots in the order of their shares, each with its rank.
     fn judged(&self, shares: &[f64], steps: usize, outcomes: Vec<Outcome>) -> PilotRound {
         let hits: Vec<&[f32]> = outcomes.iter().map(|outcome| &outcome.hits[..]).collect();
         let chances = self.chances(&hits);
@@ -237,8 +239,8 @@ impl Halving {
         PilotRound { steps, pilots }
     }
 
-    /// For each pilot, the fraction of resamples of the problems in which it has the most correct answers.
-    /// Pilots that tie for the most share the resample.
+    /// Returns, for each pilot, the fraction of resamples of the problems in which it has the most correct
+    /// answers. Pilots that tie for the most share the resample.
     fn chances(&self, hits: &[&[f32]]) -> Vec<f64> {
         let problems = hits.iter().map(|hits| hits.len()).min().unwrap_or(0);
         let resamples = self.bootstrap.resamples.max(1);
@@ -259,8 +261,8 @@ impl Halving {
         wins.iter().map(|wins| wins / resamples as f64).collect()
     }
 
-    /// The shares of the next round, in order: the best ones, and always the fallback. Records for the others
-    /// why they are dropped.
+    /// Returns the shares of the next round, in order: the best ones, and always the fallback. Records for
+    /// the others why they are dropped.
     fn kept(&self, round: &mut PilotRound, keep: usize, number: usize) -> Vec<f64> {
         let place = |share: f64| round.pilots.iter().find(|p| p.share == share).map(|p| p.place);
         // If the fallback is not among the best, it takes the last place.
@@ -280,14 +282,14 @@ impl Halving {
         shares
     }
 
-    /// The score of one pilot minus that of another, paired by problem.
+    /// Returns the score of one pilot minus that of another, paired by problem.
     fn difference(&self, first: &PilotResult, second: &PilotResult) -> Estimate {
         let [first, second] = [first, second].map(|pilot| vec![pilot.hits.clone()]);
         self.bootstrap.difference(&vec![&first], &vec![&second])
     }
 }
 
-/// A number of steps, in words.
+/// Returns a number of steps, in words.
 pub(super) fn steps_of(steps: usize) -> String {
     format!("{steps} step{}", if steps == 1 { "" } else { "s" })
 }

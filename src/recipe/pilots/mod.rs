@@ -56,7 +56,7 @@ const LONG: &str = "long";
 /// [`RunMode::Resume`] uses the proposal.
 ///
 /// # Errors
-/// As [`Prepared::new`]; [`Error::Config`] if there are not exactly two sources, if no problem set aside has
+/// See [`Prepared::new`]; [`Error::Config`] if there are not exactly two sources, if no problem set aside has
 /// a reference answer, or if the budget is too small for one step of each pilot; [`Error::Stopped`]: the same
 /// call continues.
 pub fn propose_share(config: &RunConfig, context: &Context<'_>) -> Result<ShareProposal> {
@@ -74,7 +74,7 @@ pub fn propose_share(config: &RunConfig, context: &Context<'_>) -> Result<ShareP
     propose(config, &prepared, &directory, mode, context)
 }
 
-/// The names of the two sources, first the one that the share refers to.
+/// Returns the names of the two sources, first the one that the share refers to.
 ///
 /// # Errors
 /// [`Error::Config`] if there are not exactly two.
@@ -91,7 +91,7 @@ fn two_sources(pairs: &Pairs) -> Result<[&str; 2]> {
     }
 }
 
-/// The mixture to use while the share is unknown: that of the fallback.
+/// Returns the mixture to use while the share is unknown: that of the fallback.
 ///
 /// # Errors
 /// [`Error::Config`] if there are not exactly two sources.
@@ -115,10 +115,10 @@ pub(super) fn tell_unknown(config: &RunConfig, context: &Context<'_>) -> Result<
     ))
 }
 
-/// The settings and data of a run with the share that pilots find. Runs the pilots if needed.
+/// Returns the settings and data of a run with the share that pilots find. Runs the pilots if needed.
 ///
 /// # Errors
-/// As [`propose_share`].
+/// See [`propose_share`].
 pub(super) fn resolve(
     mut config: RunConfig,
     mut prepared: Prepared,
@@ -139,13 +139,13 @@ pub(super) fn resolve(
     Ok((config, prepared))
 }
 
-/// The stored proposal. An unreadable one counts as missing, since it is only informative.
+/// Returns the stored proposal. An unreadable one counts as missing, since it is only informative.
 fn read(directory: &RunDirectory) -> Option<ShareProposal> {
     let text = std::fs::read_to_string(directory.path(RESULT)).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-/// The settings that pilots depend on, without those that they set themselves and without `out`.
+/// Returns the settings that pilots depend on, without those that they set themselves and without `out`.
 fn inputs(config: &RunConfig) -> RunConfig {
     let mut inputs = RunConfig { out: PathBuf::new(), ..config.clone() };
     inputs.pilots.shares = inputs.pilots.all_shares();
@@ -258,7 +258,7 @@ fn tell_work(halving: &Halving, questions: usize, context: &Context<'_>) -> Resu
     ))
 }
 
-/// The proposal of pilots, independent of how they are trained.
+/// Returns the proposal of pilots, independent of how they are trained.
 fn proposed(
     halving: &Halving,
     pilots: &mut dyn Pilots,
@@ -314,7 +314,7 @@ struct Trainings<'a, 'c> {
 }
 
 impl Trainings<'_, '_> {
-    /// The settings of a pilot: those of the run, with the schedule scaled to `steps`.
+    /// Returns the settings of a pilot: those of the run, with the schedule scaled to `steps`.
     fn settings(&self, round: usize, share: f64, steps: usize) -> RunConfig {
         let mut run = self.config.clone();
         let name = format!("share-{share}");
@@ -348,7 +348,7 @@ impl Pilots for Trainings<'_, '_> {
     }
 
     fn fewest_steps(&self) -> usize {
-        // The scaled warm-up must be at least half a step.
+        // The scaled warmup must be at least half a step.
         let warmup = self.config.train.warmup_steps;
         let of_warmup = if warmup == 0 { 0 } else { self.whole.div_ceil(2 * warmup) };
         of_warmup.max(FEW_STEPS)

@@ -115,35 +115,35 @@ fn percent(x: f64) -> String {
 }
 
 impl ShareProposal {
-    /// Whether the proposed share is not the fallback. It then beats the fallback in the last round with at
-    /// least [`PilotsConfig::confidence`].
+    /// Returns whether the proposed share is not the fallback. It then beats the fallback in the last round
+    /// with at least [`PilotsConfig::confidence`].
     pub fn is_clear(&self) -> bool {
         self.share != self.fallback
     }
 
-    /// Fraction of resamples of the problems in which the best share beats the other share of the last round.
-    /// Ties count half.
+    /// Returns the fraction of resamples of the problems in which the best share beats the other share of the
+    /// last round. Ties count half.
     pub fn sure(&self) -> f64 {
         let last = self.rounds.last().map_or(&[][..], |round| &round.pilots);
         last.iter().find(|pilot| pilot.share == self.best).map_or(0.0, |pilot| pilot.chance)
     }
 
-    /// All pilots, round by round.
+    /// Returns all pilots, round by round.
     pub fn pilots(&self) -> impl Iterator<Item = &PilotResult> {
         self.rounds.iter().flat_map(|round| &round.pilots)
     }
 
-    /// Trained tokens of all pilots.
+    /// Returns the number of trained tokens of all pilots.
     pub fn trained_tokens(&self) -> u64 {
         self.pilots().map(|pilot| pilot.trained_tokens).sum()
     }
 
-    /// The mixture of a run with this share: an exact share of rows.
+    /// Returns the mixture of a run with this share: an exact share of rows.
     pub fn mixture(&self, asked: &MixtureConfig) -> MixtureConfig {
         mixture_of([&self.source, &self.other], self.share, asked)
     }
 
-    /// The proposal and its certainty in one sentence.
+    /// Returns the proposal and its certainty in one sentence.
     pub fn line(&self) -> String {
         let Self { source, share, best, fallback, gain, lead, runner_up, .. } = self;
         let points = |estimate: &Estimate| {
@@ -178,7 +178,7 @@ impl ShareProposal {
         }
     }
 
-    /// The tokens and time that the pilots used, in one sentence.
+    /// Returns the tokens and time that the pilots used, in one sentence.
     pub fn cost(&self) -> String {
         let sum = |part: fn(&PilotResult) -> f64| self.pilots().map(part).sum::<f64>();
         let rounds = self
@@ -199,7 +199,7 @@ impl ShareProposal {
         )
     }
 
-    /// The pilots as a table.
+    /// Returns the pilots as a table.
     pub fn table(&self) -> Table {
         let names: Vec<String> = self.pilots().next().map_or(vec![], |pilot| {
             pilot.losses.iter().map(|(name, _)| format!("loss {name}")).collect()
@@ -225,7 +225,7 @@ impl ShareProposal {
     }
 }
 
-/// The mixture of two sources with this share of the first one, as an exact share of rows.
+/// Returns the mixture of two sources with this share of the first one, as an exact share of rows.
 pub(super) fn mixture_of(names: [&str; 2], share: f64, asked: &MixtureConfig) -> MixtureConfig {
     let weights = [(names[0].to_owned(), share), (names[1].to_owned(), 1.0 - share)];
     MixtureConfig { weights: weights.into(), share: Share::Exact, ..asked.clone() }
@@ -253,8 +253,8 @@ impl fmt::Display for ShareProposal {
 mod tests {
     use super::*;
 
-    /// A proposal of two shares whose pilots have `right` correct answers each. The best share is better in
-    /// the fraction `sure` of the resamples.
+    /// Returns a proposal of two shares whose pilots have `right` correct answers each. The best share is
+    /// better in the fraction `sure` of the resamples.
     fn proposal(best: f64, sure: f64, right: usize) -> ShareProposal {
         let estimate = Estimate { value: 0.1, low: -0.02, high: 0.2 };
         let chance = |share: f64| if share == best { sure } else { 1.0 - sure };

@@ -18,7 +18,7 @@ impl Tokens {
         Self { mixture: prepared.mixture.clone(), of_problem, of_epoch }
     }
 
-    /// Trained tokens of the first `rows` rows of training.
+    /// Returns the number of trained tokens of the first `rows` rows of training.
     pub fn of_first(&self, rows: u64) -> u64 {
         let per_epoch = self.of_problem.len().max(1) as u64;
         let (epochs, left) = (rows / per_epoch, (rows % per_epoch) as usize);

@@ -23,14 +23,14 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// The largest piece of the micro-batch that the feed-forward part processes at a time with activation
-    /// checkpointing.
+    /// Returns the largest piece of the micro-batch that the feed-forward part processes at a time with
+    /// activation checkpointing.
     pub(super) fn largest_piece(&self) -> Self {
         let length = pieces(self.positions()).map(|piece| piece.len()).max().unwrap_or(0);
         Self { rows: 1, length, ..*self }
     }
 
-    /// Number of positions, including padding.
+    /// Returns the number of positions, including padding.
     pub fn positions(&self) -> usize {
         self.rows * self.length
     }
@@ -70,7 +70,7 @@ impl Layer<'_> {
         }
     }
 
-    /// An activation with `width` values per position, in the number type of the computation.
+    /// Returns an activation with `width` values per position, in the number type of the computation.
     pub(super) fn activation(&self, batch: &MicroBatch, width: usize) -> Held {
         let bytes = match self.precision {
             Precision::F32 => 4.0,
@@ -79,7 +79,7 @@ impl Layer<'_> {
         Held::tensor(bytes * (batch.positions() * width) as f64)
     }
 
-    /// The path of a linear layer.
+    /// Returns the path of a linear layer.
     fn path(&self, name: &str) -> String {
         let part = if name.starts_with("gate") || name.starts_with("up") || name.starts_with("down")
         {
@@ -92,24 +92,24 @@ impl Layer<'_> {
         format!("model.layers.{}.{part}.{name}", self.number)
     }
 
-    /// The adapter of a linear layer.
+    /// Returns the adapter of a linear layer.
     fn adapter(&self, name: &str) -> Option<LayerLora> {
         self.targets?.layers.get(&self.path(name)).copied()
     }
 
-    /// Whether the weight of a linear layer is trained.
+    /// Returns whether the weight of a linear layer is trained.
     fn is_trained(&self, name: &str) -> bool {
         let saved =
             |targets: &LoraTargets| targets.saved.contains(&format!("{}.weight", self.path(name)));
         self.targets.is_none_or(saved)
     }
 
-    /// Whether a linear layer keeps its input, for the gradient of its weight or of its adapter's A.
+    /// Returns whether a linear layer keeps its input, for the gradient of its weight or of its adapter's A.
     pub(super) fn keeps_input(&self, name: &str) -> bool {
         self.is_trained(name) || self.adapter(name).is_some()
     }
 
-    /// Whether gradients reach the block, because it or an earlier one has trained weights.
+    /// Returns whether gradients reach the block, because it or an earlier one has trained weights.
     pub fn is_reached(&self) -> bool {
         let Some(targets) = self.targets else { return true };
         let before = |path: &str| {
@@ -122,7 +122,7 @@ impl Layer<'_> {
         targets.layers.keys().chain(&targets.saved).any(|path| before(path))
     }
 
-    /// What the block keeps for the backward pass without checkpointing.
+    /// Returns what the block keeps for the backward pass without checkpointing.
     pub fn kept(&self, batch: &MicroBatch) -> Held {
         let Widths { model, query, key_value, .. } = self.widths();
         let activation = |width| self.activation(batch, width);
@@ -166,8 +166,8 @@ impl Layer<'_> {
         rest(kept)
     }
 
-    /// What the feed-forward part keeps: gate and up (`gated_linear_add`), and their product if `down_proj`
-    /// has an adapter or is a separate operation.
+    /// Returns what the feed-forward part keeps: gate and up (`gated_linear_add`), and their product if
+    /// `down_proj` has an adapter or is a separate operation.
     pub fn kept_by_feed_forward(&self, batch: &MicroBatch) -> Held {
         let inner = self.activation(batch, self.shape.intermediate_size);
         let placement = self.shape.architecture.properties().norm_placement;
@@ -179,8 +179,8 @@ impl Layer<'_> {
         inner * if product { 3.0 } else { 2.0 }
     }
 
-    /// What the adapters of the block keep: the input of each B, the As that are multiplied together, and for
-    /// DoRA the outputs before scaling and the inputs after dropout.
+    /// Returns what the adapters of the block keep: the input of each B, the As that are multiplied together,
+    /// and for DoRA the outputs before scaling and the inputs after dropout.
     fn kept_by_adapters(&self, batch: &MicroBatch) -> Held {
         let mut kept = Held::default();
         // Shapes as in files, `[output, input]`.
@@ -204,15 +204,16 @@ impl Layer<'_> {
         kept
     }
 
-    /// Peak temporaries in the backward pass of the block, besides what it keeps: the gradient of the stream,
-    /// and one tensor as wide as the feed-forward part (`gated_backward` overwrites gate and up).
+    /// Returns the peak temporaries in the backward pass of the block, besides what it keeps: the gradient of
+    /// the stream, and one tensor as wide as the feed-forward part (`gated_backward` overwrites gate and up).
     pub fn backward(&self, batch: &MicroBatch) -> Held {
         let Widths { model, inner, .. } = self.widths();
         let copies = if self.has_kernels { 1.0 } else { 5.0 };
         self.activation(batch, model) + self.activation(batch, inner) * copies
     }
 
-    /// Peak temporaries in the backward pass of its attention, when the feed-forward part is already freed.
+    /// Returns the peak temporaries in the backward pass of its attention, when the feed-forward part is
+    /// already freed.
     pub fn attention_backward(&self, batch: &MicroBatch) -> Held {
         if let Some(linear) = self.linear() {
             return self.linear_backward(&linear, batch);
@@ -232,7 +233,8 @@ impl Layer<'_> {
         [self.shape.num_attention_heads, self.shape.num_key_value_heads]
     }
 
-    /// Peak temporaries of a forward pass that keeps nothing: the stream, gate, up, and their product.
+    /// Returns the peak temporaries of a forward pass that keeps nothing: the stream, gate, up, and their
+    /// product.
     pub fn forward(&self, batch: &MicroBatch) -> Held {
         let Widths { model, inner, .. } = self.widths();
         let of_feed_forward = self.activation(batch, model) + self.activation(batch, inner) * 3.0;
@@ -242,12 +244,12 @@ impl Layer<'_> {
         }
     }
 
-    /// The residual stream between two blocks.
+    /// Returns the residual stream between two blocks.
     pub fn stream(&self, batch: &MicroBatch) -> Held {
         self.activation(batch, self.shape.hidden_size)
     }
 
-    /// The hidden states of the trained tokens and their gradient, and those of one block of tokens
+    /// Returns the hidden states of the trained tokens and their gradient, and those of one block of tokens
     /// (`linear_token_loss`).
     pub fn loss_states(&self, batch: &MicroBatch) -> Held {
         let width = self.shape.hidden_size;
@@ -255,7 +257,7 @@ impl Layer<'_> {
         Held::values(batch.trained * width) * 2.0 + Held::values(of_block) * 2.0
     }
 
-    /// One block of logits, which are overwritten by their gradient.
+    /// Returns one block of logits, which are overwritten by their gradient.
     pub fn logits(&self, batch: &MicroBatch) -> Held {
         let vocabulary = self.shape.vocab_size;
         let logits = Held::values(self.loss_block(batch) * vocabulary);
@@ -269,8 +271,8 @@ impl Layer<'_> {
         logits * copies + head
     }
 
-    /// Temporaries of decoding quantized weights. In f32, the kernels decode small panels. Otherwise, whole
-    /// matrices are decoded, with about three 4-byte values per weight.
+    /// Returns the temporaries of decoding quantized weights. In f32, the kernels decode small panels.
+    /// Otherwise, whole matrices are decoded, with about three 4-byte values per weight.
     pub fn decoded(&self, base: BaseWeights) -> Held {
         if self.has_kernels && self.precision == Precision::F32 {
             return Held::default();
@@ -290,7 +292,8 @@ impl Layer<'_> {
         loss_block(self.shape.vocab_size).min(batch.trained.max(1))
     }
 
-    /// Attention scores: with the kernels, in each thread; elsewhere, as `causal_attention` documents.
+    /// Returns the attention scores: with the kernels, in each thread; elsewhere, as `causal_attention`
+    /// documents.
     pub fn scores(&self, batch: &MicroBatch) -> Held {
         if let Some(linear) = self.linear() {
             return self.linear_scratch(&linear, batch);

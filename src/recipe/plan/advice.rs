@@ -53,7 +53,8 @@ type Change = dyn Fn(&mut RunConfig);
 const LEAST_SHARE: f64 = 0.02;
 
 impl Case<'_> {
-    /// Settings that would save memory, largest saving first, and at the end all of them together.
+    /// Returns the settings that would save memory, largest saving first, and at the end all of them
+    /// together.
     pub(super) fn savings(&self, now: &MemoryPlan) -> Result<Vec<Saving>> {
         let mut savings = vec![];
         let mut all = self.config.clone();
@@ -98,7 +99,7 @@ impl Case<'_> {
         Ok(Saving { settings, price, peak, saved, fits })
     }
 
-    /// Settings that may save memory: the settings, what they cost, and the change.
+    /// Returns settings that may save memory: the settings, what they cost, and the change.
     fn changes(&self) -> Vec<(Vec<String>, String, Box<Change>)> {
         let (config, train) = (self.config, &self.config.train);
         let mut changes: Vec<(Vec<String>, String, Box<Change>)> = vec![];
@@ -164,7 +165,7 @@ impl Case<'_> {
         changes
     }
 
-    /// The five longest training rows, each once.
+    /// Returns the five longest training rows, each once.
     pub(super) fn longest_rows(&self) -> Vec<LongRow> {
         const SHOWN: usize = 5;
         let Some(prepared) = self.prepared else { return vec![] };
@@ -180,8 +181,8 @@ impl Case<'_> {
         rows.into_iter().take(SHOWN).map(row).collect()
     }
 
-    /// What lower limits would save: those that leave out 1%, 5%, 10%, and 50% of the rows. Without data:
-    /// three quarters, half, and a quarter of the limit.
+    /// Returns what lower limits would save: those that leave out 1%, 5%, 10%, and 50% of the rows. Without
+    /// data: three quarters, half, and a quarter of the limit.
     pub(super) fn shorter_rows(&self, now: &MemoryPlan) -> Result<Vec<ShorterRows>> {
         let mut tokens: Vec<usize> =
             self.order.rows.iter().map(|row| row.inputs as usize + 1).collect();

@@ -31,7 +31,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// The row lengths of prepared data.
+    /// Returns the row lengths of prepared data.
     pub fn of(config: &RunConfig, prepared: &Prepared) -> Self {
         let per_epoch = prepared.mixture.pairs().len() as u64;
         let wanted = config.train.total_rows(per_epoch as usize).min(MOST_ROWS);
@@ -53,7 +53,8 @@ impl Order {
         Self { rows, steps: Some(config.train.total_steps(per_epoch as usize)) }
     }
 
-    /// Without data: one step (or the first rows of a very large one) of rows at the length limit.
+    /// Returns the batches without data: one step (or the first rows of a very large one) of rows at the
+    /// length limit.
     pub fn of_longest(config: &RunConfig) -> Self {
         let inputs = config.data.max_length.saturating_sub(1) as u32;
         let row = RowLength { inputs, trained: inputs, place: [0; 2] };
@@ -61,7 +62,7 @@ impl Order {
         Self { rows: vec![row; rows], steps: config.train.steps }
     }
 
-    /// The micro-batches of all rows with up to `most_tokens` tokens.
+    /// Returns the micro-batches of all rows with up to `most_tokens` tokens.
     pub fn batches(&self, train: &TrainConfig, most_tokens: usize) -> Batches {
         let layout = train.layout();
         let mut batches = Batches::default();
@@ -106,7 +107,7 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// The largest micro-batch, with the most trained targets and the longest example of any.
+    /// Returns the largest micro-batch, with the most trained targets and the longest example of any.
     pub fn largest(&self) -> MicroBatch {
         let most = |of: fn(&MicroBatch) -> usize| self.all.iter().map(of).max().unwrap_or(0);
         let largest = self.all.last().copied().unwrap_or_default();
@@ -117,7 +118,7 @@ impl Batches {
         }
     }
 
-    /// The quantile of the micro-batches by size, for a share of 0 to 1.
+    /// Returns the quantile of the micro-batches by size, for a share of 0 to 1.
     pub fn quantile(&self, share: f64) -> MicroBatch {
         let last = self.all.len().saturating_sub(1);
         let index = (share * last as f64).round() as usize;

@@ -23,7 +23,7 @@ const LARGE: f64 = (8 << 20) as f64;
 const SLAB_OVERHEAD: f64 = 1.05;
 
 impl Held {
-    /// A tensor of `bytes` bytes.
+    /// Returns a tensor of `bytes` bytes.
     pub fn tensor(bytes: f64) -> Self {
         match bytes >= LARGE {
             true => Self { large: bytes, small: 0.0 },
@@ -31,17 +31,17 @@ impl Held {
         }
     }
 
-    /// A tensor of `count` f32 values.
+    /// Returns a tensor of `count` f32 values.
     pub fn values(count: usize) -> Self {
         Self::tensor(4.0 * count as f64)
     }
 
-    /// The elementwise maximum.
+    /// Returns the elementwise maximum.
     pub fn max(self, other: Self) -> Self {
         Self { large: self.large.max(other.large), small: self.small.max(other.small) }
     }
 
-    /// The sum.
+    /// Returns the sum.
     pub fn bytes(self) -> f64 {
         self.large + self.small
     }
@@ -77,7 +77,7 @@ impl Mul<f64> for Held {
     }
 }
 
-/// Bytes of a frozen matrix with `rows` outputs and `columns` inputs in a storage type.
+/// Returns the size in bytes of a frozen matrix with `rows` outputs and `columns` inputs in a storage type.
 pub(super) fn matrix_bytes(kind: BaseType, rows: usize, columns: usize, base: BaseWeights) -> f64 {
     let count = (rows * columns) as f64;
     match kind {
@@ -96,7 +96,7 @@ pub(super) fn matrix_bytes(kind: BaseType, rows: usize, columns: usize, base: Ba
     }
 }
 
-/// Bytes of both moments of a trained tensor. Must match how the optimizer stores them.
+/// Returns the size in bytes of both moments of a trained tensor. Must match how the optimizer stores them.
 pub(super) fn moment_bytes(elements: usize, moments: MomentType) -> f64 {
     let elements = elements as f64;
     if moments == MomentType::F32 || elements < LEAST_8BIT as f64 {

@@ -6,14 +6,14 @@ use crate::model::GatedDeltaNetConfig;
 use crate::ops::DELTA_CHUNK as CHUNK;
 
 impl Layer<'_> {
-    /// The layer's linear attention, if it has one.
+    /// Returns the layer's linear attention, if it has one.
     pub(super) fn linear(&self) -> Option<GatedDeltaNetConfig> {
         self.shape.linear_attention(self.number)
     }
 
-    /// What linear attention keeps for the backward pass: input and output of the convolution, the output of
-    /// the rule and its normalized form, the gate, one number per head for the norm, and the inputs of the
-    /// gates.
+    /// Returns what linear attention keeps for the backward pass: input and output of the convolution, the
+    /// output of the rule and its normalized form, the gate, one number per head for the norm, and the inputs
+    /// of the gates.
     pub(super) fn kept_by_linear(&self, linear: &GatedDeltaNetConfig, batch: &MicroBatch) -> Held {
         let values = self.activation(batch, linear.value_width());
         let product = if self.keeps_input("out_proj") { 1.0 } else { 0.0 };
@@ -22,16 +22,17 @@ impl Layer<'_> {
             + Held::values(batch.positions() * linear.num_value_heads) * 9.0
     }
 
-    /// Temporaries of its backward pass: the gradients of the gate and of its factor; of queries, keys, and
-    /// values, once each and once as a part of the convolution's output; and of the convolution's input.
+    /// Returns the temporaries of its backward pass: the gradients of the gate and of its factor; of queries,
+    /// keys, and values, once each and once as a part of the convolution's output; and of the convolution's
+    /// input.
     pub(super) fn linear_backward(&self, linear: &GatedDeltaNetConfig, batch: &MicroBatch) -> Held {
         self.activation(batch, self.shape.hidden_size)
             + self.activation(batch, linear.value_width()) * 2.0
             + self.activation(batch, linear.channels()) * 4.0
     }
 
-    /// Temporaries of a forward pass that keeps nothing: input and output of the convolution, gate, and
-    /// result.
+    /// Returns the temporaries of a forward pass that keeps nothing: input and output of the convolution,
+    /// gate, and result.
     pub(super) fn linear_forward(&self, linear: &GatedDeltaNetConfig, batch: &MicroBatch) -> Held {
         self.activation(batch, self.shape.hidden_size)
             + self.activation(batch, linear.channels()) * 2.0
@@ -54,8 +55,8 @@ impl Layer<'_> {
     }
 }
 
-/// Floating-point operations of the rule per position in the forward pass: products with states and within
-/// chunks.
+/// Returns the number of floating-point operations of the rule per position in the forward pass: products
+/// with states and within chunks.
 pub(super) fn flops_of_rule(linear: &GatedDeltaNetConfig) -> f64 {
     let (keys, values) = (linear.key_head_dim as f64, linear.value_head_dim as f64);
     let of_head = 3.0 * keys * values + CHUNK as f64 * (2.0 * keys + values);

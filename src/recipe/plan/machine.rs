@@ -24,7 +24,7 @@ impl Machine {
         Self::below(Path::new("/"))
     }
 
-    /// A machine whose system files are below `root`.
+    /// Returns a machine whose system files are below `root`.
     fn below(root: &Path) -> Self {
         let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
         let memory = read("proc/meminfo");
@@ -44,13 +44,13 @@ impl Machine {
         }
     }
 
-    /// The memory that this process can use in total: what it uses now and what is available.
+    /// Returns the memory that this process can use in total: what it uses now and what is available.
     pub fn for_process(&self) -> Option<u64> {
         let free = [self.available, self.below_limit].into_iter().flatten().min()?;
         Some(free + self.used.unwrap_or(0))
     }
 
-    /// What bounds this memory, in words.
+    /// Returns what bounds this memory, in words.
     pub fn bound(&self) -> &'static str {
         match (self.available, self.below_limit) {
             (Some(system), Some(group)) if group < system => "control group limit",
@@ -59,7 +59,7 @@ impl Machine {
     }
 }
 
-/// The value of a line such as `MemTotal:  24683652 kB` in bytes.
+/// Returns the value of a line such as `MemTotal:  24683652 kB` in bytes.
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -75,7 +75,7 @@ struct Group {
     unified: bool,
 }
 
-/// The memory groups in `/proc/self/cgroup`.
+/// Returns the memory groups in `/proc/self/cgroup`.
 fn groups(text: &str) -> Vec<Group> {
     let group = |line: &str| {
         let mut parts = line.splitn(3, ':');
@@ -88,8 +88,8 @@ fn groups(text: &str) -> Vec<Group> {
 }
 
 impl Group {
-    /// The limits of the group and of its ancestors, each with the memory in use without inactive file
-    /// caches.
+    /// Returns the limits of the group and of its ancestors, each with the memory in use without inactive
+    /// file caches.
     fn limits(&self, mounts: &Path) -> Vec<(u64, u64)> {
         let (place, limit, usage, file) = match self.unified {
             true => (mounts.to_owned(), "memory.max", "memory.current", "inactive_file"),

@@ -69,7 +69,7 @@ impl Case<'_> {
         model.with_precision(config.precision)
     }
 
-    /// The rows of the median-size micro-batch of the first step.
+    /// Returns the rows of the median-size micro-batch of the first step.
     fn middle_rows(&self) -> Vec<RowLength> {
         let train = &self.config.train;
         let step = &self.order.rows[..self.order.rows.len().min(train.rows_per_step())];
@@ -92,7 +92,7 @@ impl Case<'_> {
     }
 }
 
-/// The first rows, the last one possibly truncated, with about this share of all tokens.
+/// Returns the first rows, the last one possibly truncated, with about this share of all tokens.
 fn part_of(rows: &[RowLength], share: f64) -> Vec<RowLength> {
     /// Fewer tokens are too few to measure.
     const LEAST: u32 = 64;
@@ -109,7 +109,7 @@ fn part_of(rows: &[RowLength], share: f64) -> Vec<RowLength> {
     part
 }
 
-/// Measured floating-point operations per second, for steps of `flops` operations each.
+/// Measures floating-point operations per second, for steps of `flops` operations each.
 fn rate(
     mut learner: Learner<DecoderLm>,
     rows: &[Row],

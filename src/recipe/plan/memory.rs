@@ -112,7 +112,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The phase in words, as in "the peak is when ...".
+    /// Returns the phase in words, as in "the peak is when ...".
     pub fn name(self) -> &'static str {
         match self {
             Self::Reading => "the weights are read",
@@ -203,9 +203,9 @@ impl MemoryPlan {
     }
 }
 
-/// The peak of reading weights: what has been read, up to 64 MiB of file pages, and one tensor in the file's
-/// type (at most f32) and as f32 before it is converted (`WeightFile::read`). Embedding and head are read
-/// first.
+/// Returns the peak of reading weights: what has been read, up to 64 MiB of file pages, and one tensor in the
+/// file's type (at most f32) and as f32 before it is converted (`WeightFile::read`). Embedding and head are
+/// read first.
 fn reading(tensors: &Tensors) -> f64 {
     let with = |read: f64, largest: usize| read + 8.0 * largest as f64;
     let first = with(tensors.vocabulary_bytes, tensors.largest[0]);
@@ -213,7 +213,7 @@ fn reading(tensors: &Tensors) -> f64 {
     (64u64 << 20) as f64 + first.max(last)
 }
 
-/// The memory in use in each phase of a run.
+/// Returns the memory in use in each phase of a run.
 fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
     let mut all = training(setup, tensors, layers);
     let Some(layer) = layers.last() else { return all };
@@ -247,7 +247,7 @@ fn phases(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> V
     all
 }
 
-/// The memory in use in the phases of a step, in its last micro-batch.
+/// Returns the memory in use in the phases of a step, in its last micro-batch.
 fn training(setup: &MemorySetup<'_>, tensors: &Tensors, layers: &[Layer<'_>]) -> Vec<(Phase, At)> {
     let (batch, shape, none) = (&setup.batch, setup.shape, Held::default());
     let checkpointing = setup.activation_checkpointing;

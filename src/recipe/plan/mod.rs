@@ -133,14 +133,14 @@ impl Plan {
     /// runs a few steps for a few seconds and uses their speed.
     ///
     /// # Errors
-    /// As [`Prepared::new`] and [`ModelFolder::open`]; [`Error::Stopped`](crate::Error::Stopped).
+    /// See [`Prepared::new`] and [`ModelFolder::open`]; [`Error::Stopped`](crate::Error::Stopped).
     pub fn new(config: &RunConfig, measure: bool, context: &Context<'_>) -> Result<Self> {
         let mut config = dated(config, RunMode::New);
         config.validate()?;
         tell_unknown(&config, context)?;
         let named = config.base_model.take();
         if let Some(name) = &named {
-            // The weights of a model on the hub are not downloaded.
+            // The weights of a model on the Hub are not downloaded.
             let folder = folder_without_weights(name, context)?;
             config.base_model = Some(folder.to_string_lossy().into_owned());
         }
@@ -236,7 +236,7 @@ impl<'a> Case<'a> {
         rayon::current_num_threads()
     }
 
-    /// The memory of given settings and a given largest micro-batch.
+    /// Returns the memory of given settings and a given largest micro-batch.
     fn memory(&self, config: &RunConfig, batch: MicroBatch) -> Result<MemoryPlan> {
         let train = &config.train;
         // The program is not in GPU memory. What a GPU holds besides tensors is unknown.
@@ -261,7 +261,7 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// The memory that is available for the run on a CPU.
+    /// Returns the memory that is available for the run on a CPU.
     fn room(&self) -> Option<f64> {
         let room = self.machine.for_process().filter(|_| self.is_cpu())?;
         Some(room as f64)
@@ -300,8 +300,8 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Memory for the median, the 90th percentile, and the largest of the micro-batches. Without data: for
-    /// fractions of the length limit.
+    /// Returns the memory for the median, the 90th percentile, and the largest of the micro-batches. Without
+    /// data: for fractions of the length limit.
     fn by_length(&self, batches: &Batches) -> Result<Vec<ByLength>> {
         let mut lines: Vec<ByLength> = vec![];
         for share in [0.25, 0.5, 0.9, 1.0] {
@@ -350,7 +350,7 @@ impl<'a> Case<'a> {
 }
 
 impl TimePlan {
-    /// The time at `rate` operations per second.
+    /// Returns the time at `rate` operations per second.
     fn at(rate: f64, is_measured: bool, flops_per_step: f64, steps: Option<usize>) -> Self {
         let seconds_per_step = flops_per_step / rate.max(1.0);
         Self {
@@ -365,7 +365,7 @@ impl TimePlan {
 }
 
 impl MicroBatch {
-    /// The micro-batch with each row shortened to a share of its tokens.
+    /// Returns the micro-batch with each row shortened to a share of its tokens.
     fn shortened(self, share: f64) -> Self {
         let part = |count: usize| (count as f64 * share).round() as usize;
         Self {
@@ -377,7 +377,7 @@ impl MicroBatch {
     }
 }
 
-/// Bytes of prepared data: texts, tokens, and some numbers per record.
+/// Returns the size in bytes of prepared data: texts, tokens, and some numbers per record.
 fn data_bytes(prepared: &Prepared) -> f64 {
     /// Bytes of a record without its texts and tokens, in its source, the pairs, and the mixture.
     const OF_RECORD: usize = 300;
@@ -394,7 +394,7 @@ fn data_bytes(prepared: &Prepared) -> f64 {
     bytes.sum::<usize>() as f64
 }
 
-/// The largest micro-batch of the held-out rows.
+/// Returns the largest micro-batch of the held-out rows.
 fn held_out_batch(config: &RunConfig, prepared: &Prepared) -> MicroBatch {
     let layout: BatchLayout = config.train.layout();
     let batches = prepared.held_out.iter().flat_map(|source| {

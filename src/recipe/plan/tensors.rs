@@ -43,7 +43,7 @@ pub(super) struct Tensors {
 }
 
 impl Tensors {
-    /// The totals of a student with this shape, with or without adapters.
+    /// Returns the totals of a student with this shape, with or without adapters.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for adapters that the shape has no layers for.
@@ -135,7 +135,7 @@ impl Tensors {
         self.largest[1] = self.largest[1].max(count);
     }
 
-    /// Bytes of all weights.
+    /// Returns the size in bytes of all weights.
     pub fn weight_bytes(&self) -> f64 {
         self.frozen_bytes + self.trained_bytes
     }

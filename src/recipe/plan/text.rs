@@ -5,7 +5,7 @@ use crate::text::{DISPLAY_WIDTH, Table, bytes, duration};
 use std::fmt;
 
 impl MemoryPlan {
-    /// The nonzero parts by name, in bytes.
+    /// Returns the nonzero parts by name, in bytes.
     pub fn parts(&self) -> Vec<(&'static str, f64)> {
         let parts = [
             ("program", self.program),
@@ -24,7 +24,7 @@ impl MemoryPlan {
 }
 
 impl MicroBatch {
-    /// The size in words.
+    /// Returns the size in words.
     fn words(&self) -> String {
         let rows = match self.rows {
             1 => format!("{} positions in one row", self.length),
@@ -35,7 +35,7 @@ impl MicroBatch {
 }
 
 impl Plan {
-    /// The plan in one line, as a run prints it at the start.
+    /// Returns the plan in one line, as a run prints it at the start.
     pub fn line(&self) -> String {
         let memory = &self.memory;
         let mut parts = memory.parts();
@@ -56,7 +56,7 @@ impl Plan {
         )
     }
 
-    /// A warning if the available memory is not enough.
+    /// Returns a warning if the available memory is not enough.
     pub fn warning(&self) -> Option<String> {
         let (room, bound) = (self.room()?, self.machine?.bound());
         if self.fits != Some(false) {
@@ -79,7 +79,7 @@ impl Plan {
         })
     }
 
-    /// Bytes that are available for the run.
+    /// Returns the number of bytes available for the run.
     fn room(&self) -> Option<f64> {
         Some(self.machine?.for_process()? as f64)
     }
@@ -167,7 +167,7 @@ impl Plan {
 }
 
 impl TimePlan {
-    /// The time in words, and the speed that it is based on.
+    /// Returns the time in words, and the speed that it is based on.
     fn words(&self) -> String {
         let how = match self.is_measured {
             true => format!("measured: {:.0} GFLOP/s", self.flops_per_second / 1e9),

@@ -23,7 +23,7 @@ pub struct TimePlan {
     pub is_measured: bool,
 }
 
-/// Floating-point operations of micro-batches.
+/// Returns the number of floating-point operations of micro-batches.
 ///
 /// The forward pass takes two operations per weight and token. The backward pass takes the same number for
 /// the gradient of the input, and again for the gradient of the weight if it is trained. Attention takes two
@@ -55,9 +55,9 @@ pub(super) fn flops(
         + batches.squares * of_squares
 }
 
-/// Assumed floating-point operations per second of a backend. For a CPU, a round figure below the speed of a
-/// step of SmolLM2-135M on two cores of an EPYC (Zen 4). For a GPU, a guess that does not depend on the model
-/// of the GPU.
+/// Returns the assumed number of floating-point operations per second of a backend. For a CPU, a round figure
+/// below the speed of a step of SmolLM2-135M on two cores of an EPYC (Zen 4). For a GPU, a guess that does
+/// not depend on the model of the GPU.
 pub(super) fn assumed_rate(is_cpu: bool, threads: usize) -> f64 {
     if !is_cpu {
         return 10e12;

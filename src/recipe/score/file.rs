@@ -38,13 +38,13 @@ pub fn read_scores(path: &Path) -> Result<Vec<RowScores>> {
     Ok(lines.all)
 }
 
-/// The settings file: the full name plus an extension, since `scores.txt` and `scores.jsonl` may exist side
-/// by side.
+/// Returns the settings file: the full name plus an extension, since `scores.txt` and `scores.jsonl` may
+/// exist side by side.
 pub(super) fn settings_of(path: &Path) -> PathBuf {
     beside(path, "settings.json")
 }
 
-/// The file that describes the part.
+/// Returns the file that describes the part.
 pub(super) fn part_of(path: &Path) -> PathBuf {
     beside(path, PART)
 }
@@ -231,17 +231,17 @@ impl ScoreFile {
         Ok(Self { lines, needs_lalp, kept: Some(Kept { log, is_doubled, _lock: lock }) })
     }
 
-    /// Number of rows with scores.
+    /// Returns the number of rows with scores.
     pub(super) fn rows(&self) -> usize {
         self.lines.of_row.len()
     }
 
-    /// Whether a row has scores, with or without LALP.
+    /// Returns whether a row has scores, with or without LALP.
     pub(super) fn knows(&self, row: &str) -> bool {
         self.lines.of_row.contains_key(row)
     }
 
-    /// The scores of a row, if they are complete.
+    /// Returns the scores of a row, if they are complete.
     pub(super) fn get(&self, row: &str) -> Option<&RowScores> {
         self.lines.any(row).filter(|scores| !self.needs_lalp || scores.lalp.is_some())
     }
@@ -264,12 +264,12 @@ impl ScoreFile {
         Ok(place)
     }
 
-    /// The path of the file.
+    /// Returns the path of the file.
     pub(super) fn path(&self) -> Option<&Path> {
         self.kept.as_ref().map(|kept| kept.log.path())
     }
 
-    /// The message for a stop: how much is stored.
+    /// Returns the message for a stop: how much is stored.
     pub(super) fn kept(&self, done: usize, total: usize) -> String {
         match self.path() {
             Some(path) => format!("{done} of {total} answers are in {}", path.display()),
@@ -296,7 +296,7 @@ impl ScoreFile {
         })
     }
 
-    /// The scores at these indices, in order. Copies only those that occur more than once.
+    /// Returns the scores at these indices, in order. Copies only those that occur more than once.
     pub(super) fn into_rows(self, places: &[usize]) -> Vec<RowScores> {
         let mut all = self.lines.all;
         let mut uses = vec![0usize; all.len()];
@@ -312,7 +312,7 @@ impl ScoreFile {
     }
 }
 
-/// Whether bytes may be the first line that a killed process left incomplete.
+/// Returns whether bytes may be the first line that a killed process left incomplete.
 fn is_beginning(head: &[u8]) -> bool {
     head.starts_with(BEGINNING) || BEGINNING.starts_with(head)
 }

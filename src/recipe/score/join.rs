@@ -74,7 +74,7 @@ pub fn join_scores(parts: &[PathBuf], out: &Path) -> Result<WrittenScores> {
     })
 }
 
-/// The settings of the parts, which must be the same.
+/// Returns the settings of the parts, which must be the same.
 fn common_settings(parts: &Parts<Problem>) -> Result<Value> {
     let all = parts.each(|part| settings_beside(&part.path).map(Option::unwrap_or_default))?;
     let first = parts.first().path.display();
@@ -91,7 +91,7 @@ fn common_settings(parts: &Parts<Problem>) -> Result<Value> {
     Ok(all.into_iter().next().unwrap_or_default())
 }
 
-/// The scores of a part's answers, by problem.
+/// Returns the scores of a part's answers, by problem.
 fn scores_of(part: &Output<Problem>, needs_lalp: bool) -> Result<Vec<Vec<RowScores>>> {
     check_free(&part.path)?;
     let own = &part.record.own;

@@ -31,7 +31,7 @@ pub(super) struct Made {
 /// Scores all answers of a run's data with its untuned student, in order.
 ///
 /// # Errors
-/// As [`write_scores`](super::write_scores).
+/// See [`write_scores`](super::write_scores).
 pub(crate) fn score_run(
     config: &RunConfig,
     prepared: &Prepared,
@@ -41,7 +41,7 @@ pub(crate) fn score_run(
     scored(config, prepared, options, context).map(|made| made.rows)
 }
 
-/// As [`score_run`]. With a file, reuses its scores and appends new ones; the student is loaded only if
+/// Like [`score_run`]. With a file, reuses its scores and appends new ones; the student is loaded only if
 /// scores are missing. An answer without tokens to score has 0 tokens and [`NO_TOKENS_RSR`]; a notice reports
 /// how many there are.
 pub(super) fn scored(
@@ -112,7 +112,7 @@ pub(super) fn scored(
     Ok(Made { rows, before, read_tokens })
 }
 
-/// The record that identifies a part and its answers.
+/// Returns the record that identifies a part and its answers.
 fn part_record(
     part: Part,
     student: &Value,
@@ -129,7 +129,7 @@ fn part_record(
     PartRecord::new(part, json!({ "student": student }), job, all)
 }
 
-/// The student of a run before training.
+/// Returns the student of a run before training.
 fn untuned(config: &RunConfig, prepared: &Prepared, context: &Context<'_>) -> Result<DecoderLm> {
     // Untrained adapters have no effect.
     let untuned = RunConfig { lora: None, ..config.clone() };
@@ -162,7 +162,7 @@ impl Answer {
     }
 }
 
-/// All answers in order.
+/// Returns all answers in order.
 fn all_answers(
     prepared: &Prepared,
     store: &ScoreFile,
@@ -199,7 +199,7 @@ fn tell_others(answers: &[Answer], store: &ScoreFile, context: &Context<'_>) -> 
 /// Stores scores that were computed without a file, so that [`score_run`] finds them.
 ///
 /// # Errors
-/// As [`write_scores`](super::write_scores).
+/// See [`write_scores`](super::write_scores).
 pub(crate) fn keep_scores(
     config: &RunConfig,
     prepared: &Prepared,
@@ -212,8 +212,8 @@ pub(crate) fn keep_scores(
     store.finish()
 }
 
-/// The identity of a run's untuned student, computed without loading it: a fingerprint of its weight files or
-/// the seed of random weights, its shape, and its number types.
+/// Returns the identity of a run's untuned student, computed without loading it: a fingerprint of its weight
+/// files or the seed of random weights, its shape, and its number types.
 pub(crate) fn student_identity(config: &RunConfig, prepared: &Prepared) -> Result<Value> {
     let mut identity = match &prepared.base {
         Some(folder) => json!({ "weights": folder.files_fingerprint()? }),
@@ -237,7 +237,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The scores of a row without source, id, and label, and the number of tokens read.
+    /// Returns the scores of a row without source, id, and label, and the number of tokens read.
     fn scores(&self, row: &Row, context: &Context<'_>) -> Result<(RowScores, u64)> {
         let example = row.example();
         let (batch, trained) = (Batch::new([example], 1), example.trained_ranges());
@@ -267,7 +267,7 @@ impl Reader<'_> {
     }
 }
 
-/// The tokens of a trained range without the end of the turn.
+/// Returns the tokens of a trained range without the end of the turn.
 fn without_end(row: &Row, trained: &Range<usize>, ends: &[u32]) -> Range<usize> {
     let ends_turn =
         trained.clone().next_back().is_some_and(|last| ends.contains(&row.tokens[last]));

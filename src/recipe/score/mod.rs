@@ -184,12 +184,12 @@ fn check_targets(
     parquet.map_or(Ok(()), |parquet| file::check_replaced(parquet, store))
 }
 
-/// The JSONL file that a file of scores is, or is written from.
+/// Returns the JSONL file that a file of scores is, or is written from.
 fn store_of(file: &Path) -> PathBuf {
     if is_parquet(file) { file.with_extension("jsonl") } else { file.to_owned() }
 }
 
-/// The settings of a run with all answers of its sources.
+/// Returns the settings of a run with all answers of its sources.
 fn every_answer(config: &RunConfig) -> RunConfig {
     let mut config = config.clone();
     (config.teacher, config.train.objective.distillation) = (None, None);

@@ -45,8 +45,8 @@ pub fn answer_steps(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<Ran
     Ok(steps)
 }
 
-/// Whether a step ends after a token. `text` is the text of the step up to and including the token, `piece`
-/// that of the token, and `behind` the texts of the tokens that follow.
+/// Returns whether a step ends after a token. `text` is the text of the step up to and including the token,
+/// `piece` that of the token, and `behind` the texts of the tokens that follow.
 fn ends_step(text: &str, piece: &str, behind: &[String]) -> bool {
     let is_break = |c: char| c == '\n' || c == '\r';
     let mut space =
@@ -69,7 +69,7 @@ fn ends_step(text: &str, piece: &str, behind: &[String]) -> bool {
     }
 }
 
-/// The text that each token adds. If several tokens make up a character, the last one has all of it.
+/// Returns the text that each token adds. If several tokens make up a character, the last one has all of it.
 fn pieces(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<String>> {
     /// Maximum number of further tokens that complete a character.
     const MOST_MISSING: usize = 3;
@@ -101,8 +101,8 @@ fn pieces(tokens: &[u32], tokenizer: &TextTokenizer) -> Result<Vec<String>> {
     Ok(pieces)
 }
 
-/// One row per step of an answer: what precedes the answer, the steps of the window, and the step itself,
-/// which alone is scored. `answer` is the range of the answer's scored tokens in the row.
+/// Returns one row per step of an answer: what precedes the answer, the steps of the window, and the step
+/// itself, which alone is scored. `answer` is the range of the answer's scored tokens in the row.
 pub(super) fn step_rows(
     row: &Row,
     answer: &Range<usize>,
@@ -119,10 +119,11 @@ pub(super) fn step_rows(
     steps.iter().enumerate().map(of).collect()
 }
 
-/// The sum over rows of the mean log-probability of their trained tokens, and the number of tokens read.
+/// Returns the sum over rows of the mean log-probability of their trained tokens, and the number of tokens
+/// read.
 ///
 /// # Errors
-/// [`Error::Stopped`](crate::Error::Stopped), between two batches; as [`DecoderLm::target_scores`].
+/// [`Error::Stopped`](crate::Error::Stopped), between two batches; see [`DecoderLm::target_scores`].
 pub(super) fn mean_log_probabilities(
     model: &DecoderLm,
     rows: &[Row],
@@ -156,7 +157,7 @@ pub(super) fn mean_log_probabilities(
 mod tests {
     use super::*;
 
-    /// The steps of a text as texts. Most characters are tokens.
+    /// Returns the steps of a text as texts. Most characters are tokens.
     fn texts(text: &str) -> Vec<String> {
         let tokenizer = TextTokenizer::builtin([" word", ".\n\n"]).unwrap();
         let tokens = tokenizer.encode(text).unwrap();

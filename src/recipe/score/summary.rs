@@ -34,7 +34,7 @@ pub struct SourceScores {
 }
 
 impl SourceScores {
-    /// The scores of the sources with these names, in order.
+    /// Returns the scores of the sources with these names, in order.
     pub fn of(rows: &[RowScores], names: impl IntoIterator<Item = String>) -> Vec<Self> {
         names.into_iter().map(|name| Self::of_source(rows, name)).collect()
     }
@@ -68,7 +68,7 @@ impl SourceScores {
     }
 }
 
-/// The quantile of sorted values, with linear interpolation.
+/// Returns the quantile of sorted values, with linear interpolation.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
     let (low, part) = (place.floor() as usize, place.fract());

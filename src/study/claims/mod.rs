@@ -115,7 +115,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Claims {
-    /// The claims in a study's directory. They change only under the lock of one of its files.
+    /// Returns the claims in a study's directory. They change only under the lock of one of its files.
     pub fn new(out: &Path, locked: PathBuf, dead_after: Duration) -> Self {
         Self(Arc::new(Inner {
             folder: out.join("claims"),
@@ -128,7 +128,7 @@ impl Claims {
         }))
     }
 
-    /// The path of a file among the claims.
+    /// Returns the path of a file among the claims.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.folder.join(name)
     }
@@ -153,7 +153,7 @@ impl Claims {
     /// Takes a claim if nobody has it or if its holder is dead.
     ///
     /// # Errors
-    /// [`Error::Io`]; as [`Claims::exclusively`].
+    /// [`Error::Io`]; see [`Claims::exclusively`].
     pub fn try_claim(&self, name: &str) -> Result<Option<Held>> {
         let path = self.0.folder.join(name);
         if let Some(text) = read(&path)?
@@ -194,7 +194,7 @@ impl Claims {
     /// Waits until a claim is free and takes it. Gives a notice of who has it meanwhile.
     ///
     /// # Errors
-    /// As [`Claims::try_claim`]; [`Error::Stopped`].
+    /// See [`Claims::try_claim`]; [`Error::Stopped`].
     pub fn wait(&self, name: &str, about: &str, context: &Context<'_>) -> Result<Held> {
         let mut told = String::new();
         loop {
@@ -218,7 +218,7 @@ impl Claims {
         }
     }
 
-    /// A description of a claim's holder.
+    /// Returns a description of a claim's holder.
     pub fn holder(&self, name: &str) -> Option<String> {
         let text = read(&self.0.folder.join(name)).ok()??;
         Claim::of(&text).map(|claim| claim.holder())
@@ -262,7 +262,7 @@ impl Claims {
     /// meanwhile.
     ///
     /// # Errors
-    /// As [`Claims::check`], after renewing each claim; errors of renewing and of `work`.
+    /// See [`Claims::check`], after renewing each claim; errors of renewing and of `work`.
     pub fn verified<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let held = lock(&self.0.held).clone();
         self.0.exclusively(|| {
@@ -275,7 +275,7 @@ impl Claims {
     /// Removes claims on finished work that killed processes have left. Claims with a holder stay.
     ///
     /// # Errors
-    /// [`Error::Io`]; as [`Claims::exclusively`].
+    /// [`Error::Io`]; see [`Claims::exclusively`].
     pub fn remove(&self, mut names: impl Iterator<Item = String>) -> Result<()> {
         self.0.exclusively(|| {
             names.try_for_each(|name| {
@@ -291,7 +291,7 @@ impl Claims {
         })
     }
 
-    /// Starts a thread that renews a claim until it is told to stop.
+    /// Starts a thread that renews a claim until a message stops it.
     fn beat(&self, state: &Arc<State>) -> Result<(Sender<()>, JoinHandle<()>)> {
         let (sender, receiver) = channel();
         let (inner, state) = (self.0.clone(), state.clone());
@@ -319,7 +319,7 @@ impl Inner {
         RENEW_EVERY.min(self.dead_after / MISSED)
     }
 
-    /// A new claim of this process.
+    /// Returns a new claim of this process.
     fn claim(&self) -> Claim {
         let process = std::process::id();
         let count = self.count.fetch_add(1, Ordering::Relaxed);
@@ -371,7 +371,7 @@ impl Inner {
         self.exclusively(|| self.renew_now(state))
     }
 
-    /// The same for a caller that holds the lock of all claims.
+    /// Like [`Inner::renew`], for a caller that holds the lock of all claims.
     fn renew_now(&self, state: &State) -> Result<()> {
         let mut claim = lock(&state.claim);
         let holder = read(&state.path)?.map(|now| Claim::of(&now));
@@ -403,12 +403,12 @@ impl Inner {
     }
 }
 
-/// The text of a claim, if there is one. Invalid text belongs to nobody.
+/// Returns the text of a claim, if there is one. Invalid text belongs to nobody.
 fn read(path: &Path) -> Result<Option<String>> {
     Ok(bytes_if_there(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Nobody else writes it under the lock. A reader that sees half of it sees a change.
+/// Writes a claim. Nobody else writes it under the lock, and a reader that sees half of it sees a change.
 fn write(path: &Path, claim: &Claim) -> Result<()> {
     fs::write(path, claim.text()).map_err(|e| Error::io("write", path, e))
 }
@@ -435,7 +435,7 @@ impl Held {
         self.lock.is_some()
     }
 
-    /// A message about the earlier holder that still exists.
+    /// Returns a message about the earlier holder that still exists.
     pub fn still_there(&self) -> String {
         let holder = self.taken_from.as_deref().unwrap_or("a process");
         format!("{holder} gives no sign of life but still exists: stop it if it hangs")
@@ -444,7 +444,7 @@ impl Held {
     /// Gives a notice if the claim was taken over.
     ///
     /// # Errors
-    /// As [`Context::notice`].
+    /// See [`Context::notice`].
     pub fn tell(&self, about: &str, context: &Context<'_>) -> Result<()> {
         let Some(holder) = &self.taken_from else { return Ok(()) };
         let long = duration(self.claims.0.dead_after.as_secs_f64());
@@ -481,7 +481,7 @@ impl Observer for Watched<'_, '_> {
     }
 }
 
-/// The name of this machine, for messages.
+/// Returns the name of this machine, for messages.
 fn host() -> String {
     let files = ["/proc/sys/kernel/hostname", "/etc/hostname"];
     let files = files.into_iter().filter_map(|path| fs::read_to_string(path).ok());

@@ -4,7 +4,7 @@ use super::text::{as_integer, failed};
 use minijinja::Error;
 use minijinja::value::Value;
 
-/// The positional and named arguments of a call.
+/// Returns the positional and named arguments of a call.
 pub(in crate::data::chat) fn divided(arguments: &[Value]) -> (&[Value], Option<&Value>) {
     match arguments {
         [positional @ .., named] if named.is_kwargs() => (positional, Some(named)),
@@ -41,7 +41,7 @@ pub(in crate::data::chat) fn bind<const N: usize>(
     Ok(bound)
 }
 
-/// A text argument.
+/// Returns a text argument.
 pub(in crate::data::chat) fn text<'a>(
     function: &str,
     value: Option<&'a Value>,
@@ -53,7 +53,7 @@ pub(in crate::data::chat) fn text<'a>(
     })
 }
 
-/// An integer argument. `None` if it is missing or Python's `None`.
+/// Returns an integer argument. `None` if it is missing or Python's `None`.
 pub(in crate::data::chat) fn integer(
     function: &str,
     value: Option<&Value>,

@@ -8,7 +8,7 @@ use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 /// Maximum nesting of lists and maps, similar to Python's own limit.
 const DEEPEST: usize = 990;
 
-/// `tojson` as defined by transformers: Python's `json.dumps`, with `ensure_ascii` off by default.
+/// Implements `tojson` as defined by transformers: Python's `json.dumps`, with `ensure_ascii` off by default.
 pub(in crate::data::chat) fn to_json(
     value: &Value,
     arguments: Rest<ValueOrKwargs>,

@@ -69,12 +69,12 @@ pub(in crate::data::chat) fn call(
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
 }
 
-/// Whether a text contains a number with four or more digits.
+/// Returns whether a text contains a number with four or more digits.
 fn has_long_number(text: &str) -> bool {
     text.as_bytes().windows(4).any(|four| four.iter().all(u8::is_ascii_digit))
 }
 
-/// A method of a list or tuple. `None` if it is not implemented here.
+/// Returns a method of a list or tuple. `None` if it is not implemented here.
 fn of_list(list: &Value, method: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
     match method {
         "index" => Some(list_index(list, arguments)),
@@ -101,12 +101,12 @@ fn place(index: i64, length: usize) -> usize {
     if index < 0 { length.saturating_sub(from_end) } else { from_end.min(length) }
 }
 
-/// Whether Python considers a character white space.
+/// Returns whether Python considers a character white space.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
-/// A list of texts, up to a maximum number.
+/// Returns a list of texts, up to a maximum number.
 fn list<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<Value, Error> {
     let parts: Vec<Value> = parts.into_iter().take(MOST_PARTS + 1).map(Value::from).collect();
     match parts.len() {
@@ -115,7 +115,7 @@ fn list<'a>(parts: impl IntoIterator<Item = &'a str>) -> Result<Value, Error> {
     }
 }
 
-/// A method of a text. `None` if it is not implemented here.
+/// Returns a method of a text. `None` if it is not implemented here.
 fn of_text(own: &str, method: &str, arguments: &[Value]) -> Option<Result<Value, Error>> {
     let none = || bind(method, arguments, []).map(|[]: [Option<Value>; 0]| ());
     let plain = |text: String| none().map(|()| Value::from(text));
@@ -160,7 +160,7 @@ fn of_text(own: &str, method: &str, arguments: &[Value]) -> Option<Result<Value,
     })
 }
 
-/// Whether a character is a decimal digit of some script, which form blocks. Other numeric characters
+/// Returns whether a character is a decimal digit of some script, which form blocks. Other numeric characters
 /// (fractions, Roman and circled numbers, Chinese numerals) do not count.
 fn is_decimal(c: char) -> bool {
     c.is_ascii_digit()
@@ -286,8 +286,8 @@ fn partition(own: &str, method: &str, arguments: &[Value]) -> Result<Value, Erro
     Ok(Value::from(Tuple::from(parts.map(Value::from).to_vec())))
 }
 
-/// The part of a text between two positions, and the number of characters before it. `None` if the start is
-/// past the text or the end is before the start.
+/// Returns the part of a text between two positions, and the number of characters before it. `None` if the
+/// start is past the text or the end is before the start.
 fn window(
     own: &str,
     method: &str,
@@ -346,7 +346,7 @@ fn begins(own: &str, method: &str, arguments: &[Value]) -> Result<Value, Error> 
     Ok(false.into())
 }
 
-/// The number of characters missing to a width.
+/// Returns the number of characters missing to a width.
 fn lacking(own: &str, method: &str, width: Option<&Value>) -> Result<(usize, usize), Error> {
     let width = integer(method, width)?;
     let width = width.ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
@@ -413,7 +413,7 @@ fn expanded(own: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(out.into_string().into())
 }
 
-/// The title case of a character.
+/// Returns the title case of a character.
 fn titled(c: char) -> String {
     match c {
         'Ǆ'..='ǆ' => "ǅ".into(),
@@ -465,7 +465,7 @@ fn swapped(c: char) -> String {
     if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
 }
 
-/// The case folding of a character.
+/// Returns the case folding of a character.
 fn folded(c: char) -> String {
     match c {
         // The only letter whose upper case does not map back to it.

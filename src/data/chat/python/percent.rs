@@ -55,13 +55,13 @@ pub(in crate::data::chat) fn with_calls(source: &str) -> Option<String> {
     (count > 0).then_some(out)
 }
 
-/// The first word of a tag.
+/// Returns the first word of a tag.
 fn first_word(tag: &str) -> &str {
     let tag = tag.strip_prefix(['-', '+']).unwrap_or(tag).trim_start();
     &tag[..tag.find(|c: char| !is_name(c)).unwrap_or(tag.len())]
 }
 
-/// The end of the raw block that starts here.
+/// Returns the end of the raw block that starts here.
 fn raw_end(source: &str) -> Option<usize> {
     let mut at = 2;
     loop {
@@ -276,7 +276,7 @@ impl Level {
     }
 }
 
-/// The length of a quoted text.
+/// Returns the length of a quoted text.
 fn text_length(token: &str, quote: char) -> Option<usize> {
     let mut is_escaped = false;
     for (at, c) in token.char_indices().skip(1) {
@@ -290,7 +290,7 @@ fn text_length(token: &str, quote: char) -> Option<usize> {
     None
 }
 
-/// The length of a number. A point belongs to it only if a digit follows.
+/// Returns the length of a number. A point belongs to it only if a digit follows.
 fn number_length(token: &str) -> usize {
     let bytes = token.as_bytes();
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);

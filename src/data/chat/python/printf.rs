@@ -1,10 +1,10 @@
-//! Python's `%` on text: `'%s: %.2f' % (name, share)`.
+//! Implements Python's `%` on text: `'%s: %.2f' % (name, share)`.
 
 use super::text::{Text, as_float, as_integer, failed, python_repr, python_str, with_exponent};
 use minijinja::Error;
 use minijinja::value::{Value, ValueKind};
 
-/// Python's `%`: the remainder of numbers, or text formatting.
+/// Implements Python's `%`: the remainder of numbers, or text formatting.
 pub(in crate::data::chat) fn percent(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
         return formatted(format, right).map(Value::from);
@@ -33,7 +33,7 @@ pub(in crate::data::chat) fn percent(left: &Value, right: &Value) -> Result<Valu
     .into())
 }
 
-/// An integer in the smallest form that holds it.
+/// Returns an integer in the smallest form that holds it.
 fn whole(number: i128) -> Value {
     i64::try_from(number).map_or_else(|_| Value::from(number), Value::from)
 }
@@ -65,7 +65,7 @@ struct Spec {
     precision: Option<usize>,
 }
 
-/// The text, and the number of positional values used.
+/// Returns the text, and the number of positional values used.
 fn fill(format: &str, list: &[Value], by_name: &Value) -> Result<(String, usize), Error> {
     let mut out = Text::default();
     let mut used = 0;

@@ -43,7 +43,7 @@ impl Text {
         (0..count).try_for_each(|_| self.push(fill))
     }
 
-    /// The text.
+    /// Returns the text.
     pub(in crate::data::chat) fn into_string(self) -> String {
         self.text
     }
@@ -88,7 +88,7 @@ pub(in crate::data::chat) fn bounded(value: &Value) -> Result<(), Error> {
     Ok(())
 }
 
-/// Python's `str` of a value. Empty for an undefined value, as in Jinja.
+/// Returns Python's `str` of a value. Empty for an undefined value, as in Jinja.
 pub(in crate::data::chat) fn python_str(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::String => Ok(value.to_string()),
@@ -97,7 +97,7 @@ pub(in crate::data::chat) fn python_str(value: &Value) -> Result<String, Error> 
     }
 }
 
-/// Python's `repr` of a value.
+/// Returns Python's `repr` of a value.
 pub(in crate::data::chat) fn python_repr(value: &Value) -> Result<String, Error> {
     bounded(value)?;
     let mut text = Text::default();
@@ -137,13 +137,13 @@ fn add_repr(text: &mut Text, value: &Value) -> Result<(), Error> {
     }
 }
 
-/// A float.
+/// Returns a float.
 pub(in crate::data::chat) fn as_float(value: &Value) -> Option<f64> {
     let is_float = value.kind() == ValueKind::Number && !value.is_integer();
     is_float.then(|| f64::try_from(value.clone()).ok()).flatten()
 }
 
-/// An integer, or a boolean as an integer.
+/// Returns an integer, or a boolean as an integer.
 pub(in crate::data::chat) fn as_integer(value: &Value) -> Option<i128> {
     match value.kind() {
         ValueKind::Bool => Some(i128::from(value.is_true())),
@@ -152,8 +152,8 @@ pub(in crate::data::chat) fn as_integer(value: &Value) -> Option<i128> {
     }
 }
 
-/// Python's `repr` of a float: the fewest digits that restore it, with an exponent if it is very large or
-/// very small.
+/// Returns Python's `repr` of a float: the fewest digits that restore it, with an exponent if it is very
+/// large or very small.
 pub(in crate::data::chat) fn float_repr(number: f64) -> String {
     if number.is_nan() {
         return "nan".into();

@@ -41,8 +41,8 @@ pub(super) fn settle(folder: &Path, new: Option<&str>) -> Result<()> {
     }
 }
 
-/// The settings with a template. The rest of the text stays unchanged, because it may have numbers that do
-/// not fit into machine types.
+/// Returns the settings with a template. The rest of the text stays unchanged, because it may have numbers
+/// that do not fit into machine types.
 fn with_template(text: &str, template: &str) -> Option<String> {
     let value = Value::from(template).to_string();
     let new = match value_at(text, KEY) {
@@ -58,7 +58,7 @@ fn with_template(text: &str, template: &str) -> Option<String> {
     (read[KEY].as_str() == Some(template)).then_some(new)
 }
 
-/// Range of the value of a key of the outermost object in JSON text.
+/// Returns the range of the value of a key of the outermost object in JSON text.
 fn value_at(text: &str, key: &str) -> Option<Range<usize>> {
     let quoted = format!("\"{key}\"");
     let (mut depth, mut at, mut found) = (0usize, 0, None);

@@ -24,7 +24,7 @@ pub(super) struct ByHead {
 
 #[cube]
 impl ByHead {
-    /// The index in `[tokens, heads * dim]` of a vector of this layout.
+    /// Returns the index in `[tokens, heads * dim]` of a vector of this layout.
     fn place_in_tokens(&self, position: usize) -> usize {
         let first = position / self.of_block * self.block;
         let in_block = position % self.of_block;
@@ -89,8 +89,8 @@ pub(super) fn add_kernel<N: Size>(
     second_sums[place] += second[ABSOLUTE_POS];
 }
 
-/// For each query and head, `[batch, heads, seq]`: its log-sum-exp, and the sum over a head's values of the
-/// products of two tensors `[tokens, heads * dim]`.
+/// Computes for each query and head, `[batch, heads, seq]`, its log-sum-exp, and the sum over a head's values
+/// of the products of two tensors `[tokens, heads * dim]`.
 #[cube(launch_unchecked)]
 pub(super) fn sums_kernel<F: Float, N: Size>(
     a: &Tensor<Vector<F, N>>,
@@ -156,7 +156,7 @@ impl Seen {
         key >= self.from && key < self.to
     }
 
-    /// Whether a vector of a row contains a visible key.
+    /// Returns whether a vector of a row contains a visible key.
     fn touches<N: Size>(&self, i: usize) -> bool {
         (i + 1) * N::value() > self.from && i * N::value() < self.to
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ops::cube::testing::{Exact, Input, assert_close, ints, types};
 
-/// The start of each token's segment, or the first key of its window.
+/// Returns the start of each token's segment, or the first key of its window.
 fn starts(seq: usize, segments: &[usize], window: usize) -> Vec<i64> {
     let start = |i: usize| *segments.iter().rev().find(|start| **start <= i).unwrap_or(&0);
     (0..seq).map(|i| start(i).max((i + 1).saturating_sub(window)) as i64).collect()

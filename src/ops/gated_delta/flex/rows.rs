@@ -5,7 +5,8 @@ use super::super::super::kernel::{self, Matrix, MatrixMut, Threads, simd_fn};
 /// Rows that are solved together, between matrix products.
 const SOLVED: usize = 16;
 
-/// `exp(logarithm)`, or 0 if it is negligible: products with subnormal numbers take a hundred times as long.
+/// Returns `exp(logarithm)`, or 0 if it is negligible: products with subnormal numbers take a hundred times
+/// as long.
 #[inline(always)]
 pub(super) fn decay(logarithm: f32) -> f32 {
     /// e^-60 is 9e-27.
@@ -20,7 +21,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// `out = row * factor`
+    /// Computes `out = row * factor`
     pub(super) fn scale_row(out: &mut [f32], row: &[f32], factor: f32) {
         for (out, x) in out.iter_mut().zip(row) {
             *out = x * factor;
@@ -122,7 +123,7 @@ simd_fn! {
     }
 }
 
-/// `x <- (1 + A)^-1 x` in place, given `-A`, `[size, size]`.
+/// Computes `x <- (1 + A)^-1 x` in place, given `-A`, `[size, size]`.
 pub(super) fn solve(minus_a: &[f32], size: usize, x: &mut [f32]) {
     let width = x.len() / size;
     for first in (0..size).step_by(SOLVED) {
@@ -140,7 +141,7 @@ pub(super) fn solve(minus_a: &[f32], size: usize, x: &mut [f32]) {
 }
 
 simd_fn! {
-    /// The same for a block of rows; rows of `-A` are `stride` apart.
+    /// Like [`solve`], for a block of rows; rows of `-A` are `stride` apart.
     fn solve_block(minus_a: &[f32], stride: usize, x: &mut [f32], width: usize) {
         for i in 1..x.len() / width {
             let (above, row) = x.split_at_mut(i * width);
@@ -155,7 +156,7 @@ simd_fn! {
     }
 }
 
-/// `x <- (1 + A)^-T x` in place.
+/// Computes `x <- (1 + A)^-T x` in place.
 pub(super) fn solve_transposed(minus_a: &[f32], size: usize, x: &mut [f32]) {
     let width = x.len() / size;
     for first in (0..size).step_by(SOLVED).rev() {
@@ -257,7 +258,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// The gradient of a row, from that of the row divided by its norm and multiplied by a scale.
+    /// Computes the gradient of a row, from that of the row divided by its norm and multiplied by a scale.
     pub(super) fn unit_gradient(out: &mut [f32], units: &[f32], grad: &[f32], factors: [f32; 2]) {
         let [factor, scale] = factors;
         // `units` also include the scale.
