@@ -6,7 +6,7 @@
 //! ```
 //! use mixdistill::device;
 //!
-//! let device = device::by_name("auto")?; // the fastest compiled backend, or e.g. "cuda:1"
+//! let device = device::by_name("auto")?; // the first compiled backend, or e.g. "cuda:1"
 //! assert!(device::is_compiled(device::resolved("auto")));
 //!
 //! let error = device::by_name("abacus").unwrap_err().to_string();

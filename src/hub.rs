@@ -1,4 +1,4 @@
-//! Downloads models and datasets from the Hugging Face Hub, and pushes models to it.
+//! Downloads models and datasets from the Hugging Face Hub, and pushes models to it (feature `hub`).
 //!
 //! [`HubModel`] and [`HubDataset`] download into the cache that Hugging Face's own tools use, so nothing that
 //! they downloaded is downloaded again, and return the local paths. [`push()`] uploads a model, an adapter,

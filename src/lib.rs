@@ -3,7 +3,8 @@
 //! Small students (up to about 3B parameters) often learn less from long chains of thought than from short answers.
 //! A mixture of 20% long and 80% short answers, with one answer per problem, beat both in "Small Models Struggle to
 //! Learn from Strong Reasoners" (arXiv 2502.12143). This crate builds such mixtures, trains on them, and measures the
-//! result. The same code runs on CPU, CUDA, Vulkan, Metal, and DX12.
+//! result. The same code is built for CPU, CUDA, Vulkan, Metal, and DX12; so far it has run on CPUs, and on a software
+//! driver for Vulkan.
 //!
 //! # The whole way
 //!
@@ -113,6 +114,7 @@
 //! | `flex` (default) | the CPU backend, pure Rust |
 //! | `cli` (default) | the program `mixdistill`, and the module `terminal` |
 //! | `cuda`, `vulkan`, `wgpu`, `metal`, `rocm` | GPU backends; any number of them |
+//! | `cube` | what the GPU backends share; they turn it on |
 //! | `fusion` | fuses element-wise operations on GPU backends |
 //! | `ndarray` | Burn's older CPU backend |
 //! | `parquet` | reads Parquet files |

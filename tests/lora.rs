@@ -311,7 +311,11 @@ fn adapters_that_do_not_fit_are_refused() {
         ("bias", json!("all"), "`bias` is \"all\""),
         ("modules_to_save", json!(["lm_head"]), "model.lm_head.weight is missing"),
         ("rank_pattern", json!({"q_proj": 4}), "q_proj.lora_A.weight is [3, 16], not [4, 16]"),
-        ("layers_to_transform", json!([1]), "layers.0.mlp.down_proj.lora_A.weight is not of this"),
+        (
+            "layers_to_transform",
+            json!([1]),
+            "layers.0.mlp.down_proj.lora_A.weight does not belong to this",
+        ),
         ("init_lora_weights", json!("pissa"), "`init_lora_weights`"),
         ("something_new", json!("x"), "`something_new`"),
         ("r", json!(0), "rank"),

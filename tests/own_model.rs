@@ -301,5 +301,5 @@ fn scores_of_a_wrong_shape_and_prompts_that_do_not_fit_are_refused() {
     assert!(matches!(ask(&model, vec![23]), Error::Config { .. }));
     assert!(matches!(ask(&model, vec![1; 2048]), Error::Config { .. }));
     let error = ask(&Boasting(model), vec![1, 2]).to_string();
-    assert!(error.contains("[1, 2, 23], not [1, 2, 24]"), "{error}");
+    assert!(error.contains("[1, 2, 23] instead of [1, 2, 24]"), "{error}");
 }

@@ -328,8 +328,11 @@ fn settings_of_a_real_model_that_cannot_be_used_are_refused() {
         assert!(!setting.path("run/config.toml").exists(), "nothing was started");
     };
     refused(&|c| c.base_model = Some("no/such".into()), "there is no such folder");
-    refused(&|c| c.data.tokenizer = Some(setting.path("base/tokenizer.json")), "of its own");
-    refused(&|c| c.data.max_length = 3000, "made for 2048 tokens");
+    refused(
+        &|c| c.data.tokenizer = Some(setting.path("base/tokenizer.json")),
+        "has its own tokenizer",
+    );
+    refused(&|c| c.data.max_length = 3000, "supports 2048 tokens");
     refused(&|c| c.data.date = Some("yesterday".into()), "YYYY-MM-DD");
     refused(&|c| c.save.max_shard_bytes = 0, "save.max_shard_bytes");
     refused(&|c| c.lora = Some(LoraConfig { rank: 0, ..LoraConfig::default() }), "lora.rank");

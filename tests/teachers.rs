@@ -118,12 +118,12 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
         let part = config.train.objective.distillation.as_mut().unwrap();
         part.temperature = 2.0;
     });
-    assert!(error.contains("made at 1"), "{error}");
+    assert!(error.contains("has temperature 1"), "{error}");
     let error = refused(&|config| {
         set(config, &logits);
         config.train.objective.distillation = None;
     });
-    assert!(error.contains("no part in the loss"), "{error}");
+    assert!(error.contains("the loss does not use it"), "{error}");
     // An old run stays where the teacher of a new one is none.
     let old = small(&folder.path().join("old"));
     quiet(&old).unwrap();

@@ -39,7 +39,7 @@ pub struct Global {
     /// Also print a line for every step and every checkpoint
     #[arg(short, long, global = true, conflicts_with = "quiet", display_order = 1001)]
     pub verbose: bool,
-    /// Compute backend: auto (the fastest in this build), cuda, metal, rocm, vulkan, wgpu, flex, or
+    /// Compute backend: auto (the first of these in this build), cuda, metal, rocm, vulkan, wgpu, flex, or
     /// ndarray [default: auto]
     #[arg(long, global = true, value_name = "NAME", display_order = 1002)]
     pub backend: Option<String>,

@@ -22,7 +22,7 @@ pub struct MergeOptions {
 }
 
 impl Default for MergeOptions {
-    /// Defaults to f32 on the fastest backend.
+    /// Defaults to f32 on the backend `auto`.
     fn default() -> Self {
         let file_type = FileType::F32;
         Self { file_type, max_shard_bytes: MAX_SHARD_BYTES, backend: "auto".into() }

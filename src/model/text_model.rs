@@ -52,7 +52,7 @@ pub struct LoadOptions {
 }
 
 impl Default for LoadOptions {
-    /// Defaults to no adapter, the model's own template, and the fastest backend.
+    /// Defaults to no adapter, the model's own template, and the backend `auto`.
     fn default() -> Self {
         Self {
             adapter: None,

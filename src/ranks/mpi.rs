@@ -77,7 +77,8 @@ impl Shared {
     }
 }
 
-/// The processes that `mpirun` or `srun` started. Dropping it finalizes MPI, which waits for all ranks.
+/// The processes that `mpirun` or `srun` started (feature `mpi`). Dropping it finalizes MPI, which waits for
+/// all ranks.
 #[derive(Debug)]
 pub struct Mpi {
     rank: usize,

@@ -1,4 +1,36 @@
 //! The learnability-gap experiment: students x arms x seeds, with confidence intervals and a report.
+//!
+//! A [`StudyConfig`] names the students, the comparisons with their arms ([`ArmKind`]: one source alone, a
+//! mixture, a choice by score, its random control, or untuned), and the seeds. [`study()`] trains and tests
+//! every [`Cell`] that has no result yet and writes `report.html`, `report.md`, and `study.json`.
+//! [`study_shared`] lets several processes share one study, [`study_part`] runs a part of it, and [`join`]
+//! joins the parts.
+//!
+//! ```
+//! use mixdistill::settings::Layers;
+//! use mixdistill::study::StudyConfig;
+//!
+//! # fn main() -> mixdistill::Result<()> {
+//! let mut layers = Layers::<StudyConfig>::new()?;
+//! layers.text(
+//!     r#"
+//!     seeds = [1, 2, 3]
+//!     [[comparisons]]
+//!     name = "Long"
+//!     strong = "long"
+//!     weak = "short"
+//!     alphas = [0.2]
+//!     [[students]]
+//!     name = "small"
+//!     "#,
+//! )?;
+//! let config = layers.settings()?;
+//! config.validate()?;
+//! // Long alone, short alone, and 20% long, with three seeds each.
+//! assert_eq!(config.cells().len(), 9);
+//! # Ok(())
+//! # }
+//! ```
 
 mod arms;
 mod claims;

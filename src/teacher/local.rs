@@ -30,7 +30,7 @@ pub struct LocalConfig {
     pub system: String,
     /// Variables for the chat template, such as `enable_thinking`.
     pub template_variables: BTreeMap<String, Value>,
-    /// Backend to run the model on, such as `cuda`. `auto` is the fastest one in the build.
+    /// Backend to run the model on, such as `cuda`. `auto` is the first one in the build.
     pub backend: String,
     /// Maximum length of an answer in tokens, including the reasoning. Truncated answers are never kept, so
     /// raise it if the report counts many of them.

@@ -1,5 +1,5 @@
-//! Teachers that write long and short answers to problems with known answers. Only correct answers become
-//! training pairs.
+//! Teachers that write long and short answers to problems with known answers (feature `teacher`). Only
+//! correct answers become training pairs.
 //!
 //! [`make_pairs`] asks two teachers and writes the rows to a [`PairsDirectory`]. A [`Teacher`] is a
 //! [`ServerTeacher`] (any server with OpenAI-compatible chat completions), a [`LocalTeacher`] (a model that

@@ -1,4 +1,5 @@
 //! The commands that documents show.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ pub struct Shown {
     pub place: String,
     /// The command in words, as a shell divides it.
     pub words: Vec<String>,
+    /// Whether it stands in running text and not in a block.
+    pub is_in_text: bool,
 }
 
 impl Shown {
@@ -144,7 +147,7 @@ pub fn commands(place: &str, line: &str) -> Vec<Shown> {
             }
         }
         if !words.is_empty() {
-            found.push(Shown { place: place.to_owned(), words });
+            found.push(Shown { place: place.to_owned(), words, is_in_text: false });
         }
     }
     found
@@ -167,7 +170,8 @@ fn in_text(name: &str, text: &str) -> Vec<Shown> {
         }
         for span in paragraph.split('`').skip(1).step_by(2) {
             if span.starts_with("mixdistill ") && !span.starts_with("mixdistill = ") {
-                found.extend(commands(&format!("{name}:{at}"), span));
+                let commands = commands(&format!("{name}:{at}"), span);
+                found.extend(commands.into_iter().map(|one| Shown { is_in_text: true, ..one }));
             }
         }
         paragraph.clear();

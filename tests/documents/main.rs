@@ -185,17 +185,38 @@ fn commands_that_cost_nothing_run() {
 }
 
 #[test]
+fn the_mixture_that_documents_show_is_that_of_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["train", "--steps", "1", "--questions", "0", "--out", "run"];
+    let program = env!("CARGO_BIN_EXE_mixdistill");
+    let output = Command::new(program).args(words).current_dir(&folder).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let table = printed.split_once("mixture:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    assert!(table.lines().count() > 3, "{printed}");
+    for name in ["README.md", "docs/getting-started.md", "docs/mixing.md"] {
+        let text = fs::read_to_string(repository().join(name)).unwrap();
+        assert!(text.contains(table), "{name} does not show\n{table}");
+    }
+}
+
+#[test]
 fn nothing_is_presupposed_that_a_reader_lacks() {
     // The settings of the studies of real students name files there, and the page says where to get them.
     let may = ["CONTRIBUTING.md", "docs/real-study/README.md", "docs/gsm8k-study/report.md"];
+    let sources = fs::read_to_string(repository().join("docs/example-data.md")).unwrap();
     for path in documents() {
         let name = name_of(&path);
         let text = fs::read_to_string(&path).unwrap();
-        let is_generated = name.starts_with("docs/real-study/mix-");
-        assert!(
-            may.contains(&name.as_str()) || is_generated || !text.contains("../shared"),
-            "{name}"
-        );
+        assert!(may.contains(&name.as_str()) || !text.contains("../shared"), "{name}");
+    }
+    for shown in shown() {
+        // Folders are made, not fetched.
+        let files =
+            shown.words.iter().filter(|word| word.starts_with("data/") && word.contains('.'));
+        for file in files {
+            let is_fetched = sources.contains(&format!("-o {file} "));
+            assert!(is_fetched, "{}: example-data.md does not fetch {file}", shown.place);
+        }
     }
 }
 

@@ -106,10 +106,21 @@ fn objectives_are_set_as_shown() {
     assert_eq!(config.train.objective.distillation, Some(Distillation::default()));
 }
 
-/// A text in a cell of a table.
+/// A text in a cell of a table. Outside of code, angle brackets would be taken for HTML.
 fn cell(text: &str) -> String {
-    // Names of files and ends of ranges keep their angle brackets out of the page's HTML.
-    text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ")
+    let parts = text.split('`').enumerate();
+    let parts =
+        parts.map(|(n, part)| if n % 2 == 0 { part.replace('<', "&lt;") } else { part.into() });
+    parts.collect::<Vec<String>>().join("`").replace('|', "\\|").replace('\n', " ")
+}
+
+/// A value in a cell of a table, in one line.
+fn code(value: &str) -> String {
+    let value = match value.strip_prefix("\"\"\"").and_then(|rest| rest.strip_suffix("\"\"\"")) {
+        Some(lines) => format!("{:?}", lines.strip_prefix('\n').unwrap_or(lines)),
+        None => value.to_owned(),
+    };
+    format!("`{}`", value.replace('|', "\\|").replace('\n', " "))
 }
 
 /// Settings that change the defaults of others.
@@ -147,7 +158,7 @@ fn reference<T: Settings>(command: &str, variants: &[Variant]) -> String {
                 keys.iter().find(|one| one.path == key.path).and_then(|one| one.value.as_ref());
             let is_set = set.iter().any(|one| one.starts_with(&format!("{}=", key.path)));
             if let (Some(value), false) = (value, value == last || is_set) {
-                write!(others, "<br>`{value}` {with}").unwrap();
+                write!(others, "<br>{} {with}", code(value)).unwrap();
             }
             last = value;
         }
@@ -173,7 +184,7 @@ fn reference<T: Settings>(command: &str, variants: &[Variant]) -> String {
 
 fn row(name: &str, key: &Key, others: &str) -> String {
     let value = match (&key.value, key.required) {
-        (Some(value), _) => format!("`{}`", value.replace('|', "\\|")),
+        (Some(value), _) => code(value),
         (None, true) => "required".into(),
         (None, false) if key.is_table => String::new(),
         (None, false) => "not set".into(),
@@ -196,8 +207,8 @@ fn held(page: &str, title: &str, introduction: &str, reference: &str) {
     let differs = written.lines().zip(text.lines()).find(|(written, now)| written != now);
     assert!(
         written == text,
-        "docs/{page} is not what the code says: {differs:?}. Write it anew: MIXDISTILL_WRITE_DOCS=1 \
-         cargo test --test documents"
+        "docs/{page} is not what the code says: {differs:?}. Write it with MIXDISTILL_WRITE_DOCS=1 \
+         cargo test --features teacher --test documents"
     );
 }
 
@@ -239,4 +250,61 @@ Every setting of `pairs`, for `--set` and `--config`. This page is generated fro
         let text = reference::<mixdistill::teacher::MakePairsConfig>("pairs.toml", &[]);
         held("settings-pairs.md", "Settings of pairs", introduction, &text);
     }
+}
+
+/// The spans of code in running text.
+fn spans(text: &str) -> Vec<String> {
+    let outside = super::outside_of_blocks(text);
+    let paragraphs = outside.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
+    paragraphs
+        .flat_map(|paragraph| {
+            let spans = paragraph.split('`').skip(1).step_by(2);
+            spans.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn settings_that_the_text_names_are_settings() {
+    let keys = [
+        Layers::<RunConfig>::new().unwrap().keys().unwrap(),
+        Layers::<StudyConfig>::new().unwrap().keys().unwrap(),
+        Layers::<EvaluateConfig>::new().unwrap().keys().unwrap(),
+    ]
+    .concat();
+    let tables =
+        ["data", "mixture", "pilots", "lora", "base", "train", "generate", "evaluation", "save"];
+    let mut count = 0;
+    let mut failures = vec![];
+    for path in documents() {
+        let text = fs::read_to_string(&path).unwrap();
+        for span in spans(&text) {
+            let named = span.trim_start_matches("--set ").split(['=', ' ']).next().unwrap();
+            let Some((table, rest)) = named.split_once('.') else { continue };
+            let is_key = rest.chars().all(|c| c.is_ascii_alphanumeric() || "_.*".contains(c));
+            // Names of files.
+            let is_file =
+                ["md", "rs", "json", "jsonl", "toml", "csv", "safetensors"].contains(&rest);
+            if !tables.contains(&table) || !is_key || is_file || rest.is_empty() {
+                continue;
+            }
+            count += 1;
+            // Entries of lists have names: `data.sources.long.path` is `data.sources.*.path`.
+            let fits = |key: &Key| {
+                let mut parts = key.path.split('.');
+                named
+                    .split('.')
+                    .all(|part| parts.next().is_some_and(|own| own == part || own == "*"))
+            };
+            let of_map = |key: &Key| {
+                named.strip_prefix(&format!("{}.", key.path)).is_some()
+                    && key.kind.contains("by name")
+            };
+            if !keys.iter().any(|key| fits(key) || of_map(key)) {
+                failures.push(format!("{}: {span}", name_of(&path)));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(count > 100, "{count} settings were found");
 }

@@ -73,8 +73,8 @@ fn layers_are_named_or_counted() {
         ),
         ("do not divide", "linear_num_key_heads", json!(3)),
         ("linear_key_head_dim", "linear_key_head_dim", json!(0)),
-        ("At most 1024", "linear_value_head_dim", json!(126_000)),
-        ("At most 64", "linear_conv_kernel_dim", json!(1 << 20)),
+        ("Use at most 1024", "linear_value_head_dim", json!(126_000)),
+        ("Use at most 64", "linear_conv_kernel_dim", json!(1 << 20)),
         ("`silu`", "hidden_act", json!("gelu_pytorch_tanh")),
     ] {
         let error = changed(&|config| {

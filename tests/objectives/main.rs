@@ -101,8 +101,8 @@ fn splits_packing_and_recomputation_change_nothing_for_any_objective() {
             for (name, gradient) in named_gradients(&model, &split.gradients).unwrap() {
                 let error = relative_error(&gradient.values, &expected[&name].values);
                 worst = worst.max(error);
-                // f32 sums in another order.
-                assert!(error < 4e-6, "{objective:?} {name}: {error:e}");
+                // f32 sums in another order: 2.4e-6 with AVX-512, 4.2e-6 with AVX2.
+                assert!(error < 1e-5, "{objective:?} {name}: {error:e}");
             }
         }
     }

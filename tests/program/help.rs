@@ -2,7 +2,7 @@
 
 use super::call;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "train",
     "preview",
     "plan",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 15] = [
     "logits",
     "score",
     "merge",
+    "export",
     "push",
     "study",
     "config",

@@ -161,7 +161,10 @@ fn what_is_not_ours_is_neither_removed_nor_cut() {
                 std::fs::write(&path, scores).unwrap();
             }
             let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
-            assert!(error.contains("x.settings.json: it is not the settings of"), "{error}");
+            assert!(
+                error.contains("x.settings.json: it has the name of a settings file"),
+                "{error}"
+            );
             assert_eq!(std::fs::read_to_string(&beside).unwrap(), mine);
         }
         std::fs::remove_file(&path).unwrap();

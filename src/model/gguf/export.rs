@@ -39,7 +39,7 @@ pub struct GgufOptions {
 }
 
 impl Default for GgufOptions {
-    /// Defaults to f16, without a Modelfile, on the fastest backend.
+    /// Defaults to f16, without a Modelfile, on the backend `auto`.
     fn default() -> Self {
         Self {
             tensor_type: TensorType::F16,

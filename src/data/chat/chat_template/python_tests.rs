@@ -175,7 +175,7 @@ fn what_a_value_cannot_do_is_said() {
         template.render(&[Message::new("user", "x")], true).unwrap_err().to_string()
     };
     for (source, said) in [
-        ("{{ messages % 'a' }}", "`%` is for two numbers or for a text and values"),
+        ("{{ messages % 'a' }}", "`%` needs two numbers, or a text and values"),
         ("{{ '%d' % 'a' }}", "`%d` needs a number, not a string"),
         ("{{ '%s %s' % 'a' }}", "not enough values"),
         ("{{ '%(k)s' % {'a': 1} }}", "no such key"),
