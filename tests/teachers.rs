@@ -143,7 +143,7 @@ fn a_teacher_that_does_not_fit_is_refused_before_training() {
         config.mixture.weights =
             [("long".to_owned(), 1.0), ("short".to_owned(), 0.0)].into_iter().collect();
     });
-    assert!(error.contains("no logits for") && error.contains("`long` record"), "{error}");
+    assert!(error.contains("it lacks") && error.contains("`long` record"), "{error}");
     // A teacher with other tokens.
     let tokenizer = Path::new(&model).join("tokenizer.json");
     let text = std::fs::read_to_string(&tokenizer).unwrap();

@@ -135,7 +135,7 @@ impl MixtureReport {
             ]);
         }
         let total = self.total();
-        let whole = |count: u64| format!("{count} {}", " ".repeat(digits + 2));
+        let whole = |count: u64| format!("{count} {}", " ".repeat(digits + 1));
         table.row([
             total.name.clone(),
             String::new(),
