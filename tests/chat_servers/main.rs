@@ -454,7 +454,7 @@ fn teachers_of_the_callers_own_are_asked_and_must_answer_all() {
     let card = std::fs::read_to_string(folder.path().join("pairs/README.md")).unwrap();
     assert!(card.contains("| long: own |"), "{card}");
     let error = make([&Own(3), &Own(2)], "fewer").unwrap_err().to_string();
-    assert!(error.contains("2 of 3 questions"), "{error}");
+    assert!(error.contains("2 responses to 3 questions"), "{error}");
 }
 
 #[test]

@@ -178,7 +178,10 @@ fn hostile_repositories_are_errors() {
     {
         let (server, cache) = (server(&[name]), cache());
         let text = failure("some/data", &server.hub(&cache));
-        assert!(text.contains("not a plain path") || text.contains("no files"), "{text}");
+        assert!(
+            text.contains("not a plain path") || text.contains("no readable data files"),
+            "{text}"
+        );
         assert!(server.requests().iter().all(|request| !request.contains("evil")));
     }
 }

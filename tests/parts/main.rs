@@ -476,7 +476,7 @@ fn parts_that_are_written_as_parquet_are_joined_as_parquet() {
         assert!(whole == joined, "{ending}");
     }
     std::fs::write(job.place("mine"), "mine").unwrap();
-    job.refuses(&|| job.join(&["p1", "p2"], "mine"), &["mine.parquet: it is there"]);
+    job.refuses(&|| job.join(&["p1", "p2"], "mine"), &["mine.parquet: it exists"]);
 }
 
 #[test]

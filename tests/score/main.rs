@@ -395,7 +395,7 @@ fn a_parquet_file_has_what_the_lines_have() {
     std::fs::remove_file(folder.path().join("scores.jsonl")).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let error = quiet(&toy(), &options).unwrap_err().to_string();
-    assert!(error.contains("scores.parquet: it is there"), "{error}");
+    assert!(error.contains("scores.parquet: it exists"), "{error}");
     assert!(std::fs::read(&path).unwrap() == bytes);
 }
 
