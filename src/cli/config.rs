@@ -113,14 +113,16 @@ fn act<T: Checked>(flags: &Flags, given: &LayerFlags, session: &Session) -> Ende
     }
 }
 
+/// Returns whether a key has this name, or is in the table of this name.
+pub(super) fn is_within(key: &Key, name: &str) -> bool {
+    let rest = key.path.strip_prefix(name);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 fn explain<T: Settings>(layers: &Layers<T>, asked: &[String], session: &Session) -> Ended {
     let keys = layers.keys()?;
-    let below = |key: &Key, name: &str| {
-        let rest = key.path.strip_prefix(name);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
     for name in asked {
-        if !keys.iter().any(|key| below(key, name)) {
+        if !keys.iter().any(|key| is_within(key, name)) {
             // The error of setting it suggests the nearest key.
             let mut named = Layers::<T>::new()?;
             let error = named.set(&format!("{name}=")).err();
@@ -134,7 +136,7 @@ fn explain<T: Settings>(layers: &Layers<T>, asked: &[String], session: &Session)
             return Err(Failure::Usage(error));
         }
     }
-    let wanted = |key: &&Key| asked.is_empty() || asked.iter().any(|name| below(key, name));
+    let wanted = |key: &&Key| asked.is_empty() || asked.iter().any(|name| is_within(key, name));
     for key in keys.iter().filter(wanted) {
         session.print(&explanation(key));
     }

@@ -4,6 +4,7 @@
 mod commands;
 
 use super::Cli;
+use super::config::is_within;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use mixdistill::eval::EvaluateConfig;
@@ -52,13 +53,7 @@ fn unknown<T: Settings>(set: &[&str], asked: &[String]) -> Option<String> {
         return Some(error.to_string());
     }
     let keys = layers.keys().unwrap();
-    let is_known = |name: &String| {
-        keys.iter().any(|key| {
-            let rest = key.path.strip_prefix(name.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-    };
-    let name = asked.iter().find(|name| !is_known(name))?;
+    let name = asked.iter().find(|name| !keys.iter().any(|key| is_within(key, name)))?;
     Some(format!("there is no setting {name}"))
 }
 

@@ -40,7 +40,10 @@ fn settings_that_documents_show_are_settings() {
                     let checked = Ok(());
                     checked
                 }
-                _ => check::<RunConfig>(&block),
+                _ => check::<RunConfig>(&block).and_then(|()| {
+                    let config = RunConfig::from_toml(&block).map_err(|e| e.to_string())?;
+                    config.validate().map_err(|e| e.to_string())
+                }),
             };
             assert_eq!(checked, Ok(()), "{name}:{line}\n{block}");
         }
