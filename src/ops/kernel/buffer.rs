@@ -3,7 +3,9 @@
 //! A training step frees and allocates gigabytes. The system would release large blocks each time and clear
 //! their pages again, which takes a seventh of a step of SmolLM2-135M. Here they come from slabs that are
 //! kept: what one phase of a step frees, the next one uses, in pieces of any size. The slabs therefore hold
-//! little more than the peak memory in use.
+//! little more than the peak memory in use. Large buffers have blocks of their own, which are kept too and
+//! serve any size up to their room, because the rows of a real dataset make every micro-batch a different
+//! size.
 //!
 //! Buffers are aligned to cache lines, which makes vector loads fast.
 
@@ -45,7 +47,7 @@ enum Origin {
     System,
     Slab,
     /// Its own block, which is kept for reuse when freed.
-    Large(MmapMut),
+    Large(Block),
     /// A part of a chunk, which is released when all of its parts are freed.
     Chunk {
         _chunk: Arc<MmapRaw>,
@@ -106,63 +108,119 @@ impl Slabs {
 fn pages(bytes: usize) -> MmapMut {
     let map = MmapMut::map_anon(bytes).or_else(|_| {
         // Kept blocks may be the memory that is missing.
-        WAITING.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        WAITING.0.lock().unwrap_or_else(PoisonError::into_inner).blocks.clear();
         MmapMut::map_anon(bytes)
     });
     let map = map.unwrap_or_else(|e| panic!("the system has no {bytes} bytes of memory: {e}"));
-    // Only a hint; nothing depends on it.
-    #[cfg(target_os = "linux")]
-    let _ = map.advise(memmap2::Advice::HugePage);
+    ask_for_huge_pages(&map);
     map
 }
 
-/// Large blocks that are kept for reuse, oldest first.
-struct Large(Mutex<Vec<MmapMut>>);
+/// Only a hint; nothing depends on it.
+fn ask_for_huge_pages(map: &MmapMut) {
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    #[cfg(not(target_os = "linux"))]
+    let _ = map;
+}
 
-static WAITING: Large = Large(Mutex::new(vec![]));
+/// The memory of a large buffer.
+struct Block {
+    map: MmapMut,
+    /// Bytes at the start that have been used. The system gives a page its memory when it is first used, so
+    /// the rest costs address space only.
+    used: usize,
+}
+
+impl Block {
+    /// Returns a block for `size` bytes with room to grow.
+    fn new(size: usize) -> Self {
+        let map = match room_for(size) {
+            room if room > size => MmapMut::map_anon(room).inspect(ask_for_huge_pages),
+            _ => return Self { map: pages(size), used: size },
+        };
+        // A system may limit address space.
+        Self { map: map.unwrap_or_else(|_| pages(size)), used: size }
+    }
+}
+
+/// Returns the size of a block for `size` bytes: up to a power of two, so that sizes of a similar kind share
+/// blocks. Windows counts pages before they are used, so blocks have no room to grow there.
+fn room_for(size: usize) -> usize {
+    if cfg!(windows) { size } else { size.checked_next_power_of_two().unwrap_or(size) }
+}
+
+/// Large blocks that are kept for reuse.
+struct Large(Mutex<Waiting>);
+
+static WAITING: Large = Large(Mutex::new(Waiting { blocks: vec![], ahead: 0 }));
+
+struct Waiting {
+    /// Oldest first.
+    blocks: Vec<Block>,
+    /// Bytes released beyond what buffers have taken from the system.
+    ahead: usize,
+}
+
+impl Waiting {
+    /// Releases kept blocks for `bytes` that the system is about to give, so that the total does not grow.
+    fn release(&mut self, bytes: usize) {
+        while self.ahead < bytes && !self.blocks.is_empty() {
+            self.ahead += self.blocks.remove(0).used;
+        }
+        self.ahead = self.ahead.saturating_sub(bytes);
+    }
+}
 
 impl Large {
-    /// Returns initialized memory: a kept block if it is at most `most_over` bytes larger. If there is none,
-    /// kept blocks of about `size` bytes in total are first released to the system.
-    fn take(&self, size: usize, most_over: usize) -> MmapMut {
+    /// Returns initialized memory: a kept block with enough room of which at most `most_used` bytes have been
+    /// used, or a new one. For what this takes from the system, other kept blocks are released.
+    fn take(&self, size: usize, most_used: usize) -> Block {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |has: usize| has >= size && has - size <= most_over;
-        let fitting = (0..waiting.len()).filter(|i| fits(waiting[*i].len()));
-        if let Some(best) = fitting.min_by_key(|i| waiting[*i].len()) {
-            return waiting.remove(best);
+        let fits = |block: &Block| block.map.len() >= size && block.used <= most_used;
+        let fitting = (0..waiting.blocks.len()).filter(|i| fits(&waiting.blocks[*i]));
+        // The least waste, of used memory or of new pages.
+        let best = fitting.min_by_key(|i| waiting.blocks[*i].used.abs_diff(size));
+        let Some(best) = best else {
+            waiting.release(size);
+            drop(waiting);
+            return Block::new(size);
+        };
+        let mut block = waiting.blocks.remove(best);
+        if block.used < size {
+            waiting.release(size - block.used);
+            block.used = size;
         }
-        let mut given = 0;
-        while given < size && !waiting.is_empty() {
-            given += waiting.remove(0).len();
-        }
-        drop(waiting);
-        pages(size)
+        block
     }
 
-    fn put(&self, block: MmapMut) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(block);
+    fn put(&self, block: Block) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).blocks.push(block);
     }
 }
 
 impl Buffer {
     /// Returns a buffer with arbitrary values.
     pub(crate) fn any(len: usize) -> Self {
-        // Long-lived buffers should not waste much memory: a quarter at most.
-        Self::with_most_over(len, len * size_of::<f32>() / 4)
+        /// Used memory per byte of a buffer: micro-batches of half the tokens or more share blocks. With 4,
+        /// the inputs that checkpointing keeps take blocks of the wide layers, and a step needs half as much
+        /// memory again.
+        const MOST_USED: usize = 2;
+        Self::with_most_used(len, len.saturating_mul(MOST_USED * size_of::<f32>()))
     }
 
     /// Like [`Buffer::any`], for short-lived buffers, which may use any kept block.
     pub(crate) fn scratch(len: usize) -> Self {
-        Self::with_most_over(len, usize::MAX)
+        Self::with_most_used(len, usize::MAX)
     }
 
-    /// Allocates a buffer; a large one uses a block with at most `most_over` excess bytes.
-    fn with_most_over(len: usize, most_over: usize) -> Self {
+    /// Allocates a buffer; a large one uses a block of which at most `most_used` bytes have been used.
+    fn with_most_used(len: usize, most_used: usize) -> Self {
         let layout = layout(len);
         if layout.size() >= LARGE {
-            let mut block = WAITING.take(layout.size(), most_over);
+            let mut block = WAITING.take(layout.size(), most_used);
             // Pages are aligned to cache lines and do not move with the block's owner.
-            let data = NonNull::from(&mut block[..]).cast();
+            let data = NonNull::from(&mut block.map[..]).cast();
             return Self { data, len, memory: Origin::Large(block) };
         }
         if len >= LEAST_SHARED {
@@ -404,26 +462,54 @@ mod tests {
     }
 
     #[test]
-    fn large_blocks_wait_and_what_waits_is_bounded() {
-        let large = Large(Mutex::new(vec![]));
-        let count = || large.0.lock().unwrap().len();
-        let place = |block: &MmapMut| block.as_ptr() as usize;
-        let first = large.take(100_000, 25_000);
+    fn large_blocks_serve_similar_sizes_and_what_waits_is_bounded() {
+        let large = Large(Mutex::new(Waiting { blocks: vec![], ahead: 0 }));
+        let held = || large.0.lock().unwrap().blocks.iter().map(|block| block.used).sum::<usize>();
+        let place = |block: &Block| block.map.as_ptr() as usize;
+        let first = large.take(100_000, 200_000);
         let first_place = place(&first);
         large.put(first);
-        // A slightly smaller request gets the same block, like any short-lived buffer.
-        let again = large.take(90_000, 25_000);
-        assert_eq!((place(&again), count()), (first_place, 0));
-        large.put(again);
-        let again = large.take(10, usize::MAX);
-        assert_eq!((place(&again), count()), (first_place, 0));
-        large.put(again);
-        let second = large.take(50_000, 12_500);
-        // The block was too large for that and was released.
-        assert_eq!((second.len(), count()), (50_000, 0));
-        large.put(second);
-        assert_eq!(large.take(200_000, 50_000).len(), 200_000);
-        assert_eq!(count(), 0);
+        // Smaller requests get the same block; larger ones too, up to its room.
+        for (size, used) in [(90_000, 100_000), (50_000, 100_000), (110_000, 110_000)] {
+            let again = large.take(size, 2 * size);
+            assert_eq!((place(&again), again.used, held()), (first_place, used, 0));
+            large.put(again);
+        }
+        // The closest size wins.
+        let (near, far) = (large.take(100_000, usize::MAX), large.take(60_000, 0));
+        let near_place = place(&near);
+        large.put(far);
+        large.put(near);
+        let near = large.take(105_000, usize::MAX);
+        assert_eq!((place(&near), held()), (near_place, 60_000));
+        large.put(near);
+        // Long-lived buffers get no block that is much too large, short-lived ones get any.
+        let small = large.take(10_000, 20_000);
+        // Its memory takes the place of the oldest block.
+        assert_eq!((small.used, held()), (10_000, 110_000));
+        assert_eq!(large.take(10_000, usize::MAX).used, 110_000);
+        large.put(small);
+        // What is too large for all blocks takes their place.
+        let larger = large.take(200_000, 400_000);
+        assert_eq!((larger.used, held()), (200_000, 0));
+        large.put(larger);
+        // One block makes room for several smaller ones.
+        let [next, last] = [20_000, 40_000].map(|size| large.take(size, 0));
+        assert_eq!((next.used, last.used, held()), (20_000, 40_000, 0));
+    }
+
+    #[test]
+    fn micro_batches_of_changing_sizes_take_no_new_memory() {
+        let large = Large(Mutex::new(Waiting { blocks: vec![], ahead: 0 }));
+        let mut places = std::collections::HashSet::new();
+        for (round, size) in
+            [300_000, 150_000, 260_000, 200_000, 300_000, 180_000].iter().enumerate()
+        {
+            let taken: Vec<Block> = (0..5).map(|_| large.take(*size, 2 * size)).collect();
+            let new = taken.iter().filter(|block| places.insert(block.map.as_ptr() as usize));
+            assert_eq!(new.count(), if round == 0 { 5 } else { 0 });
+            taken.into_iter().for_each(|block| large.put(block));
+        }
     }
 
     #[test]
