@@ -368,10 +368,13 @@ fn a_stopped_and_resumed_run_ends_in_the_same_bits() {
     let mut straight = learner(7);
     fit(&mut straight, None, &mut (), &StopFlag::default()).unwrap();
     let expected = named_tensors(straight.model()).unwrap();
-    for stop_after in [1, 3, 6] {
+    for stop_after in [0, 1, 3, 6] {
         let folder = tempfile::tempdir().unwrap();
         let store = CheckpointStore::new(folder.path(), 2, serde_json::json!({"run": 1}));
         let stop = StopFlag::default();
+        if stop_after == 0 {
+            stop.request();
+        }
         let outcome = fit(&mut learner(7), Some(&store), &mut StopAfter(stop_after, &stop), &stop);
         let outcome = outcome.unwrap();
         assert!(outcome.stopped && outcome.step == stop_after);
@@ -407,14 +410,23 @@ fn an_optimizer_of_burn_does_what_ours_does_and_resumes_in_the_same_bits() {
     assert!(largest < 1e-4, "{largest}");
 
     let folder = tempfile::tempdir().unwrap();
-    let store = CheckpointStore::new(folder.path(), 2, serde_json::json!({}));
-    let stop = StopFlag::default();
-    fit(&mut start(), Some(&store), &mut StopAfter(3, &stop), &stop).unwrap();
-    assert!(folder.path().join("step-000003/optimizer.bpk").is_file());
-    let mut resumed = start();
-    resumed.resume(&store).unwrap();
-    fit(&mut resumed, Some(&store), &mut (), &StopFlag::default()).unwrap();
-    assert!(named_tensors(resumed.model()).unwrap() == expected);
+    let store = |stop_after: usize| {
+        let folder = folder.path().join(stop_after.to_string());
+        CheckpointStore::new(folder, 2, serde_json::json!({}))
+    };
+    for stop_after in [0, 3] {
+        let (store, stop) = (store(stop_after), StopFlag::default());
+        if stop_after == 0 {
+            stop.request();
+        }
+        fit(&mut start(), Some(&store), &mut StopAfter(stop_after, &stop), &stop).unwrap();
+        assert!(store.place_of(stop_after).join("optimizer.bpk").is_file());
+        let mut resumed = start();
+        resumed.resume(&store).unwrap();
+        fit(&mut resumed, Some(&store), &mut (), &StopFlag::default()).unwrap();
+        assert!(named_tensors(resumed.model()).unwrap() == expected, "after {stop_after}");
+    }
+    let store = store(3);
     // Another optimizer's checkpoint is refused.
     let error = learner(7).resume(&store).unwrap_err().to_string();
     assert!(error.contains("optimizer.safetensors"), "{error}");

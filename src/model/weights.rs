@@ -487,7 +487,9 @@ pub(crate) fn write_file(
         let view = Written { tensor, file_type, error: &error };
         (tensor.name.as_str(), view)
     });
-    safetensors::serialize_to_file(views, Some(metadata), path)
+    // With an empty map and no tensors, the library writes a header that it cannot read.
+    let metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
+    safetensors::serialize_to_file(views, metadata, path)
         .map_err(|e| Error::io("write", path, std::io::Error::other(e.to_string())))?;
     if let Some(error) = error.into_inner() {
         return Err(error);

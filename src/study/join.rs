@@ -3,7 +3,6 @@
 
 use super::arms::{ArmKind, WEAK};
 use super::config::{Cell, StudyConfig};
-use super::part::sees_day;
 use super::pretrained::pretrain;
 use super::results::Study;
 use super::run::{
@@ -94,9 +93,8 @@ impl Joined {
         self.path.join(file.strip_prefix(&config.out).unwrap_or(&file))
     }
 
-    /// Returns a cell as it would be stored in the study's own directory, with the study's date if the cell
-    /// does not depend on the date.
-    fn read(&self, config: &StudyConfig, cell: &Cell, date: &str) -> Result<Option<StoredCell>> {
+    /// Returns a cell as it would be stored in the study's own directory.
+    fn read(&self, config: &StudyConfig, cell: &Cell) -> Result<Option<StoredCell>> {
         let path = self.result_file(config, cell);
         let Some(stored) = StoredCell::read(&path)? else { return Ok(None) };
         let failed = |e| Error::io("read", &path, std::io::Error::other(e));
@@ -113,24 +111,8 @@ impl Joined {
             moved(value.pointer_mut(place));
         }
         moved(value.pointer_mut("/summary/config/mixture/choice/scores"));
-        let mut is_dated = false;
         for asked in value.get_mut("asked").and_then(Value::as_object_mut).into_iter().flatten() {
             moved(asked.1.pointer_mut("/settings/base_model"));
-            let template = asked.1.pointer("/settings/template").and_then(Value::as_str);
-            is_dated |= template.is_some_and(sees_day);
-        }
-        if !is_dated && self.date != date {
-            let own = Value::from(self.date.as_str());
-            let dated = |value: Option<&mut Value>| {
-                if let Some(value) = value.filter(|value| **value == own) {
-                    *value = date.into();
-                }
-            };
-            dated(value.pointer_mut("/summary/config/data/date"));
-            for asked in value.get_mut("asked").and_then(Value::as_object_mut).into_iter().flatten()
-            {
-                dated(asked.1.pointer_mut("/settings/date"));
-            }
         }
         serde_json::from_value(value).map(Some).map_err(failed)
     }
@@ -324,7 +306,7 @@ impl Begun<'_, '_> {
         let (work, config) = (&self.work, self.work.config);
         let mut first: Option<(PathBuf, StoredCell)> = None;
         for part in parts {
-            let Some(stored) = part.read(config, cell, &work.date)? else { continue };
+            let Some(stored) = part.read(config, cell)? else { continue };
             let path = part.result_file(config, cell);
             work.check_stored(cell, run, &stored, &path)?;
             if let (Some(model), Some(own)) = (&run.base_model, &stored.base_weights) {

@@ -136,7 +136,8 @@ impl StoredCell {
         }
     }
 
-    /// Checks that the cell was made with the same settings, data, and test problems.
+    /// Checks that the cell was made with the same settings, data, and test problems. The date counts only if
+    /// the chat template shows it to the student (`is_dated`).
     ///
     /// # Errors
     /// [`Error::RunDirectory`] with the differences.
@@ -145,6 +146,7 @@ impl StoredCell {
         path: &Path,
         asked: &Asking,
         run: Option<(&RunConfig, &str)>,
+        is_dated: bool,
     ) -> Result<()> {
         let refuse = |what: String| {
             Err(Error::RunDirectory { path: path.to_owned(), what, hint: HINT.into() })
@@ -152,9 +154,11 @@ impl StoredCell {
         match (run, &self.summary) {
             (None, None) => {}
             (Some((run, data)), Some(summary)) => {
-                if let Err(Error::RunDirectory { what, .. }) =
-                    same_run_settings(&summary.config, run)
-                {
+                let mut then = summary.config.clone();
+                if !is_dated {
+                    then.data.date.clone_from(&run.data.date);
+                }
+                if let Err(Error::RunDirectory { what, .. }) = same_run_settings(&then, run) {
                     return refuse(what);
                 }
                 if summary.data != data {
@@ -163,7 +167,15 @@ impl StoredCell {
             }
             _ => return refuse("it is another kind of cell".into()),
         }
-        let json = |asked: &Asking| serde_json::to_value(asked).unwrap_or_default();
+        let json = |asked: &Asking| {
+            let mut asked = asked.clone();
+            for settings in asked.values_mut().map(|asked| &mut asked.settings) {
+                if let Some(date) = settings.get_mut("date").filter(|_| !is_dated) {
+                    *date = Value::Null;
+                }
+            }
+            serde_json::to_value(asked).unwrap_or_default()
+        };
         let changes = differences(&json(&self.asked), &json(asked), "");
         if !changes.is_empty() {
             return refuse(format!("it was tested differently: {}", changes.join(", ")));

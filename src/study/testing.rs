@@ -3,6 +3,7 @@
 use super::arms::ArmKind;
 use super::config::Cell;
 use super::machine::Machine;
+use super::part::sees_day;
 use super::pretrained::base_weights;
 use super::results::TestedAnswers;
 use super::run::{HINT, Work, hint, with_hint};
@@ -98,7 +99,8 @@ impl Work<'_, '_> {
     ) -> Result<()> {
         let prepared = self.unmixed(cell, run)?;
         let trained = (cell.arm != ArmKind::Untuned).then_some((run, &*prepared.fingerprint));
-        stored.check(path, &self.asking(cell, run, &prepared), trained)?;
+        let is_dated = sees_day(&prepared.chat_template);
+        stored.check(path, &self.asking(cell, run, &prepared), trained, is_dated)?;
         let name = run.base_model.as_deref();
         stored.check_weights(path, name.unwrap_or_default(), base_weights(name).as_deref())
     }

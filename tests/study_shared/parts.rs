@@ -104,6 +104,10 @@ fn parts_of_different_days_fit_together_unless_a_template_sees_the_day() {
         } else {
             let expected = alone(&at(&config, place.join("alone")));
             assert_eq!(made.unwrap().comparisons, expected.comparisons);
+            // The study continues from cells of two days.
+            let stored = std::fs::read_to_string(joined.result_file(&joined.cells()[1])).unwrap();
+            assert!(stored.contains("2020-02-29"), "{stored}");
+            assert_eq!(alone(&joined).comparisons, expected.comparisons);
         }
     }
 }
