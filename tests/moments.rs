@@ -149,7 +149,11 @@ impl Observer for StopAfter<'_> {
     }
 }
 
-fn fit(learner: &mut Learner<DecoderLm>, store: Option<&CheckpointStore>, stop_after: Option<usize>) {
+fn fit(
+    learner: &mut Learner<DecoderLm>,
+    store: Option<&CheckpointStore>,
+    stop_after: Option<usize>,
+) {
     let stop = StopFlag::default();
     if stop_after == Some(0) {
         stop.request();

@@ -31,7 +31,7 @@ pub(crate) use lock::{FolderLock, is_of_lock};
 pub(crate) use mounts::locks_of_one_machine;
 pub(crate) use parts::{
     Output, PART, PartRecord, Parts, check_part, first_names, grouped, in_order, refused,
-    unfinished,
+    remove_record, unfinished,
 };
 pub(crate) use settings::{differences, same_settings};
 pub use work_dir::{WorkDir, WorkDirKind};

@@ -10,7 +10,7 @@
 //! items, and all parts together have every item.
 
 use super::settings::refuse_other;
-use super::{differences, write_text};
+use super::{differences, remove_file, write_text};
 use crate::error::{Error, Place, Problems, Result};
 use crate::part::Part;
 use crate::text::hex;
@@ -160,6 +160,17 @@ pub(crate) fn check_part(
         _ => return Ok(()),
     };
     Err(refused(output, what, hint))
+}
+
+/// Removes the record of an output that has no content.
+///
+/// # Errors
+/// [`Error::Data`] if the file is not a record; [`Error::Io`].
+pub(crate) fn remove_record(record: &Path) -> Result<()> {
+    match read::<Settings>(record)? {
+        Some(_) => remove_file(record),
+        None => Ok(()),
+    }
 }
 
 /// A part and its path.

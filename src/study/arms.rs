@@ -45,7 +45,7 @@ pub struct ArmChoice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// How answers are chosen, as in `mixture.choice.by` of a run: `rsr`, `nll`, `lalp`, `shortest`,
-    /// `longest`, or `column`.
+    /// `longest`, or `column`. A study does not accept `chance`: `control` adds random mixtures.
     pub by: ChoiceBy,
     /// Which scores to prefer, `lowest` or `highest`. If unset, the method decides; `column` requires it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

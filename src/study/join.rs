@@ -3,6 +3,7 @@
 
 use super::arms::{ArmKind, WEAK};
 use super::config::{Cell, StudyConfig};
+use super::part::sees_day;
 use super::pretrained::pretrain;
 use super::results::Study;
 use super::run::{
@@ -252,8 +253,9 @@ const OF_EACH_TIME: [&str; 9] = [
     "base_weights",
 ];
 
-/// Returns a stored cell without the figures that differ from run to run.
-fn numbers(stored: &StoredCell) -> Value {
+/// Returns a stored cell without the figures that differ from run to run, and without the date unless the chat
+/// template shows it to the student (`is_dated`).
+fn numbers(stored: &StoredCell, is_dated: bool) -> Value {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(entries) => {
@@ -264,7 +266,8 @@ fn numbers(stored: &StoredCell) -> Value {
             _ => {}
         }
     }
-    let mut value = serde_json::to_value(stored).unwrap_or_default();
+    let mut value = serde_json::to_value(if is_dated { stored.clone() } else { stored.undated() })
+        .unwrap_or_default();
     let outcome = value.pointer_mut("/summary/outcome").and_then(Value::as_object_mut);
     // These cover only the last process that worked on the cell.
     if let Some(outcome) = outcome {
@@ -319,7 +322,9 @@ impl Begun<'_, '_> {
                 first = Some((path, stored));
                 continue;
             };
-            let mut changes = differences(&numbers(known), &numbers(&stored), "");
+            let is_dated = sees_day(&work.unmixed(cell, run)?.chat_template);
+            let [then, now] = [known, &stored].map(|stored| numbers(stored, is_dated));
+            let mut changes = differences(&then, &now, "");
             changes.truncate(3);
             if !changes.is_empty() {
                 return Err(Error::RunDirectory {

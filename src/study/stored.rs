@@ -60,6 +60,17 @@ fn add_text(hash: &mut Sha256, text: &str) {
 /// By benchmark, how a student was tested on it.
 pub(super) type Asking = BTreeMap<String, AskedAs>;
 
+/// Returns the settings without the date.
+fn undated(asked: &Asking) -> Asking {
+    let mut asked = asked.clone();
+    for AskedAs { settings, .. } in asked.values_mut() {
+        if let Some(date) = settings.get_mut("date") {
+            *date = Value::Null;
+        }
+    }
+    asked
+}
+
 /// A finished cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct StoredCell {
@@ -136,6 +147,15 @@ impl StoredCell {
         }
     }
 
+    /// Returns the cell without the date on which it was made.
+    pub fn undated(&self) -> Self {
+        let mut cell = Self { asked: undated(&self.asked), ..self.clone() };
+        if let Some(summary) = &mut cell.summary {
+            summary.config.data.date = None;
+        }
+        cell
+    }
+
     /// Checks that the cell was made with the same settings, data, and test problems. The date counts only if
     /// the chat template shows it to the student (`is_dated`).
     ///
@@ -168,12 +188,7 @@ impl StoredCell {
             _ => return refuse("it is another kind of cell".into()),
         }
         let json = |asked: &Asking| {
-            let mut asked = asked.clone();
-            for settings in asked.values_mut().map(|asked| &mut asked.settings) {
-                if let Some(date) = settings.get_mut("date").filter(|_| !is_dated) {
-                    *date = Value::Null;
-                }
-            }
+            let asked = if is_dated { asked.clone() } else { undated(asked) };
             serde_json::to_value(asked).unwrap_or_default()
         };
         let changes = differences(&json(&self.asked), &json(asked), "");

@@ -142,19 +142,30 @@ fn few_resamples(config: &StudyConfig, comparison: &ComparisonConfig) -> Option<
     })
 }
 
-/// Returns a warning if nearly all or nearly no answers are correct, so that differences have no room.
+/// Returns a warning if nearly all or nearly no answers are correct in every arm, on average over the seeds, so
+/// that differences have no room.
 fn no_room<'a>(name: &str, cells: impl Iterator<Item = &'a CellResult>) -> Option<String> {
-    const EDGE: f64 = 0.05;
-    let scores: Vec<f64> = cells.map(|(.., answers)| score_of(&answers.hits())).collect();
+    const EDGE: f64 = 0.1;
+    let mut arms: Vec<(ArmKind, Vec<f64>)> = vec![];
+    for (cell, _, answers) in cells {
+        let score = score_of(&answers.hits());
+        match arms.iter_mut().find(|(arm, _)| *arm == cell.arm) {
+            Some((_, scores)) => scores.push(score),
+            None => arms.push((cell.arm, vec![score])),
+        }
+    }
+    let means = arms.iter().map(|(_, scores)| scores.iter().sum::<f64>() / scores.len() as f64);
+    let lowest = means.clone().fold(f64::INFINITY, f64::min);
+    let highest = means.fold(f64::NEG_INFINITY, f64::max);
     let edge = match () {
-        () if scores.is_empty() => return None,
-        () if scores.iter().all(|score| *score < EDGE) => "nearly no answer",
-        () if scores.iter().all(|score| *score > 1.0 - EDGE) => "nearly every answer",
+        () if highest < lowest => return None,
+        () if highest < EDGE => format!("at most {:.1}% of the answers are", 100.0 * highest),
+        () if lowest > 1.0 - EDGE => format!("at least {:.1}% of the answers are", 100.0 * lowest),
         () => return None,
     };
     Some(format!(
-        "{name}: {edge} is correct in every arm, so these scores say nothing about a gap; an \
-         interval of zero width does not mean certainty"
+        "{name}: {edge} correct in every arm, so there is little room for a gap; an interval of \
+         zero width does not mean certainty"
     ))
 }
 

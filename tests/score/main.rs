@@ -169,6 +169,23 @@ fn what_is_not_ours_is_neither_removed_nor_cut() {
         }
         std::fs::remove_file(&path).unwrap();
     }
+    // The record of a part, with or without an empty file of scores.
+    let path = folder.path().join("z.jsonl");
+    let beside = folder.path().join("z.jsonl.part.json");
+    for scores in [None, Some("")] {
+        std::fs::write(&beside, "{\"mine\":1}").unwrap();
+        if let Some(scores) = scores {
+            std::fs::write(&path, scores).unwrap();
+        }
+        let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
+        assert!(error.contains("z.jsonl.part.json: it does not say which part"), "{error}");
+        assert_eq!(std::fs::read_to_string(&beside).unwrap(), "{\"mine\":1}");
+    }
+    let record = "{\"part\":\"9/10\",\"settings\":{}}";
+    std::fs::write(&beside, record).unwrap();
+    let error = quiet(&toy(), &to_file(&path)).unwrap_err().to_string();
+    assert!(error.contains("it is part 9/10 of a divided job"), "{error}");
+    assert_eq!(std::fs::read_to_string(&beside).unwrap(), record);
     // Bytes without a line, where settings of scores are beside them.
     let path = folder.path().join("y.jsonl");
     quiet(&toy(), &to_file(&path)).unwrap();

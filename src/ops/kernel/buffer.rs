@@ -3,9 +3,9 @@
 //! A training step frees and allocates gigabytes. The system would release large blocks each time and clear
 //! their pages again, which takes a seventh of a step of SmolLM2-135M. Here they come from slabs that are
 //! kept: what one phase of a step frees, the next one uses, in pieces of any size. The slabs therefore hold
-//! little more than the peak memory in use. Large buffers have blocks of their own, which are kept too and
-//! serve any size up to their room, because the rows of a real dataset make every micro-batch a different
-//! size.
+//! little more than the peak memory in use. Large buffers have blocks of their own, which are kept too. A block
+//! serves sizes from half of what it has been used for up to its room, because the rows of a real dataset make
+//! every micro-batch a different size.
 //!
 //! Buffers are aligned to cache lines, which makes vector loads fast.
 
@@ -20,7 +20,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// The smallest buffer from a slab, in elements (64 KiB). The system allocator is fast for smaller ones.
 const LEAST_SHARED: usize = 16 * 1024;
@@ -112,16 +112,16 @@ fn pages(bytes: usize) -> MmapMut {
         MmapMut::map_anon(bytes)
     });
     let map = map.unwrap_or_else(|e| panic!("the system has no {bytes} bytes of memory: {e}"));
-    ask_for_huge_pages(&map);
+    ask_for_huge_pages(&map, bytes);
     map
 }
 
-/// Only a hint; nothing depends on it.
-fn ask_for_huge_pages(map: &MmapMut) {
+/// Asks for huge pages within the first `bytes` bytes. Only a hint; nothing depends on it.
+fn ask_for_huge_pages(map: &MmapMut, bytes: usize) {
     #[cfg(target_os = "linux")]
-    let _ = map.advise(memmap2::Advice::HugePage);
+    let _ = map.advise_range(memmap2::Advice::HugePage, 0, bytes);
     #[cfg(not(target_os = "linux"))]
-    let _ = map;
+    let _ = (map, bytes);
 }
 
 /// The memory of a large buffer.
@@ -135,19 +135,45 @@ struct Block {
 impl Block {
     /// Returns a block for `size` bytes with room to grow.
     fn new(size: usize) -> Self {
-        let map = match room_for(size) {
-            room if room > size => MmapMut::map_anon(room).inspect(ask_for_huge_pages),
-            _ => return Self { map: pages(size), used: size },
+        static IS_FREE: LazyLock<bool> = LazyLock::new(address_space_is_free);
+        let room = match *IS_FREE {
+            true => size.checked_next_power_of_two().unwrap_or(size),
+            false => size,
         };
-        // A system may limit address space.
-        Self { map: map.unwrap_or_else(|_| pages(size)), used: size }
+        let map = if room > size { MmapMut::map_anon(room).ok() } else { None };
+        let Some(map) = map else { return Self { map: pages(size), used: size } };
+        let mut block = Self { map, used: 0 };
+        block.grow(size);
+        block
+    }
+
+    /// Takes its first `size` bytes into use.
+    fn grow(&mut self, size: usize) {
+        /// Usual size of a huge page.
+        const HUGE: usize = 2 << 20;
+        // A huge page across the end would take memory beyond it.
+        ask_for_huge_pages(&self.map, size - size % HUGE);
+        self.used = size;
     }
 }
 
-/// Returns the size of a block for `size` bytes: up to a power of two, so that sizes of a similar kind share
-/// blocks. Windows counts pages before they are used, so blocks have no room to grow there.
-fn room_for(size: usize) -> usize {
-    if cfg!(windows) { size } else { size.checked_next_power_of_two().unwrap_or(size) }
+/// Returns whether pages cost nothing before they are used. Windows counts them, as does Linux if it never
+/// overcommits memory or limits the process.
+fn address_space_is_free() -> bool {
+    if cfg!(windows) || cfg!(not(target_pointer_width = "64")) {
+        return false;
+    }
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    is_free(&read("/proc/sys/vm/overcommit_memory"), &read("/proc/self/limits"))
+}
+
+/// Decides [`address_space_is_free`] from files of `/proc`, which may be empty.
+fn is_free(overcommit: &str, limits: &str) -> bool {
+    let is_limited = |name: &str| {
+        let mut of_name = limits.lines().filter_map(|line| line.strip_prefix(name));
+        of_name.any(|limit| !limit.trim_start().starts_with("unlimited"))
+    };
+    overcommit.trim() != "2" && !["Max address space", "Max data size"].into_iter().any(is_limited)
 }
 
 /// Large blocks that are kept for reuse.
@@ -189,7 +215,7 @@ impl Large {
         let mut block = waiting.blocks.remove(best);
         if block.used < size {
             waiting.release(size - block.used);
-            block.used = size;
+            block.grow(size);
         }
         block
     }
@@ -496,6 +522,23 @@ mod tests {
         // One block makes room for several smaller ones.
         let [next, last] = [20_000, 40_000].map(|size| large.take(size, 0));
         assert_eq!((next.used, last.used, held()), (20_000, 40_000, 0));
+    }
+
+    #[test]
+    fn blocks_have_room_only_if_address_space_is_free() {
+        let limits = |data: &str, space: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max cpu time              unlimited            unlimited            seconds   \n\
+                 Max data size             {data:<20} unlimited            bytes     \n\
+                 Max address space         {space:<20} unlimited            bytes     \n"
+            )
+        };
+        let unlimited = limits("unlimited", "unlimited");
+        assert!(is_free("0\n", &unlimited) && is_free("1\n", &unlimited) && is_free("", ""));
+        assert!(!is_free("2\n", &unlimited));
+        assert!(!is_free("0\n", &limits("8000000000", "unlimited")));
+        assert!(!is_free("0\n", &limits("unlimited", "8000000000")));
     }
 
     #[test]

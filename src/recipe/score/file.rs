@@ -10,7 +10,7 @@ use super::{LalpConfig, RowScores, is_parquet};
 use crate::error::{Error, Place, Result};
 use crate::files::{
     FolderLock, JsonlLog, LastLine, PART, check_part, head_of, read_values, remove_file,
-    same_settings, write_text, write_whole,
+    remove_record, same_settings, write_text, write_whole,
 };
 use crate::part::Part;
 use serde_json::{Value, json};
@@ -101,9 +101,11 @@ pub(super) fn check_place(path: &Path, part: Option<Part>) -> Result<()> {
         let what = "it is not a file of scores: it has no settings file";
         return Err(Error::data(Place::file(path), what, HINT));
     }
-    let is_begun = length_of(path) > 0;
-    // Part and settings files are ignored if the file of scores is gone.
-    if is_begun { check_part(path, &part_of(path), part, is_begun) } else { Ok(()) }
+    // Part and settings files are ignored if the file of scores is gone. A part may have no answers.
+    match path.exists() {
+        true => check_part(path, &part_of(path), part, length_of(path) > 0),
+        false => Ok(()),
+    }
 }
 
 /// Checks that an existing Parquet file was written from the lines of `store`, so that it may be replaced.
@@ -211,7 +213,7 @@ impl ScoreFile {
         check_place(path, part)?;
         let lock = FolderLock::take_of_file(path)?;
         if length_of(path) == 0 {
-            remove_file(&part_of(path))?;
+            remove_record(&part_of(path))?;
         }
         let mut is_doubled = false;
         let mut log = JsonlLog::open(path, &mut |line| {
