@@ -57,7 +57,8 @@ pub fn documents() -> Vec<PathBuf> {
 fn below(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        // The folders of a study that is running have documents of their own.
+        if path.is_dir() && !path.ends_with("cells") {
             below(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "md") {
             found.push(path);
