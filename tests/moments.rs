@@ -122,8 +122,9 @@ fn with_adapters() -> DecoderLm {
 fn train(moments: MomentType) -> TrainConfig {
     TrainConfig {
         steps: Some(7),
-        batch_size: 3,
-        accumulate: 1,
+        // A stop is seen between micro-batches.
+        batch_size: 1,
+        accumulate: 3,
         learning_rate: 1e-2,
         warmup_steps: 2,
         evaluate_every: 0,

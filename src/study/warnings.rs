@@ -250,7 +250,7 @@ fn unlike(name: &str, summaries: &[&Summary], with_tokens: bool) -> Vec<String> 
     differ("length limits", |summary| summary.config.data.max_length as u64);
     differ("problem counts", |summary| summary.ledger.training as u64);
     if with_tokens {
-        differ("trained tokens (as answer lengths do)", |summary| summary.trained_tokens);
+        differ("trained tokens", |summary| summary.trained_tokens);
     }
     warnings
 }

@@ -94,7 +94,7 @@ fn a_study_runs_to_its_report_and_skips_what_is_done() {
     assert!(budgets.iter().all(|budget| budget.updates == budgets[0].updates));
     assert_eq!(budgets[1].strong_rows, 0.5);
     assert!(study.warnings.iter().any(|w| w.contains("trained tokens")), "{:?}", study.warnings);
-    assert!(study.warnings.iter().any(|w| w.contains("say nothing about a gap")));
+    assert!(study.warnings.iter().any(|w| w.contains("there is little room for a gap")));
     assert_eq!(study.style.len(), 2 * 2);
     let out = &config.out;
     for name in ["report.html", "report.md", "study.json", "settings.toml", "figures/gap-long.svg"]
