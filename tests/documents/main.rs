@@ -207,8 +207,8 @@ fn nothing_is_presupposed_that_a_reader_lacks() {
     for path in documents() {
         let name = name_of(&path);
         let text = fs::read_to_string(&path).unwrap();
-        let may_name = may.iter().any(|place| name.starts_with(place));
-        assert!(may_name || !text.contains("../shared"), "{name}");
+        let is_allowed = may.iter().any(|place| name.starts_with(place));
+        assert!(is_allowed || !text.contains("../shared"), "{name}");
     }
     for shown in shown() {
         // Folders are made, not fetched.
